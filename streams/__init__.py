@@ -1,0 +1,1 @@
+"""The Faust app, its settings, topics, records and the typed streams that carry them."""
