@@ -1,0 +1,477 @@
+"""The client of Port's API: one session, one cached token, and answers in place of exceptions for reports.
+
+Whether and when to send a report again is the caller's decision: it alone knows what stands durably. So `report`,
+`append_logs` and `get_run` send once (twice after a 401, with a new token) and say what came of it. Retries live here
+only where nothing else can go on without the answer: `kafka_credentials`.
+"""
+
+import asyncio
+import email.utils
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import stamina
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from port.errors import PortRefused, PortUnavailable
+from port.ids import require_node_run_id, require_workflow_run_id
+from port.models import AccessToken, KafkaCredentials, KafkaCredentialsAnswer, LogLine, WorkflowRun
+
+OnCall = Callable[[str, int | None, float], None]
+"""Told of every HTTP call: its name (`auth`, `report`, `logs`, `run`, `kafka-credentials`), the status (None if no
+answer came) and the seconds it took. Must not raise."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_REASON_CHARACTERS: Final = 500
+_REASON_BYTES: Final = 64 * 1024
+_RUN_BYTES: Final = 64 * 1024 * 1024
+_EPOCH_FROM: Final = 10_000
+_LONGEST_WAIT: Final = 3600.0
+_TOKEN_MARGIN: Final = 60.0
+_TOKEN_PAUSE: Final = 1.0
+
+
+class AnswerKind(Enum):
+    """What came of a call to Port, as the one who must go on needs to tell it apart."""
+
+    ACCEPTED = "accepted"
+    """2xx: it is done."""
+    CONFLICT = "conflict"
+    """409: the node run was completed before."""
+    INVALID = "invalid"
+    """422 and every other 4xx without a name here: the same call will fail again."""
+    TOO_LARGE = "too large"
+    """413: the body is over Port's limit (1 MiB)."""
+    NOT_FOUND = "not found"
+    """404: Port does not know the node run."""
+    UNAUTHORIZED = "unauthorized"
+    """403, or 401 with a new token too, or the credentials were refused."""
+    RATE_LIMITED = "rate limited"
+    """429: wait for `retry_after`."""
+    UNAVAILABLE = "unavailable"
+    """5xx, time-out, broken connection, a redirect, an answer that is not Port's: wait and try again."""
+
+
+_KINDS: Final = {
+    401: AnswerKind.UNAUTHORIZED,
+    403: AnswerKind.UNAUTHORIZED,
+    404: AnswerKind.NOT_FOUND,
+    408: AnswerKind.UNAVAILABLE,
+    409: AnswerKind.CONFLICT,
+    413: AnswerKind.TOO_LARGE,
+    425: AnswerKind.UNAVAILABLE,
+    429: AnswerKind.RATE_LIMITED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one call.
+
+    `status` is None where no answer came. `reason` is at most 500 characters for people, without secrets.
+    `retry_after` is the number of seconds that Port asks to wait, None if it does not say. `maybe_arrived` is True
+    where Port may have acted although it did not say so: a time-out or break after sending, a 5xx. `remaining` is
+    what Port says is left of the organization's rate limit, None if it does not say.
+    """
+
+    kind: AnswerKind
+    status: int | None
+    reason: str
+    retry_after: float | None = None
+    maybe_arrived: bool = False
+    remaining: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """An answer together with the body it came with."""
+
+    answer: Answer
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str = field(repr=False)
+    fresh_until: float
+    valid_until: float
+
+
+class PortClient:
+    """A client for one organization. Use it as an async context manager, or call `close`.
+
+    `base_url` is `https://host` without credentials in it (ValueError otherwise); `timeout` in seconds holds for each
+    call as a whole, waiting for a free connection included. A `session` that is handed in is not closed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        client_id: str,
+        client_secret: SecretStr,
+        session: aiohttp.ClientSession | None = None,
+        timeout: float = 30.0,
+        *,
+        connections: int = 100,
+        on_call: OnCall | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = _Http(_checked_base_url(base_url), session, timeout, connections, on_call)
+        self._http.hide(client_secret.get_secret_value())
+        self._tokens = _Tokens(self._http, client_id, client_secret, clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"PortClient({self._http.base_url!r})"
+
+    async def close(self) -> None:
+        """Close the session. Calls that are under way end as UNAVAILABLE."""
+        await self._tokens.close()
+        await self._http.close()
+
+    async def report(self, node_run_id: str, run_id: str | None, body: bytes) -> Answer:
+        """Send one update of a node run; `body` is the JSON, sent as it is.
+
+        Never raises for anything that Port or the network does and sends nothing twice, except after a 401, once.
+        Raises ValueError for a malformed id. Source: Port API reference, "Update a workflow node run".
+        """
+        node = require_node_run_id(node_run_id)
+        if run_id is None:
+            path = f"/v1/workflows/nodes/runs/{node}"
+        else:
+            path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}/nodes/{node}"
+        return (await self._call("report", "PATCH", path, body)).answer
+
+    async def append_logs(self, node_run_id: str, lines: Sequence[LogLine]) -> Answer:
+        """Add lines to a node run's log in one call. Raises as `report` does; no lines are no call: ACCEPTED.
+
+        Source: Port API reference, "Add logs to a workflow node run".
+        """
+        path = f"/v1/workflows/nodes/runs/{require_node_run_id(node_run_id)}/logs"
+        if not lines:
+            return Answer(AnswerKind.ACCEPTED, None, "nothing to send")
+        body = json.dumps({"logs": [line.model_dump(mode="json") for line in lines]}).encode()
+        return (await self._call("logs", "POST", path, body)).answer
+
+    async def get_run(self, run_id: str) -> WorkflowRun | Answer:
+        """The workflow run, or why there is none. Raises as `report` does.
+
+        Source: Port API reference, "Get a workflow run".
+        """
+        path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}"
+        reply = await self._call("run", "GET", path, None)
+        return _parsed(WorkflowRun, reply)
+
+    async def kafka_credentials(self, *, attempts: int = 10, within: float = 120.0) -> KafkaCredentials:
+        """How to reach Port's Kafka. Tries again while Port is unavailable, `attempts` times or `within` seconds.
+
+        Raises PortRefused for wrong credentials or missing rights, PortUnavailable when it gives up.
+        Source: Port API reference, "Get your organization's Kafka credentials".
+        """
+        async for attempt in stamina.retry_context(on=PortUnavailable, attempts=attempts, timeout=within):
+            with attempt:
+                return await self._kafka_credentials_once()
+        raise PortUnavailable("kafka-credentials: gave up")  # pragma: no cover - the last attempt raises
+
+    async def _kafka_credentials_once(self) -> KafkaCredentials:
+        reply = await self._call("kafka-credentials", "GET", "/v1/kafka-credentials", None)
+        parsed = _parsed(KafkaCredentialsAnswer, reply)
+        if isinstance(parsed, Answer):
+            raise _as_error("kafka-credentials", parsed)
+        return parsed.credentials
+
+    async def _call(self, name: str, method: str, path: str, body: bytes | None) -> _Reply:
+        token = await self._tokens.get()
+        if isinstance(token, Answer):
+            return _Reply(token)
+        reply = await self._http.send(name, method, path, body, token.value)
+        if reply.answer.status != 401:
+            return reply
+        newer = await self._tokens.get(refused=token)
+        if isinstance(newer, Answer):
+            return _Reply(newer)
+        return await self._http.send(name, method, path, body, newer.value)
+
+
+class _Tokens:
+    """The access token, fetched by one call at a time however many wait for it."""
+
+    def __init__(self, http: "_Http", client_id: str, client_secret: SecretStr, clock: Callable[[], float]) -> None:
+        self._http = http
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._clock = clock
+        self._token: _Token | None = None
+        self._fetching: asyncio.Task[_Token | Answer] | None = None
+
+    async def get(self, refused: _Token | None = None) -> _Token | Answer:
+        """A token to use now: the cached one while it is fresh, else a new one; or why there is none.
+
+        `refused` is a token that Port has just answered with 401. Who comes with one that was replaced meanwhile
+        gets the newer one without a call.
+        """
+        if refused is not None and self._token is refused:
+            self._token = None
+        token = self._token
+        if token is not None and self._clock() < token.fresh_until:
+            return token
+        fetched = await self._shared_fetch()
+        if isinstance(fetched, Answer) and token is not None and self._clock() < token.valid_until:
+            return token
+        return fetched
+
+    async def close(self) -> None:
+        """Give up a fetch that is under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
+
+    async def _shared_fetch(self) -> _Token | Answer:
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._fetch())
+        fetching = self._fetching
+        try:
+            # One waiter's cancellation must not take the token away from the others.
+            return await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            if fetching.cancelled():  # by `close`, not by the waiter's own cancellation
+                return Answer(AnswerKind.UNAVAILABLE, None, "the client was closed")
+            raise
+
+    async def _fetch(self) -> _Token | Answer:
+        secret = self._client_secret.get_secret_value()
+        body = json.dumps({"clientId": self._client_id, "clientSecret": secret}).encode()
+        asked_at = self._clock()
+        reply = await self._http.send("auth", "POST", "/v1/auth/access_token", body, None)
+        parsed = _parsed(AccessToken, reply)
+        if isinstance(parsed, Answer):
+            return _as_auth_failure(parsed)
+        self._token = _new_token(parsed, asked_at, self._clock())
+        self._http.hide(self._token.value)
+        return self._token
+
+
+def _new_token(token: AccessToken, asked_at: float, now: float) -> _Token:
+    """Port may hand out one that is nearly expired: it is used almost to its end, and asked for again only then."""
+    margin = min(_TOKEN_MARGIN, max(token.expires_in, 0.0) / 10)
+    valid_until = asked_at + token.expires_in
+    return _Token(token.access_token.get_secret_value(), max(valid_until - margin, now + _TOKEN_PAUSE), valid_until)
+
+
+def _as_auth_failure(answer: Answer) -> Answer:
+    """The report itself was not sent, so neither its validity nor its arrival is in question."""
+    waits = answer.kind in (AnswerKind.RATE_LIMITED, AnswerKind.UNAVAILABLE)
+    kind = answer.kind if waits else AnswerKind.UNAUTHORIZED
+    reason = f"no access token: {answer.reason}"[:_REASON_CHARACTERS]
+    return Answer(kind, answer.status, reason, answer.retry_after, maybe_arrived=False, remaining=answer.remaining)
+
+
+class _Http:
+    """The session, and the one place where what the network does becomes an answer."""
+
+    def __init__(
+        self,
+        base_url: str,
+        session: aiohttp.ClientSession | None,
+        timeout: float,
+        connections: int,
+        on_call: OnCall | None,
+    ) -> None:
+        self.base_url = base_url
+        self._session = session
+        self._owned: aiohttp.ClientSession | None = None
+        # `connect` ends before `total`, so that a time-out of `total` always means that the request may be out.
+        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=timeout * 0.75, sock_connect=timeout * 0.5)
+        self._connections = connections
+        self._on_call = on_call
+        # The secret, the token and the one before it, which late answers may still speak of.
+        self._hidden: list[str] = []
+
+    def hide(self, secret: str) -> None:
+        """Keep `secret` out of every reason from now on. Beyond the first, the last two are remembered."""
+        if secret and secret not in self._hidden:
+            self._hidden = [*self._hidden[:1], *self._hidden[1:][-1:], secret]
+
+    async def close(self) -> None:
+        """Close the session if it is our own."""
+        if self._owned is not None:
+            await self._owned.close()
+
+    async def send(self, name: str, method: str, path: str, body: bytes | None, token: str | None) -> _Reply:
+        """One HTTP call. Never raises, cancellation aside."""
+        started = time.monotonic()
+        try:
+            reply = await self._send(method, path, body, token, _RUN_BYTES if method == "GET" else _REASON_BYTES)
+        except Exception as error:  # whatever the network or aiohttp comes up with, the caller gets an answer
+            reply = _Reply(self._broken(error))
+        if self._on_call is not None:
+            self._on_call(name, reply.answer.status, time.monotonic() - started)
+        return reply
+
+    async def _send(self, method: str, path: str, body: bytes | None, token: str | None, limit: int) -> _Reply:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        async with self._open_session().request(
+            method, self.base_url + path, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+        ) as response:
+            text, complete = await _read(response, limit)
+            return _Reply(self._answer(response, text, complete), text)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._owned = self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._session
+
+    def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool) -> Answer:
+        status = response.status
+        kind = _kind(status)
+        reason = _reason(status, text)
+        if kind is AnswerKind.ACCEPTED and complete and not _is_ports(text):
+            kind, reason = AnswerKind.UNAVAILABLE, f"HTTP {status}, but the body is not an answer of Port's API"
+        return Answer(
+            kind,
+            status,
+            self._clean(reason),
+            _retry_after(response),
+            maybe_arrived=kind is AnswerKind.UNAVAILABLE,
+            remaining=_whole_number(response.headers.get("x-ratelimit-remaining")),
+        )
+
+    def _broken(self, error: Exception) -> Answer:
+        before_sending = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        # A time-out's own text is empty or names the URL again; aiohttp's other errors may quote headers.
+        text = str(error) if isinstance(error, OSError) else ""
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return Answer(AnswerKind.UNAVAILABLE, None, self._clean(reason), maybe_arrived=not before_sending)
+
+    def _clean(self, reason: str) -> str:
+        for secret in self._hidden:
+            reason = reason.replace(secret, "***")
+        return reason[:_REASON_CHARACTERS]
+
+
+def _checked_base_url(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("the base URL of Port's API must look like https://api.getport.io")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the base URL of Port's API must not contain credentials")
+    return base_url.rstrip("/")
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
+    """The body up to `limit` bytes, and whether that was all. A break after the status is no reason to forget it."""
+    body = bytearray()
+    try:
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > limit:
+                return bytes(body[:limit]), False
+    except (aiohttp.ClientError, OSError):
+        return bytes(body), False
+    return bytes(body), True
+
+
+def _kind(status: int) -> AnswerKind:
+    if 200 <= status < 300:
+        return AnswerKind.ACCEPTED
+    if 400 <= status < 500:
+        return _KINDS.get(status, AnswerKind.INVALID)
+    return AnswerKind.UNAVAILABLE
+
+
+def _is_ports(text: bytes) -> bool:
+    """A 2xx of a proxy's login page is not Port's: Port answers with a JSON object, or with nothing."""
+    if not text:
+        return True
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("ok", True) is not False
+
+
+def _reason(status: int, text: bytes) -> str:
+    """Port's own `message` or `error` where the body has one, else its beginning."""
+    if 300 <= status < 400:
+        return f"HTTP {status}: unexpected redirect"
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        value = None
+    said: object = text.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        said = value.get("message") or value.get("error") or said
+    return f"HTTP {status}: {said if isinstance(said, str) else json.dumps(said)}".rstrip(": ")
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Seconds to wait, where Port asks to wait: from `Retry-After`, else `x-ratelimit-reset` (never above an hour)."""
+    if response.status not in (429, 503):
+        return None
+    header = response.headers.get("Retry-After")
+    wait = _seconds(header)
+    if wait is None and header is not None:
+        wait = _until(header)
+    if wait is None and response.status == 429:
+        wait = _seconds(response.headers.get("x-ratelimit-reset"))
+    return None if wait is None else min(max(wait, 0.0), _LONGEST_WAIT)
+
+
+def _seconds(header: str | None) -> float | None:
+    """Documented both as seconds left and as epoch seconds: above 10,000 it is an epoch."""
+    try:
+        value = float(header or "")
+    except ValueError:
+        return None
+    if value != value:
+        return None
+    return value - time.time() if value > _EPOCH_FROM else value
+
+
+def _until(date: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _whole_number(header: str | None) -> int | None:
+    return int(header) if header is not None and header.isascii() and header.isdigit() else None
+
+
+def _parsed(model: type[Model], reply: _Reply) -> Model | Answer:
+    """The body as `model`, or the answer that says why there is none."""
+    if reply.answer.kind is not AnswerKind.ACCEPTED:
+        return reply.answer
+    try:
+        return model.model_validate_json(reply.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        reason = f"HTTP {reply.answer.status}, but {place}: {first['msg']}"
+        return Answer(AnswerKind.UNAVAILABLE, reply.answer.status, reason[:_REASON_CHARACTERS])
+
+
+def _as_error(name: str, answer: Answer) -> PortRefused | PortUnavailable:
+    if answer.kind in (AnswerKind.UNAVAILABLE, AnswerKind.RATE_LIMITED):
+        return PortUnavailable(f"{name}: {answer.reason}", status=answer.status, retry_after=answer.retry_after)
+    return PortRefused(f"{name}: {answer.reason}", status=answer.status)
