@@ -1,0 +1,48 @@
+# The tasks of this project. Works with GNU make 3.81 and any POSIX shell.
+# PYTHON=/path/to/python3 chooses the interpreter that `make setup` builds the environment with.
+
+PYTHON ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+LOCK_ENV := .cache/lock
+
+.PHONY: help setup demo test lint format lock clean distclean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 18
+
+setup: $(STAMP) ## make the environment in .venv; what the other targets need and call first
+
+$(STAMP): requirements.lock pyproject.toml scripts/setup.sh scripts/find-python.sh scripts/install-locked.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV)
+	@touch $@
+
+demo: setup ## start Kafka, the Port emulator and a worker, and run the four example workflows; Ctrl-C ends it
+	@$(PY) -m local.demo
+
+test: setup ## run all tests, those on a real Kafka included
+	@$(PY) -m pytest
+
+lint: setup ## check format, code, types, shell scripts, Dockerfile and compose file
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/shellcheck --external-sources .ci/run scripts/*.sh
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/compose-lint docker-compose.yml
+
+format: setup ## format the code and repair what the linter can repair
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lock: setup ## resolve the dependencies of pyproject.toml anew and write both lock files
+	@sh scripts/lock.sh $(PY) $(LOCK_ENV)
+
+clean: ## remove the data of the demo and of Kafka, and the caches of the tools
+	rm -rf .data .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment and the downloaded Kafka as well
+	rm -rf $(VENV) .cache
