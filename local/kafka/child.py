@@ -1,0 +1,67 @@
+"""A child process that ends with this one, however this one ends, and that a Ctrl-C in the terminal does not reach."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+_GUARD = Path(__file__).with_name("guard.py")
+
+
+class Child:
+    """A running command under a guard, in a session of its own.
+
+    Its output is appended to `log`. `environment` is all that it gets of one. The guard (guard.py) holds the other end
+    of a pipe: when this process ends, even by SIGKILL, the command is ended too.
+    """
+
+    def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path) -> None:
+        with log.open("ab") as output:
+            self._guard = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-I", str(_GUARD), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=dict(environment),
+                cwd=folder,
+                start_new_session=True,
+            )
+        self.pid = int(self._answers.readline() or 0)  # 0: the command could not be run; the log says why
+
+    @property
+    def _answers(self) -> IO[bytes]:
+        if self._guard.stdout is None:
+            raise RuntimeError("the guard was started without a pipe")
+        return self._guard.stdout
+
+    def exit_status(self) -> int | None:
+        """Return the command's exit status, 128 + n for signal n, or None while it runs."""
+        return self._guard.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the command a signal, and return when it is sent; nothing happens if it has ended."""
+        pipe = self._guard.stdin
+        if pipe is None:
+            raise RuntimeError("the guard was started without a pipe")
+        try:
+            pipe.write(bytes([number]))
+            pipe.flush()
+            self._answers.readline()
+        except BrokenPipeError:
+            return
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the command's end, and return whether it came within `timeout` seconds."""
+        try:
+            self._guard.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the pipes; a command that still runs is ended by its guard."""
+        for pipe in (self._guard.stdin, self._guard.stdout):
+            if pipe is not None:
+                pipe.close()
