@@ -1,0 +1,229 @@
+"""What a message on `<orgId>.runs` is: decided here, once, for the whole application.
+
+The topic is shared with other consumers of the organization. A message is *ours* when it carries a valid node-run id
+and shows none of the marks of another consumer's message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import from_json
+
+from port.ids import is_node_run_id, is_workflow_run_id
+
+EVENT_TYPE_FIELDS: Final = ("eventType", "event", "action", "type")
+MAX_KEPT_BYTES: Final = 1_900_000
+"""A message above this is not kept: as JSON text inside a record it can double, and own topics take 4 MiB."""
+_SHOWN_EVENT_TYPES: Final = 8
+_SHOWN_CHARACTERS: Final = 200
+
+
+class Foreign(StrEnum):
+    """Why a message is left to other consumers."""
+
+    NO_NODE_RUN_ID = "no node-run id"
+    WEBHOOK_INVOCATION = "payload.action.invocationMethod"
+    RESOURCE_TYPE = "resourceType"
+    ACTION_RUN = "context.runId of an action run"
+    CHANGE_LOG = "change-log event"
+    NO_HANDLER = "no handler, and UNKNOWN_EVENTS=ignore"
+
+
+@dataclass(frozen=True)
+class NotOurs:
+    """A decodable message for somebody else."""
+
+    why: Foreign
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A message or record that cannot be read; `raw` are its bytes as they came."""
+
+    raw: bytes | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeRunMessage:
+    """A Kafka-node message."""
+
+    node_run_id: str
+    workflow_run_id: str | None
+    workflow: str | None
+    node: str | None
+    text: str
+    array: bool
+    items: tuple[Mapping[str, JsonValue], ...]
+    problem: str | None
+
+    @property
+    def event_types(self) -> tuple[str, ...]:
+        """The first few different event types of the items."""
+        names = dict.fromkeys(name for name in map(event_type, self.items) if name is not None)
+        return tuple(name[:_SHOWN_CHARACTERS] for name in names)[:_SHOWN_EVENT_TYPES]
+
+
+Message: TypeAlias = NodeRunMessage | NotOurs | Bad
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _object_or_empty(value: object) -> object:
+    return value if isinstance(value, dict) else {}
+
+
+_Text = Annotated[str | None, BeforeValidator(_text_or_none)]
+
+
+class _Context(BaseModel):
+    run_id: _Text = Field(None, alias="runId")
+    workflow_run_id: _Text = Field(None, alias="workflowRunId")
+    node_run_id: _Text = Field(None, alias="nodeRunId")
+    workflow_node_run: _Text = Field(None, alias="workflowNodeRun")
+    workflow: _Text = Field(None, alias="workflowIdentifier")
+    node: _Text = Field(None, alias="nodeIdentifier")
+
+
+class _Reference(BaseModel):
+    identifier: _Text = None
+
+
+class RunsMessage(BaseModel):
+    """The wrapping of a message on `<orgId>.runs`, in every form that is known of it.
+
+    A part of another shape than expected counts as absent: the message is then another consumer's. Further fields are
+    kept.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    context: Annotated[_Context, BeforeValidator(_object_or_empty)] = _Context()
+    workflow_run: Annotated[_Reference, BeforeValidator(_object_or_empty)] = Field(_Reference(), alias="workflowRun")
+    workflow_node_run: Annotated[_Reference, BeforeValidator(_object_or_empty)] = Field(
+        _Reference(), alias="workflowNodeRun"
+    )
+
+    @property
+    def payload(self) -> JsonValue:
+        """The payload, not validated; None where there is none."""
+        return (self.model_extra or {}).get("payload")
+
+    @property
+    def node_run_id(self) -> str | None:
+        """The node-run id as it stands in the message, unchecked; None where there is none."""
+        context = self.context
+        from_run_id = context.run_id if (context.run_id or "").startswith("wfnr_") else None
+        return (
+            context.node_run_id or context.workflow_node_run or from_run_id or self.workflow_node_run.identifier
+        )
+
+    @property
+    def workflow_run_id(self) -> str | None:
+        """The workflow-run id; None where there is none that is well formed."""
+        candidates = (self.context.workflow_run_id, self.context.run_id, self.workflow_run.identifier)
+        return next((value for value in candidates if value is not None and is_workflow_run_id(value)), None)
+
+    @property
+    def foreign(self) -> Foreign | None:
+        """Why the message is another consumer's; None where it is a Kafka-node message."""
+        extra = self.model_extra or {}
+        action = self.payload.get("action") if isinstance(self.payload, dict) else None
+        if isinstance(action, dict) and "invocationMethod" in action:
+            return Foreign.WEBHOOK_INVOCATION
+        if "resourceType" in extra:
+            return Foreign.CHANGE_LOG if "diff" in extra else Foreign.RESOURCE_TYPE
+        if (self.context.run_id or "").startswith("r_"):
+            return Foreign.ACTION_RUN
+        if "diff" in extra:
+            return Foreign.CHANGE_LOG
+        return None if self.node_run_id is not None else Foreign.NO_NODE_RUN_ID
+
+
+def sort_out(raw: bytes | None) -> Message:
+    """Decide what a message on `<orgId>.runs` is. Never raises."""
+    if raw is None:
+        return Bad(None, "the record has no value (a tombstone)")
+    try:
+        fields = from_json(raw, allow_inf_nan=False)
+        text = raw.decode()
+    except (ValueError, RecursionError) as wrong:
+        return Bad(raw, f"not JSON in UTF-8: {wrong}")
+    if not isinstance(fields, dict):
+        return NotOurs(Foreign.NO_NODE_RUN_ID)
+    message = RunsMessage.model_validate(fields)
+    if (foreign := message.foreign) is not None:
+        return NotOurs(foreign)
+    return _ours(message, text, has_payload="payload" in fields)
+
+
+def _ours(message: RunsMessage, text: str, *, has_payload: bool) -> NodeRunMessage | Bad:
+    node_run_id = message.node_run_id or ""
+    if not is_node_run_id(node_run_id):
+        return Bad(text.encode(), f"malformed node-run id {node_run_id[:80]!r}")
+    problem = _too_large(text) or _problem(message.payload, has_payload=has_payload)
+    return NodeRunMessage(
+        node_run_id=node_run_id,
+        workflow_run_id=message.workflow_run_id,
+        workflow=_shown(message.context.workflow),
+        node=_shown(message.context.node),
+        text="" if _too_large(text) else text,
+        array=isinstance(message.payload, list),
+        items=() if problem else _items(message.payload),
+        problem=problem,
+    )
+
+
+def _shown(value: str | None) -> str | None:
+    return value[:_SHOWN_CHARACTERS] if value else None
+
+
+def _too_large(text: str) -> str | None:
+    if len(text) <= MAX_KEPT_BYTES // 4 or len(text.encode()) <= MAX_KEPT_BYTES:
+        return None
+    return f"the message is larger than can be kept ({MAX_KEPT_BYTES:,} bytes)"
+
+
+def _problem(payload: JsonValue, *, has_payload: bool) -> str | None:
+    if not has_payload:
+        return "the message has no payload"
+    if not isinstance(payload, dict | list):
+        return f"the payload is no object or array, but {_kind(payload)}"
+    if not payload:
+        return "the payload is empty"
+    if isinstance(payload, dict):
+        return None
+    wrong = next((index for index, item in enumerate(payload) if not isinstance(item, dict)), None)
+    return None if wrong is None else f"item {wrong} of the payload is no object, but {_kind(payload[wrong])}"
+
+
+def _kind(value: JsonValue) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "an object")
+
+
+def _items(payload: JsonValue) -> tuple[Mapping[str, JsonValue], ...]:
+    items: Sequence[JsonValue] = payload if isinstance(payload, list) else [payload]
+    return tuple(item for item in items if isinstance(item, dict))
+
+
+def items_of(text: str) -> tuple[Mapping[str, JsonValue], ...]:
+    """Return the items of a kept message that `sort_out` found well formed."""
+    return _items(from_json(text).get("payload"))
+
+
+def event_type(item: Mapping[str, JsonValue]) -> str | None:
+    """Return what the item is about: the first of `EVENT_TYPE_FIELDS` that holds a non-empty text."""
+    return next((value for name in EVENT_TYPE_FIELDS if isinstance(value := item.get(name), str) and value), None)
+
+
+def digest(raw: bytes) -> str:
+    """Return the digest by which a repeated message is known: the first 32 hex digits of its SHA-256."""
+    return hashlib.sha256(raw).hexdigest()[:32]

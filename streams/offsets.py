@@ -1,0 +1,231 @@
+"""Every offset is seen: catches the records that Faust drops at rebalances.
+
+Around a rebalance Faust may throw away a fetched batch, or a single record, deliver what follows, and commit past the
+hole. The offsets of a plain topic are contiguous, so a hole shows: `EveryOffset` knows the next expected offset of each
+partition, and where an event stands above it, reads the missing records again with a consumer of its own and hands
+them on *before* that event. The event is acknowledged after them, so no commit passes them unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar, cast
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from faust.types import TP, EventT
+from stamina import retry_context
+
+from streams.messages import Bad
+from streams.records import Source
+from streams.topics import MAX_RECORD_BYTES, TopicSpec
+
+logger = logging.getLogger(__name__)
+V = TypeVar("V")
+
+STALLED_SECONDS: Final = 3.0
+"""A partition whose end stays above the expected offset for so long, without progress, lost its last records."""
+MAX_CATCH_UP: Final = 1000
+
+
+@dataclass(frozen=True)
+class Turn(Generic[V]):
+    """One record's turn."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    key: bytes | None
+    raw: bytes | None
+    value: V | Bad
+    event: EventT[object] | None = None
+    """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
+
+    def source(self, cluster: str) -> Source:
+        """Return where the record stands on its cluster."""
+        return Source(
+            cluster=cluster, topic=self.topic, partition=self.partition, offset=self.offset, timestamp=self.timestamp
+        )
+
+
+class Log(Protocol):
+    """The committed offsets of the group, and records read apart from it."""
+
+    async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Return for each partition the offset that the group reads next."""
+
+    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Return for each partition the offset of the record that will be written next."""
+
+    def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
+        """Read the records from offset `start` up to, not including, `end`; offsets that hold none are passed over."""
+
+
+class KafkaLog:
+    """`Log` on a real cluster, with clients of its own that join no group. Waits out a cluster that is away."""
+
+    def __init__(self, group: str, client: Mapping[str, object]) -> None:
+        self._group = group
+        self._client = dict(client)
+        self._lock = asyncio.Lock()
+        self._admin: AIOKafkaAdminClient | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Connect. Called before the first event, so that no event meets a client that is not connected."""
+        self._admin = AIOKafkaAdminClient(client_id=f"{self._group}.offsets", **self._client)
+        self._consumer = AIOKafkaConsumer(
+            client_id=f"{self._group}.offsets",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=MAX_RECORD_BYTES,
+            **self._client,
+        )
+        await self._admin.start()
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            try:
+                await self._consumer.stop()
+            except asyncio.CancelledError:
+                # aiokafka 0.14 may raise it from the stop of a consumer without a group.
+                logger.debug("the consumer of missed records was cancelled while it stopped")
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Return the committed offsets, and the beginning of partitions that have none."""
+        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        if not wanted or self._admin is None or self._consumer is None:
+            return {}
+        async for attempt in retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+            with attempt:
+                committed = await self._admin.list_consumer_group_offsets(self._group, partitions=wanted)
+                known = {tp: meta.offset for tp, meta in committed.items() if meta.offset >= 0}
+                fresh = [tp for tp in wanted if tp not in known]
+                begin = await self._consumer.beginning_offsets(fresh) if fresh else {}
+        return {TP(tp.topic, tp.partition): offset for tp, offset in {**known, **begin}.items()}
+
+    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Return the end offsets; nothing while the cluster does not answer."""
+        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        if not wanted or self._consumer is None:
+            return {}
+        try:
+            found = await self._consumer.end_offsets(wanted)
+        except (KafkaError, OSError) as error:
+            logger.info("end offsets are not to be had now: %s", error)
+            return {}
+        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
+    async def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
+        """Read a range; goes on until its end is reached, however long the cluster is away."""
+        tp = TopicPartition(partition.topic, partition.partition)
+        if self._consumer is None:
+            raise RuntimeError("KafkaLog.start was not called")
+        async with self._lock:
+            self._consumer.assign([tp])
+            self._consumer.seek(tp, start)
+            position = start
+            while position < end:
+                batch = await self._consumer.getmany(tp, timeout_ms=1000)
+                for record in batch.get(tp, ()):
+                    if record.offset < end:
+                        yield record
+                position = await self._consumer.position(tp)
+
+
+class EveryOffset:
+    """Follows the offsets of the streams of one worker."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._expected: dict[TP, int] = {}
+        self._progress: dict[TP, tuple[int, float]] = {}
+        self.interventions = 0
+        """How often records were read again."""
+        self.recovered = 0
+        """How many records were read again."""
+
+    async def assigned(self, partitions: Iterable[TP]) -> None:
+        """Take note of an assignment; called before the first event of it is delivered."""
+        self._expected = dict(await self._log.expected(partitions))
+        self._progress = {}
+
+    async def turns(
+        self, events: AsyncIterator[EventT[object]], spec: TopicSpec[V]
+    ) -> AsyncIterator[Turn[V]]:
+        """Yield the turns of a stream's events, and of every record that is missing before one, in order of offset.
+
+        A record may come twice: an event below the expected offset is a repeat and goes on.
+        """
+        async for event in events:
+            message = event.message
+            tp = TP(message.topic, message.partition)
+            expected = self._expected.get(tp)
+            if expected is not None and message.offset > expected:
+                async for turn in self._missing(spec, tp, expected, message.offset):
+                    yield turn
+            self._expected[tp] = max(message.offset + 1, self._expected.get(tp, 0))
+            yield Turn(
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=message.offset,
+                timestamp=message.timestamp,
+                key=message.key,
+                raw=message.value,
+                value=cast("V | Bad", event.value),
+                event=event,
+            )
+
+    async def catch_up(self, spec: TopicSpec[V], partition: int) -> AsyncIterator[Turn[V]]:
+        """Yield what a partition holds between its expected offset and its end, `MAX_CATCH_UP` records at most."""
+        tp = TP(spec.name, partition)
+        expected, end = self._expected.get(tp), (await self._log.ends([tp])).get(tp)
+        if expected is not None and end is not None and end > expected:
+            async for turn in self._missing(spec, tp, expected, min(end, expected + MAX_CATCH_UP)):
+                yield turn
+
+    async def _missing(self, spec: TopicSpec[V], tp: TP, start: int, end: int) -> AsyncIterator[Turn[V]]:
+        schema, found = spec.schema, 0
+        async for record in self._log.read(tp, start, end):
+            found += 1
+            self._expected[tp] = max(record.offset + 1, self._expected.get(tp, 0))
+            yield Turn(
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=record.offset,
+                timestamp=record.timestamp / 1000,
+                key=record.key,
+                raw=record.value,
+                value=schema.decode(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
+            )
+        self._expected[tp] = max(end, self._expected.get(tp, 0))
+        self.interventions += 1
+        self.recovered += found
+        logger.warning("%s[%d]: read %d records again, from offset %d to %d", tp.topic, tp.partition, found, start, end)
+
+    async def stalled(self, now: Callable[[], float] = time.monotonic) -> list[TP]:
+        """Return the partitions whose last records seem lost: nothing follows that would show the hole."""
+        ends = await self._log.ends(list(self._expected))
+        return [tp for tp, end in ends.items() if self._is_stalled(tp, end, now())]
+
+    def _is_stalled(self, tp: TP, end: int, now: float) -> bool:
+        expected = self._expected.get(tp)
+        if expected is None or end <= expected:
+            self._progress.pop(tp, None)
+            return False
+        seen, since = self._progress.get(tp, (-1, now))
+        if seen != expected:
+            self._progress[tp] = (expected, now)
+            return False
+        return now - since >= STALLED_SECONDS

@@ -1,0 +1,203 @@
+"""The records on the application's own topics, as frozen pydantic models.
+
+Every record carries its format version `v`. A record of a newer format ends the process (`NewerFormatError`): during
+a rolling upgrade an old worker must neither drop nor overwrite what it cannot read.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from port.models import Result
+
+FORMAT: Final = 1
+
+
+class NewerFormatError(Exception):
+    """A record was written by a newer version of the application than this one."""
+
+
+class UnreadableError(Exception):
+    """The bytes are no record of the expected kind; the text says why."""
+
+
+class Record(BaseModel):
+    """Base of everything that is written to an own topic or table."""
+
+    model_config = ConfigDict(frozen=True)
+    v: Literal[1] = FORMAT
+
+    def encode(self) -> bytes:
+        """Return the record as JSON bytes."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Source(BaseModel):
+    """Where a message stands on the source cluster: the identity of an arrival."""
+
+    model_config = ConfigDict(frozen=True)
+    cluster: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    """Kafka's record timestamp, in epoch seconds."""
+
+
+class Arrival(Record):
+    """A Kafka-node message of ours, on the arrivals topic, keyed by node-run id."""
+
+    node_run_id: str
+    workflow_run_id: str | None = None
+    workflow: str | None = None
+    node: str | None = None
+    source: Source
+    digest: str
+    """Of the message's bytes: the same digest is the same message."""
+    text: str = ""
+    """The message as it came. Empty where it is larger than can be kept."""
+    array: bool = False
+    """Whether the payload is an array."""
+    count: int = Field(default=1, ge=1)
+    """How many items the payload holds."""
+    event_types: tuple[str, ...] = ()
+    """The first few different event types of the items, for the web views."""
+    problem: str | None = None
+    """Why the payload cannot be handled; the node run's item is then FAILED with this reason."""
+
+
+class ItemFinished(Record):
+    """An item ended: the handler returned, failed for good, or its deadline passed."""
+
+    kind: Literal["item_finished"] = "item_finished"
+    node_run_id: str
+    index: int
+    message: int
+    """The index of the first item of the message that the item came in."""
+    event_type: str | None = None
+    attempt: int
+    result: Result
+    output: str | None = None
+    """The handler's output as JSON text of an object."""
+    error: str | None = None
+    worker: str
+    started_at: float
+    ended_at: float
+
+
+class ItemRetry(Record):
+    """A handler asked to be called again, or raised with retries left."""
+
+    kind: Literal["item_retry"] = "item_retry"
+    node_run_id: str
+    index: int
+    message: int
+    event_type: str | None = None
+    attempt: int
+    """How many times the handler has been called by now."""
+    due_at: float
+    error: str
+    worker: str
+
+
+class GraceOver(Record):
+    """`REPORT_GRACE` has passed since the last known item of a node run ended."""
+
+    kind: Literal["grace_over"] = "grace_over"
+    node_run_id: str
+    items: int
+    """The items that the node run had when the grace began; if more have come since, the event is void."""
+
+
+class Body(StrEnum):
+    """Which body reports a node run: the whole output, or a small one after Port refused the whole."""
+
+    FULL = "full"
+    SMALL = "small"
+
+
+class Settled(StrEnum):
+    """How Port answered a report."""
+
+    REPORTED = "reported"
+    REFUSED = "refused"
+    OUTPUT_REFUSED = "output_refused"
+
+
+class ReportAnswered(Record):
+    """Port answered a report for good."""
+
+    kind: Literal["report_answered"] = "report_answered"
+    node_run_id: str
+    body: Body
+    settled: Settled
+    status: int | None = None
+    reason: str = ""
+    at: float
+
+
+class FailureTold(Record):
+    """The failure of an item that ended after the report stands in the node run's log at Port."""
+
+    kind: Literal["failure_told"] = "failure_told"
+    node_run_id: str
+    index: int
+
+
+class Tick(Record):
+    """Nothing happened: brings the readers of a partition to its end where Faust dropped its last records."""
+
+    kind: Literal["tick"] = "tick"
+
+
+NodeRunEvent = ItemFinished | ItemRetry | GraceOver | ReportAnswered | FailureTold
+OutcomeEvent = Annotated[NodeRunEvent | Tick, Field(discriminator="kind")]
+
+
+class DeadLetter(BaseModel):
+    """What the headers of a dead letter say; its value is the message's raw bytes, its key the message's key."""
+
+    model_config = ConfigDict(frozen=True)
+    reason: str
+    source: Source
+
+    @cached_property
+    def headers(self) -> dict[str, bytes]:
+        """Return the Kafka headers."""
+        return {"reason": self.reason.encode(), "source": self.source.model_dump_json().encode()}
+
+
+class _Version(BaseModel):
+    v: int
+
+
+T = TypeVar("T")
+
+
+def read(adapter: TypeAdapter[T], raw: bytes | None) -> T:
+    """Read a record.
+
+    Raises:
+        NewerFormatError: its format version is above this application's.
+        UnreadableError: it is no such record.
+    """
+    if raw is None:
+        raise UnreadableError("the record has no value")
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as wrong:
+        _refuse_newer(raw)
+        raise UnreadableError(str(wrong)[:500]) from None
+
+
+def _refuse_newer(raw: bytes) -> None:
+    try:
+        version = _Version.model_validate_json(raw).v
+    except ValidationError:
+        return
+    if version > FORMAT:
+        raise NewerFormatError(f"format version {version}; this application knows up to {FORMAT}")

@@ -1,0 +1,172 @@
+"""The worker: Faust's app with the settings that this application depends on, and the checks around its start."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import faust
+from faust.types import TP
+from yarl import URL
+
+from streams.creation import TopicsError, ensure_topics
+from streams.exits import stop_process
+from streams.membership import Group
+from streams.offsets import EveryOffset, KafkaLog
+from streams.settings import LOOPBACK, Settings
+from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
+
+logger = logging.getLogger(__name__)
+
+SESSION_TIMEOUT: Final = 15.0
+"""Seconds after which the group takes a silent worker for dead."""
+COMPILED_STREAMS: Final = "faust._cython.streams"
+
+
+class FailStop(faust.Sensor):
+    """Ends the process when a record that must not fail was not written. Faust only logs it, and would commit."""
+
+    def on_send_error(self, producer: object, exc: BaseException, state: object) -> None:
+        """Called by Faust when the broker refused a record, or did not take it in time."""
+        stop_process(f"a record could not be written: {type(exc).__name__}: {exc}")
+
+
+def incarnation_id() -> str:
+    """Return a fresh identity for this start of the process: the host's name and 8 random hex digits."""
+    return f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
+
+
+class Worker(faust.App):
+    """The Faust app of one worker process.
+
+    Attributes:
+        settings: the settings it was built from.
+        incarnation: its identity, new at every start of the process; its Kafka client id.
+        topics_of_group: every topic that it reads or writes.
+        offsets: follows the offsets of its streams.
+    """
+
+    def __init__(self, settings: Settings, *, autodiscover: Iterable[str]) -> None:
+        self.settings = settings
+        self.incarnation = incarnation_id()
+        self.topic_specs: Topics = topics_of(settings)
+        self.group = Group(settings.app_id, settings.kafka_client(), self.topic_specs.consumed)
+        self.log_reader = KafkaLog(settings.app_id, settings.kafka_client())
+        self.offsets = EveryOffset(self.log_reader)
+        self.after_rebalance: list[Callable[[], Awaitable[None]]] = []
+        self.before_stop: list[Callable[[], Awaitable[None]]] = []
+        super().__init__(
+            settings.app_id,
+            autodiscover=list(autodiscover),
+            origin="streams",
+            broker=[URL(f"kafka://{broker}") for broker in settings.kafka_brokers],
+            broker_credentials=_credentials(settings),
+            broker_client_id=self.incarnation,
+            broker_session_timeout=SESSION_TIMEOUT,
+            broker_heartbeat_interval=3.0,
+            broker_rebalance_timeout=60.0,
+            broker_commit_interval=0.5,
+            # Past it Faust leaves the group and never comes back; the largest that fits Kafka's int32 milliseconds.
+            broker_max_poll_interval=2_000_000.0,
+            broker_max_poll_records=100,
+            consumer_auto_offset_reset="earliest",
+            consumer_max_fetch_size=MAX_RECORD_BYTES,
+            consumer_metadata_max_age_ms=10_000,
+            stream_buffer_maxsize=4096,
+            stream_wait_empty=True,
+            producer_acks=-1,
+            producer_linger=0.01,
+            producer_max_batch_size=131_072,
+            producer_max_request_size=MAX_RECORD_BYTES,
+            key_serializer="raw",
+            value_serializer="raw",
+            store="rocksdb://",
+            datadir=str(settings.data_dir),
+            table_standby_replicas=0,
+            topic_partitions=settings.partitions,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_host=settings.web_host,
+            web_bind=settings.web_host,
+            web_port=settings.web_port,
+            web_router_enabled=False,
+            web_tables_enabled=False,
+            web_stats_enabled=False,
+            web_graph_enabled=False,
+            web_metrics_enabled=False,
+            worker_redirect_stdouts=False,
+        )
+        self.sensors.add(FailStop())
+        self.on_partitions_assigned.connect(self._assigned)
+
+    async def on_first_start(self) -> None:
+        """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
+        _refuse_slow_streams()
+        _refuse_open_web(self)
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            await ensure_topics(self.settings, self.topic_specs)
+        except TopicsError as wrong:
+            stop_process(str(wrong))
+        await self.log_reader.start()
+        await self.group.start()
+        await super().on_first_start()
+
+    async def _assigned(self, app: object, assigned: Iterable[TP], **_: object) -> None:
+        streams = {spec.name for spec in (self.topic_specs.runs, self.topic_specs.arrivals, self.topic_specs.outcomes)}
+        await self.offsets.assigned([tp for tp in assigned if tp.topic in streams])
+
+    def on_rebalance_end(self) -> None:
+        """Called by Faust when the tables are recovered and the streams run again."""
+        super().on_rebalance_end()
+        self.add_future(self._settle())
+
+    async def _settle(self) -> None:
+        for step in self.after_rebalance:
+            await step()
+        if (missing := await self.group.unassigned()) is not None:
+            stop_process(f"the group's assignment lacks {', '.join(sorted(missing))}")
+
+    def owned(self) -> frozenset[int]:
+        """Return the partitions of the ledger that this worker owns, by its present assignment."""
+        changelog = self.topic_specs.changelog.name
+        return frozenset(tp.partition for tp in self.assignor.assigned_actives() if tp.topic == changelog)
+
+    async def stop(self) -> None:
+        """Stop taking work up, then stop Faust."""
+        for step in self.before_stop:
+            await step()
+        await super().stop()
+        await self.log_reader.stop()
+        await self.group.stop()
+
+
+def _credentials(settings: Settings) -> faust.types.auth.CredentialsT | None:  # type: ignore[name-defined]
+    context = settings.ssl_context()
+    if "SASL" in settings.kafka_security_protocol:
+        return faust.SASLCredentials(
+            mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_username,
+            password=settings.kafka_password.get_secret_value(),
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context=context) if context is not None else None
+
+
+def _refuse_slow_streams() -> None:
+    if importlib.util.find_spec(COMPILED_STREAMS) is None:
+        stop_process(
+            f"{COMPILED_STREAMS} is missing: faust-streaming was installed without its compiled part. Install a C "
+            "compiler, then: pip install --force-reinstall --no-binary faust-streaming faust-streaming==0.15.3"
+        )
+
+
+def _refuse_open_web(app: Worker) -> None:
+    # `faust worker --web-bind` and `--web-host` win over the settings, so the settings' own check is not enough.
+    if app.conf.web_bind not in LOOPBACK and not app.settings.web_token.get_secret_value():
+        stop_process(f"WEB_TOKEN: needed to listen on {app.conf.web_bind}, beyond loopback; set a long random value")

@@ -1,0 +1,176 @@
+"""The ledger: loads what an event needs, lets the pure function decide, writes the rows that it asks for.
+
+| row | key | value |
+|---|---|---|
+| open node run | `o/<node-run id>` | `NodeRun` |
+| finished node run | `f/<node-run id>` | `NodeRun` |
+| message | `m/<node-run id>/<first item, 8 hex digits>` | `Message` |
+| digest of a further message | `d/<node-run id>/<digest>` | first item, 8 hex digits |
+| item | `i/<node-run id>/<index, 8 hex digits>` | `Item` |
+
+The node run's row is written last: after a crash its details may be ahead of it, never behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from streams.records import Arrival, FailureTold, ItemFinished, ItemRetry, NodeRunEvent
+from tables.rows import Rows
+from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, recount
+
+INLINE_BYTES: Final = 4096
+"""A message or item up to this size stands in its node run's own row, where it is the node run's first."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of an event: the node run before and after, and the items whose state it touched."""
+
+    note: Note
+    before: NodeRun | None
+    run: NodeRun | None
+    touched: Iterable[int] = ()
+
+
+def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
+    return f"{kind}/{node_run_id}{'/' if tail else ''}{tail}".encode()
+
+
+def _number(index: int) -> str:
+    return f"{index:08x}"
+
+
+@dataclass
+class Ledger:
+    """The state of the node runs of the partitions that this worker owns.
+
+    Reads and writes are synchronous: between reading a state and writing the next one nothing else runs. Writes need
+    the turn of an event of the partition. `grace` is `REPORT_GRACE`, in seconds.
+    """
+
+    rows: Rows
+    grace: float = 0.0
+    _recounted: dict[int, set[str]] = field(default_factory=dict)
+
+    def taken_over(self, partition: int) -> None:
+        """Forget what was derived from the partition's rows; called when they may have changed elsewhere."""
+        self._recounted.pop(partition, None)
+
+    def arrival(self, partition: int, arrival: Arrival) -> Applied:
+        """Apply an arrival and write what it changes."""
+        run = self.load(partition, arrival.node_run_id)
+        change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
+        self._write(change)
+        message = change.message
+        touched = range(message.first, message.first + message.count) if message else ()
+        return Applied(change.note, run, change.run, touched)
+
+    def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
+        """Apply an event of the outcomes topic and write what it changes."""
+        run = self.load(partition, event.node_run_id)
+        index = event.index if isinstance(event, ItemFinished | ItemRetry | FailureTold) else None
+        item = self.item(partition, run, index) if run is not None and index is not None else None
+        change = apply(run, item, event, grace=self.grace)
+        self._write(change)
+        return Applied(change.note, run, change.run, () if index is None else (index,))
+
+    def load(self, partition: int, node_run_id: str) -> NodeRun | None:
+        """Return a node run for a change: open or finished, its counters true to its item rows."""
+        run = self.run(partition, node_run_id)
+        recounted = self._recounted.setdefault(partition, set())
+        if run is None or run.items <= 1 or node_run_id in recounted:
+            return run
+        recounted.add(node_run_id)
+        return recount(run, list(self.items(partition, run)))
+
+    def run(self, partition: int, node_run_id: str) -> NodeRun | None:
+        """Return a node run as its row says, None if it is not known. An open one wins over a finished one."""
+        raw = self.rows.get(partition, _key("o", node_run_id)) or self.rows.get(partition, _key("f", node_run_id))
+        return None if raw is None else NodeRun.model_validate_json(raw)
+
+    def open_runs(self, partition: int) -> Iterator[NodeRun]:
+        """Yield the open node runs of a partition."""
+        return (NodeRun.model_validate_json(raw) for _, raw in self.rows.scan(partition, b"o/"))
+
+    def finished_runs(self, partition: int) -> Iterator[NodeRun]:
+        """Yield the finished node runs of a partition."""
+        return (NodeRun.model_validate_json(raw) for _, raw in self.rows.scan(partition, b"f/"))
+
+    def item(self, partition: int, run: NodeRun, index: int) -> Item | None:
+        """Return what is written of an item; None if nothing is."""
+        if index == 0 and run.item is not None:
+            return run.item
+        raw = self.rows.get(partition, _key("i", run.node_run_id, _number(index)))
+        return None if raw is None else Item.model_validate_json(raw)
+
+    def items(self, partition: int, run: NodeRun) -> Iterator[Item]:
+        """Yield what is written of the items, in order; items of which nothing is written are left out."""
+        if run.item is not None:
+            yield run.item
+        if run.items > 1 or run.item is None:
+            for _, raw in self.rows.scan(partition, _key("i", run.node_run_id) + b"/"):
+                item = Item.model_validate_json(raw)
+                if item.index < run.items and not (item.index == 0 and run.item is not None):
+                    yield item
+
+    def message(self, partition: int, run: NodeRun, first: int) -> Message | None:
+        """Return the message whose first item is `first`; None if there is none."""
+        if first == 0 and run.message is not None:
+            return run.message
+        raw = self.rows.get(partition, _key("m", run.node_run_id, _number(first)))
+        return None if raw is None else Message.model_validate_json(raw)
+
+    def messages(self, partition: int, run: NodeRun) -> Iterator[Message]:
+        """Yield the messages of a node run, in order."""
+        if run.message is not None:
+            yield run.message
+        if run.message is None or run.items > run.message.count:
+            for _, raw in self.rows.scan(partition, _key("m", run.node_run_id) + b"/"):
+                message = Message.model_validate_json(raw)
+                if message.first < run.items:
+                    yield message
+
+    def _known(self, partition: int, run: NodeRun | None, digest: str) -> Message | None:
+        if run is None:
+            return None
+        if run.digest == digest:
+            return self.message(partition, run, 0)
+        raw = self.rows.get(partition, _key("d", run.node_run_id, digest))
+        message = None if raw is None else self.message(partition, run, int(raw, 16))
+        # After a crash the place may have gone to another message: then this one was never counted.
+        return message if message is not None and message.digest == digest else None
+
+    def _write(self, change: Change) -> None:
+        if change.run is None:
+            return
+        run = change.run
+        if change.message is not None:
+            run = self._write_message(run, change.message)
+        if change.item is not None:
+            run = self._write_item(run, change.item)
+        node_run_id = run.node_run_id
+        if run.finished:
+            self.rows.put(_key("f", node_run_id), run.encode())
+            self.rows.delete(_key("o", node_run_id))
+            return
+        self.rows.put(_key("o", node_run_id), run.encode())
+        if run.settled is not None:
+            self.rows.delete(_key("f", node_run_id))
+
+    def _write_message(self, run: NodeRun, message: Message) -> NodeRun:
+        if message.first == 0 and not message.array and len(message.text) <= INLINE_BYTES:
+            return run.model_copy(update={"message": message})
+        if message.first:
+            self.rows.put(_key("d", run.node_run_id, message.digest), _number(message.first).encode())
+        self.rows.put(_key("m", run.node_run_id, _number(message.first)), message.encode())
+        return run
+
+    def _write_item(self, run: NodeRun, item: Item) -> NodeRun:
+        small = len(item.output or "") + len(item.error or "") <= INLINE_BYTES
+        if item.index == 0 and not run.array and small:
+            return run.model_copy(update={"item": item})
+        self.rows.put(_key("i", run.node_run_id, _number(item.index)), item.encode())
+        return run

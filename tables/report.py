@@ -1,0 +1,103 @@
+"""The body that completes a node run at Port: a pure function of its frozen state, so the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from port.models import NodeRunUpdate, Result, Status
+from streams.records import Body
+from tables.state import Item, NodeRun
+
+MAX_BODY_BYTES: Final = 1_048_576
+"""Port answers 413 above it."""
+_ROOM: Final = MAX_BODY_BYTES - 16_384
+"""What items may take of a body; the rest is for what stands around them."""
+_ERROR_CHARACTERS: Final = 2_000
+
+
+def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:
+    """Return the JSON body of the report.
+
+    Args:
+        run: a node run whose report is frozen (`covered` is set).
+        items: the covered items, in order, all of them ended. They are read once.
+
+    The output of an object payload is its handler's; of an array, or of several messages, a summary with each item's
+    output in order, cut to Port's limit with a note.
+    """
+    if run.body is Body.SMALL:
+        output = _small_output(run)
+    elif run.covered == 1 and not run.array:
+        output = _single_output(next(iter(items)))
+    else:
+        output = _summary(run, items)
+    update = NodeRunUpdate(status=Status.COMPLETED, result=run.result, output=output)
+    return update.to_json()
+
+
+def _error(message: str) -> dict[str, JsonValue]:
+    return {"message": message[:_ERROR_CHARACTERS]}
+
+
+def _small_output(run: NodeRun) -> dict[str, JsonValue]:
+    note = "Port refused the output of this node run; it is kept where the handlers run."
+    if run.result is not Result.FAILED:
+        return {"note": note}
+    return {"note": note, "error": _error(f"{run.failed} of {run.items} items failed")}
+
+
+def _single_output(item: Item) -> dict[str, JsonValue]:
+    if item.result is Result.FAILED:
+        return {"error": _error(item.error or "failed")}
+    output: dict[str, JsonValue] = from_json(item.output or "{}")
+    size = len(json.dumps(output, ensure_ascii=False).encode(errors="replace"))
+    return output if size <= _ROOM else {"note": f"The output is larger than Port takes ({size:,} bytes) and is left out."}
+
+
+def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
+    entries: list[JsonValue] = []
+    room, left_out, first_error, succeeded, failed = _ROOM, 0, "", 0, 0
+    for item in items:
+        if item.result is Result.FAILED:
+            failed += 1
+            first_error = first_error or f"item {item.index} ({item.event_type or 'no event type'}): {item.error}"
+        else:
+            succeeded += 1
+        entry, size = _fitting_entry(item, room)
+        room -= size
+        if entry is None:
+            left_out += 1
+        else:
+            entries.append(entry)
+    summary: dict[str, JsonValue] = {"succeeded": succeeded, "failed": failed, "items": entries}
+    if left_out:
+        summary["note"] = f"{left_out} items are left out: the output is larger than Port takes."
+    if failed:
+        summary["error"] = _error(f"{failed} of {run.covered} items failed; {first_error}")
+    return summary
+
+
+def _fitting_entry(item: Item, room: int) -> tuple[dict[str, JsonValue] | None, int]:
+    for entry in (_entry(item), _entry(item, bare=True)):
+        size = len(json.dumps(entry, ensure_ascii=False).encode(errors="replace")) + 2
+        if size <= room:
+            return entry, size
+    return None, 0
+
+
+def _entry(item: Item, *, bare: bool = False) -> dict[str, JsonValue]:
+    entry: dict[str, JsonValue] = {"index": item.index, "result": item.result}
+    if item.event_type is not None:
+        entry["eventType"] = item.event_type[:200]
+    if bare:
+        entry["note"] = "The output is left out: it is larger than fits."
+    elif item.result is Result.FAILED:
+        entry["error"] = _error(item.error or "failed")
+    else:
+        entry["output"] = from_json(item.output or "{}")
+    return entry

@@ -1,0 +1,389 @@
+"""What the ledger knows of a node run, and the pure functions that decide.
+
+`apply` is the only way a state changes: `(state, event) -> state`. It reads no clock, draws no random number, and does
+no I/O, so the same events give the same state after any crash. `ask_of_item` and `ask_of_run` say what a state wants
+done next. Every event may come twice, or again after a crash: the second is harmless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from port.models import Result
+from streams.records import (
+    Arrival,
+    Body,
+    FailureTold,
+    GraceOver,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    Record,
+    ReportAnswered,
+    Settled,
+    Source,
+)
+
+_SHOWN_EVENT_TYPES: Final = 8
+
+
+class State(StrEnum):
+    """Where a node run stands, in the words of every view and metric."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DEFERRED = "deferred"
+    REPORTING = "reporting"
+    REPORTED = "reported"
+    REFUSED = "refused"
+
+
+class Item(Record):
+    """One payload object of a node run. Written when something becomes known of it that a restart must not forget."""
+
+    index: int
+    message: int
+    """The index of the first item of the message that it came in."""
+    event_type: str | None = None
+    attempt: int = 0
+    """How many times the handler has been called for good; a run cut off by a crash does not count."""
+    due_at: float | None = None
+    """When the handler is to be called again, in epoch seconds."""
+    result: Result | None = None
+    output: str | None = None
+    error: str | None = None
+    worker: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    told: bool = False
+    """Whether its failure after the report stands in the node run's log."""
+
+
+class Message(Record):
+    """A message that was kept: its text, and the items in it."""
+
+    first: int
+    """The index of its first item."""
+    count: int
+    digest: str
+    text: str = ""
+    array: bool = False
+    source: Source
+
+
+class NodeRun(Record):
+    """A node run. What grows with its items stands in rows of its own; this row stays small.
+
+    `item` is item 0 and `message` the first message, where they are small enough to stand here: most node runs are
+    then one row.
+    """
+
+    node_run_id: str
+    workflow_run_id: str | None = None
+    workflow: str | None = None
+    node: str | None = None
+    received_at: float
+    """Kafka's timestamp of the first message, in epoch seconds."""
+    event_types: tuple[str, ...] = ()
+    array: bool = False
+    """Whether the payload of the first message is an array."""
+    items: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    last_ended_at: float | None = None
+    grace_from: float | None = None
+    """When the last known item ended, where `REPORT_GRACE` must pass before the report."""
+    covered: int | None = None
+    """How many items the report covers: frozen, with `result`, before the first report is sent."""
+    result: Result | None = None
+    body: Body = Body.FULL
+    settled: Settled | None = None
+    status: int | None = None
+    reason: str | None = None
+    settled_at: float | None = None
+    untold: int = 0
+    """Failures after the report that are not yet in the node run's log."""
+    digest: str
+    """Of the first message."""
+    item: Item | None = None
+    message: Message | None = None
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether every item that has come so far has ended."""
+        return self.succeeded + self.failed == self.items
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.settled is not None and self.all_ended and not self.untold
+
+
+def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> State:
+    """Return where the node run stands. Its owner knows whether an item runs, or all wait for a time to come."""
+    if run.settled is not None:
+        return State.REFUSED if run.settled is Settled.REFUSED else State.REPORTED
+    if run.covered is not None:
+        return State.REPORTING
+    if running:
+        return State.RUNNING
+    return State.DEFERRED if deferred or run.grace_from is not None else State.WAITING
+
+
+class Note(StrEnum):
+    """What an event turned out to be, for the counters."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    """For a node run or an item that is not known."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an event makes of a state: the rows to write, even where they equal what stands there already.
+
+    After a crash the local store may be ahead of its changelog; so a repeated event writes its rows again.
+    """
+
+    run: NodeRun | None
+    note: Note
+    item: Item | None = None
+    message: Message | None = None
+
+
+def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) -> Change:
+    """Apply an arrival.
+
+    Args:
+        run: the node run, open or finished; None if it is new.
+        known: the message of the node run with the arrival's digest, if it has one already.
+        arrival: the event.
+    """
+    if run is not None and known is not None and known.first < run.items:
+        return Change(run, Note.DUPLICATE, message=known)
+    if run is None:
+        run = NodeRun(
+            node_run_id=arrival.node_run_id,
+            workflow_run_id=arrival.workflow_run_id,
+            workflow=arrival.workflow,
+            node=arrival.node,
+            received_at=arrival.source.timestamp,
+            array=arrival.array,
+            digest=arrival.digest,
+        )
+    message = Message(
+        first=run.items,
+        count=arrival.count,
+        digest=arrival.digest,
+        text=arrival.text,
+        array=arrival.array,
+        source=arrival.source,
+    )
+    run = run.model_copy(
+        update={
+            "items": run.items + arrival.count,
+            "event_types": tuple(dict.fromkeys(run.event_types + arrival.event_types))[:_SHOWN_EVENT_TYPES],
+            "workflow_run_id": run.workflow_run_id or arrival.workflow_run_id,
+            "grace_from": None,
+        }
+    )
+    if arrival.problem is None:
+        return Change(run, Note.APPLIED, message=message)
+    item = Item(
+        index=message.first,
+        message=message.first,
+        result=Result.FAILED,
+        error=arrival.problem,
+        ended_at=arrival.source.timestamp,
+    )
+    return Change(_count(run, item, grace=0.0), Note.APPLIED, item=item, message=message)
+
+
+def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace: float = 0.0) -> Change:
+    """Apply an event of the outcomes topic.
+
+    Args:
+        run: the node run, open or finished; None if it is not known.
+        item: the item that the event names, None if nothing is written of it yet.
+        event: the event.
+        grace: `REPORT_GRACE`, in seconds.
+    """
+    if run is None:
+        return Change(None, Note.LATE)
+    match event:
+        case ItemFinished():
+            return _item_finished(run, item, event, grace)
+        case ItemRetry():
+            return _item_retry(run, item, event)
+        case GraceOver():
+            return _grace_over(run, event)
+        case ReportAnswered():
+            return _report_answered(run, event)
+        case FailureTold():
+            return _failure_told(run, item)
+
+
+def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
+    if event.index >= run.items:
+        return Change(run, Note.LATE)
+    if item is not None and item.result is not None:
+        return Change(run, Note.DUPLICATE, item=item)
+    ended = Item(
+        index=event.index,
+        message=event.message,
+        event_type=event.event_type,
+        attempt=event.attempt,
+        result=event.result,
+        output=event.output,
+        error=event.error,
+        worker=event.worker,
+        started_at=event.started_at,
+        ended_at=event.ended_at,
+    )
+    return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
+
+
+def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
+    failed = item.result is Result.FAILED
+    late = run.covered is not None and item.index >= run.covered
+    counted = run.model_copy(
+        update={
+            "succeeded": run.succeeded + (not failed),
+            "failed": run.failed + failed,
+            "untold": run.untold + (late and failed),
+            "last_ended_at": item.ended_at,
+        }
+    )
+    if not counted.all_ended or counted.covered is not None:
+        return counted
+    return counted.model_copy(update={"grace_from": item.ended_at}) if grace else _freeze(counted)
+
+
+def _freeze(run: NodeRun) -> NodeRun:
+    result = Result.FAILED if run.failed else Result.SUCCESS
+    return run.model_copy(update={"covered": run.items, "result": result, "grace_from": None})
+
+
+def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
+    if event.index >= run.items:
+        return Change(run, Note.LATE)
+    if item is not None and (item.result is not None or item.attempt >= event.attempt):
+        return Change(run, Note.DUPLICATE, item=item)
+    waiting = Item(
+        index=event.index,
+        message=event.message,
+        event_type=event.event_type,
+        attempt=event.attempt,
+        due_at=event.due_at,
+        error=event.error,
+        worker=event.worker,
+    )
+    return Change(run, Note.APPLIED, item=waiting)
+
+
+def _grace_over(run: NodeRun, event: GraceOver) -> Change:
+    if run.covered is not None or event.items != run.items or not run.all_ended:
+        return Change(run, Note.DUPLICATE)
+    return Change(_freeze(run), Note.APPLIED)
+
+
+def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
+    if run.covered is None:
+        return Change(run, Note.LATE)
+    if run.settled is not None or event.body is not run.body:
+        return Change(run, Note.DUPLICATE)
+    answered = {"status": event.status, "reason": event.reason or None}
+    if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:
+        return Change(run.model_copy(update=answered | {"body": Body.SMALL}), Note.APPLIED)
+    settled = Settled.REPORTED if event.settled is Settled.REPORTED else Settled.REFUSED
+    return Change(run.model_copy(update=answered | {"settled": settled, "settled_at": event.at}), Note.APPLIED)
+
+
+def _failure_told(run: NodeRun, item: Item | None) -> Change:
+    if item is None or item.told or run.untold == 0:
+        return Change(run, Note.DUPLICATE, item=item)
+    told = item.model_copy(update={"told": True})
+    return Change(run.model_copy(update={"untold": run.untold - 1}), Note.APPLIED, item=told)
+
+
+def recount(run: NodeRun, items: list[Item]) -> NodeRun:
+    """Return the node run with its counters as its item rows say.
+
+    After a crash the item rows may be ahead of the node run's row, by events that will come again. A report frozen
+    over items that have not ended was never sent, for its state was never acknowledged: it is frozen anew.
+    """
+    ended = [item for item in items if item.result is not None and item.index < run.items]
+    failed = sum(item.result is Result.FAILED for item in ended)
+    covered = run.covered
+    if covered is not None and sum(item.index < covered for item in ended) < covered and run.settled is None:
+        covered = None
+    untold = 0
+    if covered is not None:
+        untold = sum(item.index >= covered and item.result is Result.FAILED and not item.told for item in ended)
+    counted = run.model_copy(
+        update={
+            "succeeded": len(ended) - failed,
+            "failed": failed,
+            "untold": untold,
+            "covered": covered,
+            "result": run.result if covered is not None else None,
+        }
+    )
+    # Frozen here too, where the last outcome's item row survived and the node run's row did not: the repeated outcome
+    # is then a duplicate and would freeze nothing.
+    unfrozen = counted.covered is None and counted.grace_from is None
+    return _freeze(counted) if unfrozen and counted.all_ended else counted
+
+
+@dataclass(frozen=True)
+class Run:
+    """Call the handler of the item: now, or at `at` (epoch seconds)."""
+
+    index: int
+    at: float | None
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Write the item's failure into the node run's log at Port."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Complete the node run at Port, with this body."""
+
+    body: Body
+
+
+@dataclass(frozen=True)
+class EndGrace:
+    """Send `GraceOver` when `REPORT_GRACE` has passed since `since` (epoch seconds)."""
+
+    since: float
+    items: int
+
+
+ItemAsk: TypeAlias = Run | Tell | None
+RunAsk: TypeAlias = Report | EndGrace | None
+
+
+def ask_of_item(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
+    """Return what an item of an open node run wants done; `item` is None if nothing is written of it yet."""
+    if item is None or item.result is None:
+        return Run(index, None if item is None else item.due_at)
+    late = run.covered is not None and index >= run.covered
+    return Tell(index) if late and item.result is Result.FAILED and not item.told else None
+
+
+def ask_of_run(run: NodeRun) -> RunAsk:
+    """Return what the node run as a whole wants done."""
+    if run.settled is not None:
+        return None
+    if run.covered is not None:
+        return Report(run.body)
+    return EndGrace(run.grace_from, run.items) if run.grace_from is not None else None
