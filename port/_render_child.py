@@ -1,10 +1,11 @@
 """Evaluates jq expressions in a process of its own: started by port.render, never imported.
 
-Reads one JSON object `{"input": …, "expressions": […]}` from stdin and writes one JSON line per expression, in order:
-`{"value": …}` or `{"error": "…"}`. The parent tells from the number of lines which expression killed or stalled it.
+Reads one JSON object `{"input": …, "expressions": […], "seconds": …}` from stdin and writes one JSON line per
+expression, in order: `{"value": …}` or `{"error": "…"}`. The parent tells from the number of lines which expression killed or stalled it.
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -36,6 +37,9 @@ def _main() -> None:
     if sys.platform == "linux":  # macOS has the limit but does not keep to it
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     request = json.loads(sys.stdin.buffer.read())
+    # The parent ends this process in time; should the parent itself be killed, nothing is left behind for long.
+    seconds = math.ceil(request["seconds"]) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     for expression in request["expressions"]:
         sys.stdout.buffer.write(_answer(expression, request["input"]).encode() + b"\n")
         sys.stdout.buffer.flush()

@@ -13,6 +13,8 @@ environment, a time limit and, on Linux, a memory limit.
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,7 +179,8 @@ def _as_text(value: JsonValue) -> str:
 
 
 async def _evaluate(found: Sequence[_Found], inputs: Mapping[str, JsonValue], time_limit: float) -> list[JsonValue]:
-    request = json.dumps({"input": inputs, "expressions": [one.expression.text for one in found]}).encode()
+    expressions = [one.expression.text for one in found]
+    request = json.dumps({"input": inputs, "expressions": expressions, "seconds": time_limit}).encode()
     lines, reason = await _run_child(request, time_limit)
     values = [_value(one, line) for one, line in zip(found, lines, strict=False)]
     if len(values) < len(found):
@@ -206,15 +209,17 @@ async def _run_child(request: bytes, time_limit: float) -> tuple[list[bytes], st
     )
     output = bytearray()
     reason = "the process that evaluates jq ended early (out of memory?)"
+    finished = False
     try:
         async with asyncio.timeout(time_limit):
             await asyncio.gather(_feed(child, request), _drain(child, output))
+        finished = True
     except TimeoutError:
         reason = f"took longer than {time_limit:g} s"
     except _TooMuchOutput:
         reason = f"gave more than {_ANSWER_LIMIT // 1024**2} MiB"
     finally:
-        await _end(child)
+        await _end(child, by_force=not finished)
     return bytes(output).split(b"\n")[:-1], reason
 
 
@@ -238,7 +243,9 @@ async def _drain(child: asyncio.subprocess.Process, output: bytearray) -> None:
             raise _TooMuchOutput
 
 
-async def _end(child: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        child.kill()
+async def _end(child: asyncio.subprocess.Process, *, by_force: bool) -> None:
+    if by_force and child.returncode is None:
+        # Not `child.kill()`: it polls first, and so may take the exit status away from asyncio's own watcher.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
     await child.wait()
