@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from local.kafka.broker import EmbeddedKafka
 from local.kafka.errors import KafkaError
@@ -32,7 +33,7 @@ def main() -> int:
         kafka.stop()
 
 
-def _watch(kafka: EmbeddedKafka) -> None:
+def _watch(kafka: EmbeddedKafka) -> NoReturn:
     while kafka.running:
         time.sleep(0.5)
     raise KafkaError(f"Kafka has stopped. Its log: {kafka.log_file}")

@@ -64,15 +64,20 @@ def resolve() -> dict[str, Artifact]:
 
 def download(artifact: Artifact) -> Path:
     """Return the downloaded jar, its hash checked."""
-    name = artifact.filename
     try:
-        path = artifact.resolve()
+        return check(artifact.resolve())
+    except DownloadError:
+        raise
     except Exception as exc:
-        raise DownloadError(f"{name}: {_reason(exc)}") from exc
-    found = sha256(path)
-    if found != SHA256[name]:
-        raise DownloadError(f"{name} has the SHA-256 {found}, not the pinned one")
-    return path
+        raise DownloadError(f"{artifact.filename}: {_reason(exc)}") from exc
+
+
+def check(jar: Path) -> Path:
+    """Return the jar if its content is the pinned one; raise DownloadError if not."""
+    found = sha256(jar)
+    if found != SHA256[jar.name]:
+        raise DownloadError(f"{jar.name} has the SHA-256 {found}, not the pinned one")
+    return jar
 
 
 def print_hashes() -> None:

@@ -1,0 +1,21 @@
+"""Fixtures for all tests. The Kafka is a real one: where it cannot start, the tests fail and are not skipped."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from local.kafka import EmbeddedKafka
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """One broker for all tests of the session; a test keeps out of the others' way by the ids of `unique`."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def unique() -> str:
+    """A fresh organization id: prefix for the topics, groups and node runs of one test."""
+    return f"org{uuid.uuid4().hex[:8]}"
