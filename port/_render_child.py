@@ -1,7 +1,8 @@
 """Evaluates jq expressions in a process of its own: started by port.render, never imported.
 
 Reads one JSON object `{"input": …, "expressions": […], "seconds": …}` from stdin and writes one JSON line per
-expression, in order: `{"value": …}` or `{"error": "…"}`. The parent tells from the number of lines which expression killed or stalled it.
+expression, in order: `{"value": …}` or `{"error": "…"}`. The parent tells from the number of lines which expression
+killed or stalled it.
 """
 
 import json

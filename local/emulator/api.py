@@ -40,11 +40,9 @@ def route(method: str, path: str, query: str, body: bytes, authorization: str | 
 def _named(
     request: Request, method: str, name: str, run_id: str | None = None, node_run_id: str | None = None
 ) -> Request:
-    return replace(
-        request,
-        name=name if request.method == method else "unknown-method",
-        workflow_run_id=run_id,
-        node_run_id=node_run_id,
+    kind = name if request.method == method else "unknown-method"
+    return Request(
+        kind, request.method, request.path, request.query, request.body, request.authorization, run_id, node_run_id
     )
 
 

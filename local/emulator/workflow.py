@@ -113,7 +113,7 @@ def _inputs(request: PublishRequest, spec: NodeRunSpec) -> dict[str, JsonValue]:
     now = iso(time.time())
     trigger: Message = {
         "identifier": "trigger",
-        "by": {"email": "developer@example.com", "firstName": "Dev", "lastName": "Eloper"},
+        "by": {"email": "developer@example.com", "firstName": "Dana", "lastName": "Developer"},
     }
     return {
         "outputs": {**request.outputs, "trigger": request.trigger},
