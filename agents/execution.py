@@ -1,0 +1,161 @@
+"""Calls one handler for one item and says in an event how that went. Knows nothing of Faust."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from agents.contract import Context, Fail, Handler, RetryLater
+from port.models import Result
+from streams.records import ItemFinished, ItemRetry
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTPUT_BYTES: Final = 1_000_000
+"""A larger output of an item is replaced by a note: Port takes 1 MiB for the whole node run."""
+MAX_ERROR_CHARACTERS: Final = 2_000
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a handler."""
+
+    handler: Handler
+    context: Context
+    message: int
+    """The index of the first item of the message that the item came in."""
+    worker: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended, and what of it still runs: a thread cannot be stopped at its deadline, nor can a coroutine
+    that swallows its cancellation. Its slot stays taken until then; its late result is ignored.
+    """
+
+    event: ItemFinished | ItemRetry
+    remains: asyncio.Future[object] | None = None
+
+
+async def execute(call: Call, threads: Executor, clock: Callable[[], float] = time.time) -> Ended:
+    """Call the handler, within its deadline. Never raises but for the cancellation of this very task."""
+    started_at = clock()
+    try:
+        argument = _argument(call)
+    except ValidationError as wrong:
+        return Ended(_failed(call, _readable(wrong), started_at, clock()))
+    running = _start(call, argument, threads)
+    done, _ = await asyncio.wait({running}, timeout=call.handler.deadline)
+    if not done:
+        running.cancel()
+        # A coroutine that takes its cancellation is gone after this; nothing else can be waited for.
+        await asyncio.sleep(0)
+        text = f"the deadline of {call.handler.deadline:g} s passed"
+        return Ended(_failed(call, text, started_at, clock()), None if running.done() else running)
+    return Ended(_result(call, running, started_at, clock()))
+
+
+def _argument(call: Call) -> object:
+    fields = dict(call.context.fields)
+    return fields if call.handler.model is None else call.handler.model.model_validate(fields)
+
+
+def _start(call: Call, argument: object, threads: Executor) -> asyncio.Future[object]:
+    handler = call.handler
+    arguments = (argument, call.context) if handler.takes_context else (argument,)
+    if handler.is_async:
+        return asyncio.ensure_future(cast("Awaitable[object]", handler.function(*arguments)))
+    return asyncio.get_running_loop().run_in_executor(threads, handler.function, *arguments)
+
+
+def _result(call: Call, running: asyncio.Future[object], started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
+    try:
+        output = _output(running.result())
+    except Fail as failure:
+        return _failed(call, str(failure) or "the handler raised Fail", started_at, ended_at)
+    except RetryLater as later:
+        return _retry(call, str(later), ended_at + later.seconds)
+    except asyncio.CancelledError:
+        return _again(call, "the handler was cancelled", started_at, ended_at)
+    except Exception as error:
+        logger.warning("handler %s failed for %s", call.handler.name, call.context.idempotency_key, exc_info=True)
+        return _again(call, f"{type(error).__name__}: {error}", started_at, ended_at)
+    return _finished(call, Result.SUCCESS, started_at, ended_at, output=output)
+
+
+def _output(returned: object) -> str:
+    if returned is not None and not isinstance(returned, dict | BaseModel):
+        raise Fail(f"the handler returned {type(returned).__name__}; it must return a dict, a pydantic model or None")
+    try:
+        text = to_json({} if returned is None else returned, inf_nan_mode="null", by_alias=True)
+    except (PydanticSerializationError, ValueError) as error:
+        raise Fail(f"the handler's output cannot be written as JSON: {error}") from None
+    if not text.startswith(b"{"):
+        raise Fail("the handler's output is no JSON object")
+    if len(text) > MAX_OUTPUT_BYTES:
+        return to_json({"note": f"The output is larger than is kept ({len(text):,} bytes) and is left out."}).decode()
+    return text.decode()
+
+
+def _again(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
+    attempt = call.context.attempt
+    if attempt > call.handler.retries:
+        return _failed(call, error, started_at, ended_at)
+    return _retry(call, error, ended_at + min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+
+
+def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
+    context = call.context
+    return ItemRetry(
+        node_run_id=context.node_run_id,
+        index=context.index,
+        message=call.message,
+        event_type=context.event_type,
+        attempt=context.attempt,
+        due_at=due_at,
+        error=_clean(error),
+        worker=call.worker,
+    )
+
+
+def _failed(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished:
+    return _finished(call, Result.FAILED, started_at, ended_at, error=_clean(error))
+
+
+def _finished(
+    call: Call, result: Result, started_at: float, ended_at: float, *, output: str | None = None, error: str | None = None
+) -> ItemFinished:
+    context = call.context
+    return ItemFinished(
+        node_run_id=context.node_run_id,
+        index=context.index,
+        message=call.message,
+        event_type=context.event_type,
+        attempt=context.attempt,
+        result=result,
+        output=output,
+        error=error,
+        worker=call.worker,
+        started_at=started_at,
+        ended_at=ended_at,
+    )
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate in an exception's text could not be written as UTF-8.
+    return text[:MAX_ERROR_CHARACTERS].encode(errors="replace").decode()
+
+
+def _readable(wrong: ValidationError) -> str:
+    lines = [f"{'.'.join(map(str, error['loc'])) or 'event'}: {error['msg']}" for error in wrong.errors(include_input=False)]
+    return "the item does not fit its model: " + "; ".join(lines)
