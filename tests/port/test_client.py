@@ -1,0 +1,411 @@
+import asyncio
+import email.utils
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import stamina
+from aiohttp import web
+from pydantic import SecretStr
+
+from port.client import Answer, AnswerKind, PortClient
+from port.errors import PortRefused, PortUnavailable
+from port.models import LogLevel, LogLine, WorkflowRun
+from tests.port.scripted import Answerer, ScriptedPort, answer, token
+
+CANARY = "canary-secret-7d1e"
+BODY = b'{"status":"COMPLETED","result":"SUCCESS","output":{}}'
+NODE = "wfnr_1"
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[ScriptedPort]:
+    async with ScriptedPort() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(port: ScriptedPort) -> AsyncIterator[PortClient]:
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), timeout=5) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "maybe_arrived"),
+    [
+        (200, AnswerKind.ACCEPTED, False),
+        (204, AnswerKind.ACCEPTED, False),
+        (301, AnswerKind.UNAVAILABLE, True),
+        (400, AnswerKind.INVALID, False),
+        (403, AnswerKind.UNAUTHORIZED, False),
+        (404, AnswerKind.NOT_FOUND, False),
+        (405, AnswerKind.INVALID, False),
+        (408, AnswerKind.UNAVAILABLE, True),
+        (409, AnswerKind.CONFLICT, False),
+        (413, AnswerKind.TOO_LARGE, False),
+        (422, AnswerKind.INVALID, False),
+        (429, AnswerKind.RATE_LIMITED, False),
+        (500, AnswerKind.UNAVAILABLE, True),
+        (503, AnswerKind.UNAVAILABLE, True),
+    ],
+)
+async def test_each_status_has_its_kind(
+    port: ScriptedPort, client: PortClient, status: int, kind: AnswerKind, maybe_arrived: bool
+) -> None:
+    port.calls = [
+        answer(status, b"" if status == 204 else b'{"message":"because"}', {"Location": "http://127.0.0.1:1/"})
+    ]
+    got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.status, got.maybe_arrived) == (kind, status, maybe_arrived)
+    assert len(port.seen) == 1, "nothing is sent twice, and no redirect is followed"
+
+
+async def test_the_body_is_sent_as_it_is_on_both_forms(port: ScriptedPort, client: PortClient) -> None:
+    await client.report(NODE, None, BODY)
+    await client.report(NODE, "wfr_2", b"the very bytes")
+    assert port.seen == [
+        ("PATCH", "/v1/workflows/nodes/runs/wfnr_1", "Bearer t1", BODY),
+        ("PATCH", "/v1/workflows/runs/wfr_2/nodes/wfnr_1", "Bearer t1", b"the very bytes"),
+    ]
+    assert port.auths == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"ok":false}', b"[]"])
+async def test_a_2xx_that_is_not_ports_is_no_acceptance(port: ScriptedPort, client: PortClient, body: bytes) -> None:
+    port.calls = [answer(200, body)]
+    got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, True)
+
+
+async def test_a_status_counts_though_its_body_breaks_off(port: ScriptedPort, client: PortClient) -> None:
+    async def break_off(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b'{"ok"')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    port.calls = [break_off]
+    assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+
+
+async def test_malformed_ids_never_reach_a_url(port: ScriptedPort, client: PortClient) -> None:
+    for call in (
+        client.report("wfnr_../x", None, BODY),
+        client.report(NODE, "wfr_?", BODY),
+        client.append_logs("wfr_1", [LogLine(message="m")]),
+    ):
+        with pytest.raises(ValueError, match=r"not a (node|workflow) run id"):
+            await call
+    with pytest.raises(ValueError, match="not a workflow run id"):
+        await client.get_run("")
+    assert port.seen == []
+
+
+# Time-outs and broken connections
+
+
+async def test_a_time_out_may_have_arrived(port: ScriptedPort) -> None:
+    port.calls = [port.never]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), timeout=0.3) as client:
+        got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.status, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, None, True)
+    assert len(port.seen) == 1
+
+
+async def test_a_refused_connection_has_not_arrived(unused_port: int) -> None:
+    async with PortClient(f"http://127.0.0.1:{unused_port}", "id", SecretStr(CANARY)) as client:
+        got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.status, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, None, False)
+
+
+async def test_a_report_refused_at_the_connection_has_not_arrived(port: ScriptedPort) -> None:
+    async with PortClient(port.base_url, "id", SecretStr(CANARY)) as client:
+        assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+        await port.__aexit__(None, None, None)
+        got = [await client.report(NODE, None, BODY) for _ in range(2)][-1]
+        assert (got.kind, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, False)
+        assert "127.0.0.1" in got.reason
+
+
+async def test_a_name_that_does_not_resolve_has_not_arrived() -> None:
+    async with PortClient("http://port.invalid", "id", SecretStr(CANARY), timeout=20) as client:
+        got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, False)
+
+
+async def test_what_is_under_way_at_close_is_unavailable(port: ScriptedPort) -> None:
+    asked = asyncio.Event()
+
+    async def hang(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        return await port.never(request)
+
+    port.auth = [hang]
+    client = PortClient(port.base_url, "id", SecretStr(CANARY))
+    reports = [asyncio.create_task(client.report(NODE, None, BODY)) for _ in range(2)]
+    await asked.wait()
+    await client.close()
+    assert [(await report).kind for report in reports] == [AnswerKind.UNAVAILABLE] * 2
+
+
+# Waiting
+
+
+async def _retry_after(
+    port: ScriptedPort, client: PortClient, headers: dict[str, str], status: int = 429
+) -> float | None:
+    port.calls = [answer(status, b"{}", headers)]
+    return (await client.report(NODE, None, BODY)).retry_after
+
+
+async def test_how_long_port_asks_to_wait(port: ScriptedPort, client: PortClient) -> None:
+    assert await _retry_after(port, client, {"Retry-After": "7", "x-ratelimit-reset": "9"}) == 7
+    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}) == 9
+    assert await _retry_after(port, client, {"x-ratelimit-reset": "9999999"}) == 0
+    assert await _retry_after(port, client, {"Retry-After": "9000"}) == 3600
+    assert await _retry_after(port, client, {"Retry-After": "soon"}) is None
+    assert await _retry_after(port, client, {"Retry-After": "nan"}) is None
+    assert await _retry_after(port, client, {}) is None
+    assert await _retry_after(port, client, {"Retry-After": "7"}, 503) == 7
+    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}, 200) is None
+
+
+async def test_a_reset_above_ten_thousand_is_an_epoch_and_a_date_is_understood(
+    port: ScriptedPort, client: PortClient
+) -> None:
+    for headers in (
+        {"x-ratelimit-reset": str(int(time.time()) + 60)},
+        {"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)},
+    ):
+        wait = await _retry_after(port, client, headers)
+        assert wait is not None
+        assert 30 < wait <= 60
+
+
+async def test_what_is_left_of_the_rate_limit_is_told(port: ScriptedPort, client: PortClient) -> None:
+    port.calls = [
+        answer(200, headers={"x-ratelimit-remaining": "12"}),
+        answer(200, headers={"x-ratelimit-remaining": "-"}),
+    ]
+    assert (await client.report(NODE, None, BODY)).remaining == 12
+    assert (await client.report(NODE, None, BODY)).remaining is None
+
+
+# Tokens
+
+
+async def test_many_who_wait_share_one_call_for_a_token(port: ScriptedPort, client: PortClient) -> None:
+    answers = await asyncio.gather(*(client.report(NODE, None, BODY) for _ in range(50)))
+    assert {one.kind for one in answers} == {AnswerKind.ACCEPTED}
+    assert port.auths == 1
+
+
+async def test_one_who_gives_up_does_not_take_the_token_from_the_others(port: ScriptedPort, client: PortClient) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await go.wait()
+        return await token("t1")(request)
+
+    port.auth = [slow]
+    first, second = (asyncio.create_task(client.report(NODE, None, BODY)) for _ in range(2))
+    await asked.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    go.set()
+    assert (await second).kind is AnswerKind.ACCEPTED
+    assert port.auths == 1
+
+
+async def test_a_401_fetches_a_token_once_and_sends_the_same_again(port: ScriptedPort, client: PortClient) -> None:
+    port.auth = [token("t1"), token("t2")]
+    port.calls = [answer(401), answer(200)]
+    assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+    assert [call[2:] for call in port.seen] == [("Bearer t1", BODY), ("Bearer t2", BODY)]
+
+
+async def test_a_second_401_is_an_answer(port: ScriptedPort, client: PortClient) -> None:
+    port.calls = [answer(401)]
+    got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.status, got.maybe_arrived) == (AnswerKind.UNAUTHORIZED, 401, False)
+    assert (len(port.seen), port.auths) == (2, 2)
+
+
+async def test_many_401s_at_once_fetch_one_token(port: ScriptedPort, client: PortClient) -> None:
+    port.auth = [token("t1"), token("t2")]
+
+    async def only_t2(request: web.BaseRequest) -> web.StreamResponse:
+        fine = request.headers["Authorization"] == "Bearer t2"
+        return await answer(200 if fine else 401)(request)
+
+    port.calls = [only_t2]
+    answers = await asyncio.gather(*(client.report(NODE, None, BODY) for _ in range(30)))
+    assert {one.kind for one in answers} == {AnswerKind.ACCEPTED}
+    assert port.auths == 2
+
+
+async def test_a_nearly_expired_token_is_used_to_its_end_and_not_asked_for_at_every_call(port: ScriptedPort) -> None:
+    now = 1000.0
+    port.auth = [token("old", 20), token("old", 1), token("new", 10_800)]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), clock=lambda: now) as client:
+        for now, auths, used in (  # noqa: B007 - the clock reads it
+            (1000.0, 1, "old"),
+            (1017.9, 1, "old"),
+            (1019.0, 2, "old"),
+            (1019.9, 2, "old"),
+            (1020.1, 3, "new"),
+            (1020.1 + 10_700, 3, "new"),
+            (1020.1 + 10_745, 4, "new"),
+        ):
+            await client.report(NODE, None, BODY)
+            assert (port.auths, port.seen[-1][2]) == (auths, f"Bearer {used}")
+
+
+async def test_a_valid_token_is_used_on_while_new_ones_cannot_be_had(port: ScriptedPort) -> None:
+    now = 0.0
+    port.auth = [token("t1", 600), answer(503)]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), clock=lambda: now) as client:
+        assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+        now = 590.0
+        assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+        now = 601.0
+        got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, False)
+    assert got.reason.startswith("no access token: ")
+
+
+@pytest.mark.parametrize(
+    ("auth", "kind"),
+    [
+        (answer(401), AnswerKind.UNAUTHORIZED),
+        (answer(404), AnswerKind.UNAUTHORIZED),
+        (answer(422), AnswerKind.UNAUTHORIZED),
+        (answer(429, headers={"Retry-After": "3"}), AnswerKind.RATE_LIMITED),
+        (answer(500), AnswerKind.UNAVAILABLE),
+        (answer(200, b'{"ok":true}'), AnswerKind.UNAVAILABLE),
+    ],
+)
+async def test_without_a_token_nothing_was_sent(
+    port: ScriptedPort, client: PortClient, auth: Answerer, kind: AnswerKind
+) -> None:
+    port.auth = [auth]
+    got = await client.report(NODE, None, BODY)
+    assert (got.kind, got.maybe_arrived, port.seen) == (kind, False, [])
+    assert got.retry_after == (3 if kind is AnswerKind.RATE_LIMITED else None)
+
+
+# The other calls
+
+
+async def test_logs_go_in_one_call_and_no_lines_are_no_call(port: ScriptedPort, client: PortClient) -> None:
+    lines = [LogLine(message="one"), LogLine(level=LogLevel.ERROR, message="two")]
+    assert (await client.append_logs(NODE, lines)).kind is AnswerKind.ACCEPTED
+    assert (await client.append_logs(NODE, [])).kind is AnswerKind.ACCEPTED
+    assert [call[:2] for call in port.seen] == [("POST", "/v1/workflows/nodes/runs/wfnr_1/logs")]
+    assert port.seen[0][3] == (b'{"logs": [{"level": "INFO", "message": "one"}, {"level": "ERROR", "message": "two"}]}')
+
+
+async def test_a_run_or_why_there_is_none(port: ScriptedPort, client: PortClient) -> None:
+    port.calls = [answer(200, b'{"ok":true,"run":{"identifier":"wfr_1"}}'), answer(404), answer(200, b'{"ok":true}')]
+    run = await client.get_run("wfr_1")
+    assert isinstance(run, WorkflowRun)
+    missing, odd = await client.get_run("wfr_1"), await client.get_run("wfr_1")
+    assert isinstance(missing, Answer)
+    assert missing.kind is AnswerKind.NOT_FOUND
+    assert isinstance(odd, Answer)
+    assert odd.kind is AnswerKind.UNAVAILABLE
+    assert "identifier: Field required" in odd.reason
+
+
+async def test_kafka_credentials_are_tried_for_while_port_is_unavailable(
+    port: ScriptedPort, client: PortClient
+) -> None:
+    body = b'{"credentials":{"brokers":["b:9196"],"username":"u","password":"p"}}'
+    port.calls = [answer(503), answer(429), answer(200, body)]
+    with stamina.set_testing(True, attempts=3):
+        credentials = await client.kafka_credentials()
+    assert (credentials.brokers, credentials.username) == (["b:9196"], "u")
+
+
+async def test_kafka_credentials_end_in_an_error(port: ScriptedPort, client: PortClient) -> None:
+    with stamina.set_testing(True, attempts=2):
+        port.calls = [answer(503)]
+        with pytest.raises(PortUnavailable, match="HTTP 503") as unavailable:
+            await client.kafka_credentials()
+        assert unavailable.value.status == 503
+        port.calls = [answer(403, b'{"message":"no right to it"}')]
+        with pytest.raises(PortRefused, match="HTTP 403: no right to it"):
+            await client.kafka_credentials()
+    assert len(port.seen) == 3
+
+
+# Around the calls
+
+
+async def test_every_call_is_counted(port: ScriptedPort, unused_port: int) -> None:
+    calls: list[tuple[str, int | None]] = []
+
+    def count(name: str, status: int | None, seconds: float) -> None:
+        assert seconds >= 0
+        calls.append((name, status))
+
+    port.calls = [answer(401), answer(200)]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), on_call=count) as client:
+        await client.report(NODE, None, BODY)
+    assert calls == [("auth", 200), ("report", 401), ("auth", 200), ("report", 200)]
+    calls.clear()
+    async with PortClient(f"http://127.0.0.1:{unused_port}", "id", SecretStr(CANARY), on_call=count) as client:
+        await client.report(NODE, None, BODY)
+    assert calls == [("auth", None)]
+
+
+async def test_secrets_show_nowhere(port: ScriptedPort, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    port.auth = [token("token-canary-1"), token("token-canary-2")]
+    echo = f'{{"message":"you sent {CANARY} and token-canary-1 and token-canary-2"}}'.encode()
+    port.calls = [answer(401, echo), answer(422, echo), answer(403, echo)]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY)) as client:
+        got = await client.report(NODE, None, BODY)
+        with pytest.raises(PortRefused) as refused:
+            await client.kafka_credentials()
+        shown = f"{client!r} {vars(client)} {got} {refused.value!r} {caplog.text}"
+    assert "you sent *** and *** and ***" in got.reason
+    assert "canary" not in shown
+
+
+async def test_reasons_are_short(port: ScriptedPort, client: PortClient) -> None:
+    for body in (b"x" * 1_000_000, b'{"message":"' + b"y" * 50_000 + b'"}', b'{"error":{"deep":[1]}}', b"\xff\xfe"):
+        port.calls = [answer(422, body)]
+        got = await client.report(NODE, None, BODY)
+        assert got.kind is AnswerKind.INVALID
+        assert 8 < len(got.reason) <= 500
+
+
+@pytest.mark.parametrize(
+    "url", ["", "api.getport.io", "ftp://api.getport.io", "https://", "https://u:p@api.getport.io", "https://a/?b=1"]
+)
+def test_a_base_url_must_be_one_without_credentials(url: str) -> None:
+    with pytest.raises(ValueError, match="base URL") as caught:
+        PortClient(url, "id", SecretStr(CANARY))
+    assert "u:p" not in str(caught.value)
+
+
+async def test_a_session_that_was_handed_in_stays_open(port: ScriptedPort) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with PortClient(port.base_url + "/", "id", SecretStr(CANARY), session) as client:
+            assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
+        assert not session.closed
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
