@@ -25,7 +25,7 @@ class Fail(Exception):  # noqa: N818 - reads as what it does: `raise Fail("why")
 
 
 class RetryLater(Exception):  # noqa: N818
-    """Raised by a handler: call it again after `delay` (`"30s"`, `"5m"`, or seconds). Does not use up `retries`."""
+    """Raised by a handler: call it again after `delay` (`"30s"`, `"5m"`, or seconds), as often as it asks."""
 
     def __init__(self, delay: str | float, reason: str = "the handler asked to be called again") -> None:
         self.seconds = seconds(delay)
@@ -80,7 +80,7 @@ class Handler:
     deadline: float
     """Seconds after which a call has failed."""
     retries: int
-    """How many further calls an exception is worth. `Fail` is final; `RetryLater` is not counted."""
+    """How many further calls an exception is worth. `Fail` is final; `RetryLater` is always heeded."""
 
     @property
     def name(self) -> str:

@@ -55,7 +55,11 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
     except ValidationError as wrong:
         return Ended(_failed(call, _readable(wrong), started_at, clock()))
     running = _start(call, argument, threads)
-    done, _ = await asyncio.wait({running}, timeout=call.handler.deadline)
+    try:
+        done, _ = await asyncio.wait({running}, timeout=call.handler.deadline)
+    except asyncio.CancelledError:
+        running.cancel()
+        raise
     if not done:
         running.cancel()
         # A coroutine that takes its cancellation is gone after this; nothing else can be waited for.

@@ -47,8 +47,11 @@ class Worker(faust.App):
     Attributes:
         settings: the settings it was built from.
         incarnation: its identity, new at every start of the process; its Kafka client id.
-        topics_of_group: every topic that it reads or writes.
+        topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
+        owned: the partitions of the ledger that it owns, by its present assignment.
+        after_rebalance: called, in order, when the tables are recovered and the streams run again.
+        before_stop: called, in order, before Faust stops anything.
     """
 
     def __init__(self, settings: Settings, *, autodiscover: Iterable[str]) -> None:
@@ -58,6 +61,7 @@ class Worker(faust.App):
         self.group = Group(settings.app_id, settings.kafka_client(), self.topic_specs.consumed)
         self.log_reader = KafkaLog(settings.app_id, settings.kafka_client())
         self.offsets = EveryOffset(self.log_reader)
+        self.owned: frozenset[int] = frozenset()
         self.after_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.before_stop: list[Callable[[], Awaitable[None]]] = []
         super().__init__(
@@ -118,6 +122,8 @@ class Worker(faust.App):
         await super().on_first_start()
 
     async def _assigned(self, app: object, assigned: Iterable[TP], **_: object) -> None:
+        changelog = self.topic_specs.changelog.name
+        self.owned = frozenset(tp.partition for tp in self.assignor.assigned_actives() if tp.topic == changelog)
         streams = {spec.name for spec in (self.topic_specs.runs, self.topic_specs.arrivals, self.topic_specs.outcomes)}
         await self.offsets.assigned([tp for tp in assigned if tp.topic in streams])
 
@@ -131,11 +137,6 @@ class Worker(faust.App):
             await step()
         if (missing := await self.group.unassigned()) is not None:
             stop_process(f"the group's assignment lacks {', '.join(sorted(missing))}")
-
-    def owned(self) -> frozenset[int]:
-        """Return the partitions of the ledger that this worker owns, by its present assignment."""
-        changelog = self.topic_specs.changelog.name
-        return frozenset(tp.partition for tp in self.assignor.assigned_actives() if tp.topic == changelog)
 
     async def stop(self) -> None:
         """Stop taking work up, then stop Faust."""

@@ -33,6 +33,8 @@ class Applied:
     before: NodeRun | None
     run: NodeRun | None
     touched: Iterable[int] = ()
+    message: int | None = None
+    """The index of the first item of the message that the touched items came in."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -66,7 +68,7 @@ class Ledger:
         self._write(change)
         message = change.message
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, run, change.run, touched)
+        return Applied(change.note, run, change.run, touched, message.first if message else None)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
@@ -75,7 +77,8 @@ class Ledger:
         item = self.item(partition, run, index) if run is not None and index is not None else None
         change = apply(run, item, event, grace=self.grace)
         self._write(change)
-        return Applied(change.note, run, change.run, () if index is None else (index,))
+        message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
+        return Applied(change.note, run, change.run, () if index is None else (index,), message)
 
     def load(self, partition: int, node_run_id: str) -> NodeRun | None:
         """Return a node run for a change: open or finished, its counters true to its item rows."""

@@ -10,6 +10,7 @@ current event, and a plain read also searches partitions that this worker does n
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final, Protocol, cast
 
@@ -90,11 +91,9 @@ class TableRows:
         return cast("bytes | None", self._store(partition).get(key))
 
     def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows under a prefix."""
-        for key, value in self._store(partition).items(from_key=prefix):
-            if not key.startswith(prefix):
-                return
-            yield key, value
+        """Return the rows under a prefix, as they stand at this moment."""
+        rows = self._store(partition).items(from_key=prefix)
+        return itertools.takewhile(lambda row: row[0].startswith(prefix), rows)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
@@ -106,6 +105,6 @@ class TableRows:
 
     def _store(self, partition: int) -> Rdict:
         store = self.table.data._dbs.get(partition)
-        if store is None or partition not in self._app.owned():
+        if store is None or partition not in self._app.owned:
             raise NotOwnedError(f"partition {partition} of the ledger is not here")
         return cast("Rdict", store)

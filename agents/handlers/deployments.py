@@ -20,7 +20,7 @@ class DeploymentStarted(BaseModel):
 async def deployment_started(event: DeploymentStarted, ctx: Context) -> dict[str, object]:
     """Say what is deployed and where."""
     ctx.log("deployment of %s %s to %s started", event.service, event.version, event.environment)
-    return {"processedAt": datetime.now(UTC), "received": event}
+    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
 
 
 class Deployed(BaseModel):

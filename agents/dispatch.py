@@ -1,0 +1,181 @@
+"""Starts what the states of the node runs ask for, once each, on the worker that owns the partition.
+
+What was started is remembered as *claimed* until the state says otherwise, so that it is not started twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import JsonValue
+
+from agents.work import ItemWork, ReportWork, TellWork
+from streams.messages import event_type, items_of
+from streams.records import Body, GraceOver, NodeRunEvent
+from tables.due import DueIndex
+from tables.ledger import Ledger
+from tables.overview import Overview
+from tables.rows import NotOwnedError
+from tables.state import EndGrace, Item, NodeRun, Report, Run, Tell, ask_of_item, ask_of_run
+
+logger = logging.getLogger(__name__)
+
+_CACHED_MESSAGES: Final = 64
+_CHUNK: Final = 200
+_NO_ITEM: Final = -1
+
+Fields = Mapping[str, JsonValue]
+
+
+@dataclass
+class Dispatch:
+    """The work of the partitions that this worker owns.
+
+    Args:
+        ledger: where the states stand.
+        due: calls back when a retry or the end of a grace is due.
+        overview: what the views show; kept up to date here.
+        grace: `REPORT_GRACE`, in seconds.
+
+    The agents set `run_item`, `report` and `tell`, which take a piece of work on, and `send`, which sends an event to
+    the outcomes topic; none of them waits.
+    """
+
+    ledger: Ledger
+    due: DueIndex
+    overview: Overview
+    grace: float
+    run_item: Callable[[ItemWork], None] = field(init=False)
+    report: Callable[[ReportWork], None] = field(init=False)
+    tell: Callable[[TellWork], None] = field(init=False)
+    send: Callable[[NodeRunEvent], None] = field(init=False)
+    active: set[int] = field(default_factory=set)
+    """The partitions that are taken over: only their work is started."""
+    _items: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
+    _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
+    _tells: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
+    _payloads: OrderedDict[tuple[str, int], tuple[Fields, ...]] = field(default_factory=OrderedDict)
+
+    def act(self, partition: int, node_run_id: str, touched: Iterable[int], message: int | None = None) -> None:
+        """Start what a node run asks for. Called when the changelog has acknowledged its state.
+
+        Args:
+            partition: the node run's partition.
+            node_run_id: its id.
+            touched: the items that an event touched.
+            message: the index of the first item of the message that they came in, where the event says.
+        """
+        if partition not in self.active:
+            return
+        try:
+            run = self.ledger.run(partition, node_run_id)
+            if run is None:
+                return
+            for index in touched:
+                self._act_on_item(partition, run, index, message)
+            self._act_on_run(partition, run)
+        except NotOwnedError:
+            logger.debug("partition %d is gone", partition)
+
+    def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None) -> None:
+        item = self.ledger.item(partition, run, index)
+        key = (run.node_run_id, index)
+        match ask_of_item(run, index, item):
+            case Run(at=at):
+                self._run(partition, run, index, item, message if item is None else item.message, at)
+            case Tell():
+                self._items.get(partition, {}).pop(key, None)
+                told = self._tells.setdefault(partition, set())
+                if key not in told:
+                    told.add(key)
+                    self.tell(TellWork(partition, run.node_run_id, index))
+            case None:
+                self._items.get(partition, {}).pop(key, None)
+                self._tells.get(partition, set()).discard(key)
+
+    def _run(
+        self, partition: int, run: NodeRun, index: int, item: Item | None, message: int | None, at: float | None
+    ) -> None:
+        if message is None:
+            return
+        attempt = 1 if item is None else item.attempt + 1
+        claimed = self._items.setdefault(partition, {})
+        if claimed.get((run.node_run_id, index)) == attempt:
+            return
+        claimed[run.node_run_id, index] = attempt
+        payload = self.payload(partition, run, message)
+        name = event_type(payload[index - message]) if index - message < len(payload) else None
+        work = ItemWork(partition, run.node_run_id, index, message, name, attempt)
+        if at is None:
+            self.run_item(work)
+        else:
+            self.due.set(partition, (run.node_run_id, index), at, lambda: self.run_item(work))
+
+    def _act_on_run(self, partition: int, run: NodeRun) -> None:
+        match ask_of_run(run):
+            case Report(body=body):
+                reports = self._reports.setdefault(partition, {})
+                if reports.get(run.node_run_id) is not body:
+                    reports[run.node_run_id] = body
+                    self.report(ReportWork(partition, run.node_run_id, body))
+            case EndGrace(since=since, items=items):
+                event = GraceOver(node_run_id=run.node_run_id, items=items)
+                self.due.set(partition, (run.node_run_id, _NO_ITEM), since + self.grace, lambda: self.send(event))
+            case None:
+                self._reports.get(partition, {}).pop(run.node_run_id, None)
+                self.due.drop(partition, (run.node_run_id, _NO_ITEM))
+
+    def payload(self, partition: int, run: NodeRun, message: int) -> tuple[Fields, ...]:
+        """Return the items of a message of a node run; parsed once for a while."""
+        key = (run.node_run_id, message)
+        if (found := self._payloads.get(key)) is not None:
+            self._payloads.move_to_end(key)
+            return found
+        kept = self.ledger.message(partition, run, message)
+        items = items_of(kept.text) if kept is not None and kept.text else ()
+        self._payloads[key] = items
+        if len(self._payloads) > _CACHED_MESSAGES:
+            self._payloads.popitem(last=False)
+        return items
+
+    def lost(self, partition: int) -> None:
+        """Forget the work of a partition that another worker owns now. What runs, runs on."""
+        self.active.discard(partition)
+        self.due.drop_partition(partition)
+        self.overview.drop(partition)
+        self.ledger.taken_over(partition)
+        for claims in (self._items, self._reports, self._tells):
+            claims.pop(partition, None)  # type: ignore[attr-defined]
+
+    async def take_over(self, partition: int) -> None:
+        """Start what the open node runs of a partition ask for, in chunks, so that the worker goes on meanwhile."""
+        self.ledger.taken_over(partition)
+        try:
+            # Both as they stand at this moment; what changes from now on is told by `Overview.changed`.
+            known = itertools.chain(self.ledger.open_runs(partition), self.ledger.finished_runs(partition))
+            self.active.add(partition)
+            for number, run in enumerate(known, 1):
+                if partition not in self.active:
+                    return
+                self.overview.changed(partition, None, run)
+                if not run.finished:
+                    self._resume(partition, run.node_run_id)
+                if number % _CHUNK == 0:
+                    await asyncio.sleep(0)
+        except NotOwnedError:
+            logger.info("partition %d went on while it was taken over", partition)
+
+    def _resume(self, partition: int, node_run_id: str) -> None:
+        run = self.ledger.run(partition, node_run_id)
+        if run is None:
+            return
+        for message in list(self.ledger.messages(partition, run)):
+            for index in range(message.first, message.first + message.count):
+                self._act_on_item(partition, run, index, message.first)
+        self._act_on_run(partition, run)

@@ -1,0 +1,114 @@
+"""The router: reads `<orgId>.runs` and passes the node runs on, keyed by their id, to the arrivals topic.
+
+So a source of one partition still spreads over all workers. What is for other consumers is left alone; what cannot be
+read goes to the dead letters with its raw bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, cast
+
+import faust
+
+from agents.acknowledging import InOrder
+from agents.shared import app, arrivals, handlers, outcomes, runs, send_dead_letter, settings, specs
+from streams.exits import stop_process
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
+from streams.metrics import MESSAGES
+from streams.offsets import Turn
+from streams.records import Arrival, Tick
+from streams.settings import UnknownEvents
+
+logger = logging.getLogger(__name__)
+
+SAMPLES: Final = 20
+_SAMPLE_BYTES: Final = 500
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One message that was left to other consumers, for the web view."""
+
+    why: Foreign
+    offset: int
+    start: str
+
+
+foreign_samples: Final[deque[Sample]] = deque(maxlen=SAMPLES)
+_done = InOrder()
+
+
+@app.agent(runs, name="router")
+async def router(stream: faust.Stream[Message]) -> None:
+    """Sort the messages of `<orgId>.runs` out: ours to the arrivals topic, unreadable ones to the dead letters."""
+    events = stream.noack().events()
+    async for turn in app.offsets.turns(events, specs.runs):
+        await _done.add(turn.partition, turn.event, await route(turn))
+
+
+async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
+    """Send a message where it belongs; returns the futures of what was sent."""
+    try:
+        return await _route(turn)
+    except Exception as error:
+        logger.exception("the router failed at offset %d of %s[%d]", turn.offset, turn.topic, turn.partition)
+        stop_process(f"the router failed at offset {turn.offset} of {turn.topic}: {type(error).__name__}: {error}")
+
+
+async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
+    message = turn.value
+    if isinstance(message, NodeRunMessage) and _left_to_others(message):
+        message = NotOurs(Foreign.NO_HANDLER)
+    match message:
+        case NotOurs(why=why):
+            MESSAGES.labels(why.value).inc()
+            foreign_samples.append(Sample(why, turn.offset, (turn.raw or b"")[:_SAMPLE_BYTES].decode(errors="replace")))
+            return []
+        case Bad(reason=reason):
+            MESSAGES.labels("dead letter").inc()
+            return [await send_dead_letter(turn, reason)]
+        case NodeRunMessage():
+            MESSAGES.labels("arrival").inc()
+            record = _arrival(message, turn)
+            sent = await arrivals.send(key=record.node_run_id.encode(), value=record)
+            return [cast("asyncio.Future[object]", sent)]
+
+
+def _left_to_others(message: NodeRunMessage) -> bool:
+    if settings.unknown_events is not UnknownEvents.IGNORE or message.problem is not None:
+        return False
+    return not any(name in handlers for name in map(event_type, message.items))
+
+
+def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
+    return Arrival(
+        node_run_id=message.node_run_id,
+        workflow_run_id=message.workflow_run_id,
+        workflow=message.workflow,
+        node=message.node,
+        source=turn.source(settings.kafka_brokers[0]),
+        digest=digest(turn.raw or b""),
+        text=message.text,
+        array=message.array,
+        count=max(1, len(message.items)),
+        event_types=message.event_types,
+        problem=message.problem,
+    )
+
+
+@app.timer(interval=1.0)
+async def read_on() -> None:
+    """Read on where Faust dropped the last records of a partition, so that no later event shows the hole."""
+    if app.rebalancing:
+        return
+    for tp in await app.offsets.stalled():
+        if tp.topic == specs.runs.name:
+            async for turn in app.offsets.catch_up(specs.runs, tp.partition):
+                await asyncio.gather(*await route(turn))
+        else:
+            # Tables are written in the turn of an event only: this one brings both readers of the partition on.
+            await (await outcomes.send(partition=tp.partition, value=Tick()))

@@ -1,0 +1,74 @@
+"""What the agents of one worker share: the topics, the ledger, and the dispatch of its work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Coroutine
+from typing import Final, TypeVar, cast
+
+from agents.contract import HandlerError
+from agents.dispatch import Dispatch
+from agents.registry import load_handlers
+from streams.app import app, settings
+from streams.offsets import Turn
+from streams.records import DeadLetter, NodeRunEvent
+from tables.due import DueIndex
+from tables.ledger import Ledger
+from tables.overview import Overview
+from tables.rows import TableRows
+
+logger = logging.getLogger(__name__)
+V = TypeVar("V")
+
+try:
+    handlers = load_handlers(settings.handlers)
+except HandlerError as wrong:
+    sys.stderr.write(f"{wrong}\n")
+    raise SystemExit(2) from None
+
+specs: Final = app.topic_specs
+runs = app.topic(specs.runs.name, schema=specs.runs.schema)
+arrivals = app.topic(specs.arrivals.name, schema=specs.arrivals.schema)
+outcomes = app.topic(specs.outcomes.name, schema=specs.outcomes.schema)
+dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.schema)
+
+rows = TableRows(app)
+ledger = Ledger(rows, grace=settings.report_grace)
+overview = Overview()
+dispatch = Dispatch(ledger, DueIndex(), overview, settings.report_grace)
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def spawn(work: Coroutine[object, object, None]) -> None:
+    """Run a coroutine on its own; it is kept alive until it ends."""
+    task = asyncio.get_running_loop().create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+async def send_outcome(event: NodeRunEvent) -> None:
+    """Send an event to the outcomes topic and wait until the broker has it. A refusal ends the process."""
+    await (await outcomes.send(key=event.node_run_id.encode(), value=event))
+
+
+async def send_dead_letter(turn: Turn[V], reason: str) -> asyncio.Future[object]:
+    """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement."""
+    logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
+    letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.kafka_brokers[0]))
+    sent = await dead_letters.send(key=turn.key, value=turn.raw, headers=letter.headers)
+    return cast("asyncio.Future[object]", sent)
+
+
+async def _take_over() -> None:
+    owned = app.owned
+    for partition in sorted(dispatch.active - owned):
+        dispatch.lost(partition)
+    for partition in sorted(owned - dispatch.active):
+        await dispatch.take_over(partition)
+
+
+app.after_rebalance.append(_take_over)
+dispatch.send = lambda event: spawn(send_outcome(event))
