@@ -7,6 +7,7 @@ only where nothing else can go on without the answer: `kafka_credentials`.
 
 import asyncio
 import email.utils
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _REASON_CHARACTERS: Final = 500
 _REASON_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 256 * 1024
 _RUN_BYTES: Final = 64 * 1024 * 1024
 _EPOCH_FROM: Final = 10_000
 _LONGEST_WAIT: Final = 3600.0
@@ -327,8 +329,10 @@ class _Http:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
+        # As a file a large body is written in pieces; as bytes it is copied in one, and aiohttp warns of it.
+        data = io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
         async with self._open_session().request(
-            method, self.base_url + path, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+            method, self.base_url + path, data=data, headers=headers, allow_redirects=False, timeout=self._timeout
         ) as response:
             text, complete = await _read(response, limit)
             return _Reply(self._answer(response, text, complete), text)

@@ -57,7 +57,11 @@ class Emulator:
         self._port = self.config.port
 
     async def __aenter__(self) -> "Emulator":
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

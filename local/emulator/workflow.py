@@ -1,7 +1,6 @@
 """The workflow side: an action node and its input become a message on `<orgId>.runs`, as a Port workflow makes it."""
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from port.render import render
 from port.signature import sign
 
 _RENDER_SECONDS: Final = 10.0
-_KAFKA_SECONDS: Final = 15.0
+_KAFKA_MILLISECONDS: Final = 15_000
 _LARGEST_MESSAGE: Final = 64 * 1024 * 1024
 
 Message = dict[str, JsonValue]
@@ -176,33 +175,32 @@ class Publisher:
             return self._producer
 
     async def _connect(self) -> AIOKafkaProducer:
-        if self._partitions is not None:
-            await self._create_topic(self._partitions)
+        await self._require_topic()
         producer = AIOKafkaProducer(
             bootstrap_servers=self._brokers,
             acks="all",
             max_request_size=_LARGEST_MESSAGE,
-            request_timeout_ms=int(_KAFKA_SECONDS * 1000),
+            request_timeout_ms=_KAFKA_MILLISECONDS,
         )
         try:
             await producer.start()
-            async with asyncio.timeout(_KAFKA_SECONDS):
-                await producer.partitions_for(self._topic)
-        except BaseException as error:
+        except BaseException:
             await producer.stop()
-            if isinstance(error, TimeoutError):
-                raise PublishError(f"the topic {self._topic} does not exist on {self._brokers}") from error
             raise
         return producer
 
-    async def _create_topic(self, partitions: int) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._brokers)
+    async def _require_topic(self) -> None:
+        """Asked for beforehand: a producer waits in silence for a topic that is not there."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._brokers, request_timeout_ms=_KAFKA_MILLISECONDS)
         try:
             await admin.start()
-            answer = await admin.create_topics([NewTopic(self._topic, partitions, -1)])
-            for _topic, code, *_rest in answer.topic_errors:
-                if code:
-                    with contextlib.suppress(TopicAlreadyExistsError):
-                        raise for_code(code)
+            if self._topic in await admin.list_topics():
+                return
+            if self._partitions is None:
+                raise PublishError(f"the topic {self._topic} does not exist on {self._brokers}")
+            answer = await admin.create_topics([NewTopic(self._topic, self._partitions, 1)])
         finally:
             await admin.close()
+        for _topic, code, *_rest in answer.topic_errors:
+            if code not in (0, TopicAlreadyExistsError.errno):
+                raise for_code(code)
