@@ -15,7 +15,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make the environment in .venv; what the other targets need and call first
 
-$(STAMP): requirements.lock pyproject.toml scripts/setup.sh scripts/find-python.sh scripts/install-locked.sh
+$(STAMP): requirements.lock pyproject.toml $(wildcard scripts/*.sh)
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV)
 	@touch $@
 
