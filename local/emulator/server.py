@@ -76,7 +76,8 @@ class Emulator:
 
     async def start(self) -> None:
         """Listen. Raises OSError where the port is taken. After a `stop` it starts again on the same port."""
-        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        # A call goes on when its sender gives up: Port too may act on a report whose sender no longer waits.
+        server = web.Server(self._handle, handler_cancellation=False, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         try:

@@ -8,6 +8,7 @@ from pydantic import JsonValue, ValidationError
 from local.emulator import Emulator, FaultRule, FaultSettings
 from local.emulator.faults import Faults, Strike
 from port.client import AnswerKind, PortClient
+from port.models import LogLine
 from tests.local.calls import COMPLETED, Body, Caller
 
 REPORT = b'{"status":"COMPLETED","result":"SUCCESS","output":{"a":1}}'
@@ -90,6 +91,19 @@ async def test_latency_delays_and_then_processes(caller: Caller, emulator: Emula
     assert (await caller.report("wfnr_1", COMPLETED)).status == 200
     assert asyncio.get_running_loop().time() - started >= 0.15
     assert emulator.calls.named("report")[0].fault == "latency"
+
+
+async def test_a_late_answer_comes_after_processing_though_nobody_waits(caller: Caller, emulator: Emulator) -> None:
+    node_run = caller.register()
+    async with _client(emulator, timeout=0.2) as client:
+        await client.append_logs("wfnr_1", [LogLine(message="fetches the token")])
+        await _switch_on(caller, {"paths": ["report"], "latency_ms": 400})
+        got = await client.report("wfnr_1", None, REPORT)
+        assert (got.kind, got.maybe_arrived, node_run.status) == (AnswerKind.UNAVAILABLE, True, "IN_PROGRESS")
+    async with asyncio.timeout(10):
+        while not emulator.calls.named("report"):  # noqa: ASYNC110 - the record tells nobody when it grows
+            await asyncio.sleep(0)
+    assert node_run.status == "COMPLETED"
 
 
 async def test_an_outage_of_the_tokens_alone(caller: Caller, emulator: Emulator) -> None:
