@@ -6,92 +6,87 @@ as lost events. So topics are created here, and whatever does not fit is refused
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
-from stamina import retry_context
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from stamina import AsyncRetryingCaller
 
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
 logger = logging.getLogger(__name__)
-_DEFAULT_REPLICATION = "default.replication.factor"
+_BROKERS_DEFAULT: Final = -1
+_PAUSE_SECONDS: Final = 0.1
+_until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=3.0).on((KafkaError, OSError))
 
 
 class TopicsError(Exception):
     """A topic does not fit the settings, or the cluster refuses to make it; the text says what to do."""
 
 
-async def ensure_topics(settings: Settings, topics: Topics) -> None:
-    """Create the topics that are missing and check those that are there.
-
-    Waits up to a minute for the cluster to answer.
+async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.0) -> None:
+    """Create the topics that are missing and check those that are there, in at most `wait` seconds.
 
     Raises:
         TopicsError: one line that says what is wrong and what to do.
     """
+    brokers = f"Kafka at {','.join(settings.kafka_brokers)}"
     admin = AIOKafkaAdminClient(client_id=f"{settings.app_id}.topics", **settings.kafka_client())
     try:
-        async for attempt in retry_context(on=(KafkaError, OSError), attempts=None, timeout=60.0, wait_max=3.0):
-            with attempt:
-                await admin.start()
-        missing = await _check(admin, topics.all)
-        if missing:
-            await _create(admin, missing, settings)
+        async with asyncio.timeout(wait):
+            await _until_it_answers(admin.start)
+            while missing := await _missing(admin, topics.all):
+                await _create(admin, missing, settings)
+                # The brokers learn of a new topic a moment after the controller.
+                await asyncio.sleep(_PAUSE_SECONDS)
+    except TimeoutError:
+        advice = "check KAFKA_BROKERS, the other KAFKA_ settings and the rights on the topics"
+        raise TopicsError(f"{brokers}: the topics were not ready within {wait:g} seconds; {advice}") from None
     except (KafkaError, OSError) as error:
-        raise TopicsError(f"Kafka at {','.join(settings.kafka_brokers)}: {error}; check KAFKA_BROKERS") from error
+        raise TopicsError(f"{brokers}: {error}") from error
     finally:
         await admin.close()
 
 
-async def _partitions(admin: AIOKafkaAdminClient, names: Iterable[str]) -> Mapping[str, int]:
-    described = await admin.describe_topics(list(names))
-    counts: dict[str, int] = {}
-    for topic in described:
-        code = topic["error_code"]
-        if code == UnknownTopicOrPartitionError.errno:
-            continue
-        if code:
-            raise TopicsError(f"topic {topic['topic']}: {for_code(code).__name__}; grant Describe on it")
-        counts[topic["topic"]] = len(topic["partitions"])
-    return counts
-
-
-async def _check(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]]) -> list[TopicSpec[object]]:
-    wanted = list(specs)
-    there = await _partitions(admin, [spec.name for spec in wanted])
-    for spec in wanted:
-        if spec.partitions is not None and there.get(spec.name, spec.partitions) != spec.partitions:
+async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]]) -> list[TopicSpec[object]]:
+    # Asked for by name, a missing topic is created by brokers with auto.create.topics.enable, Kafka's default, in a
+    # shape that nobody chose. So all topics are asked for.
+    described = await admin.describe_topics()
+    there = {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
+    missing = []
+    for spec in specs:
+        found = there.get(spec.name)
+        if found is None:
+            missing.append(spec)
+        elif spec.partitions is not None and found != spec.partitions:
             raise TopicsError(
-                f"topic {spec.name} has {there[spec.name]} partitions, PARTITIONS is {spec.partitions}; the number is "
-                f"fixed once topics exist: set PARTITIONS={there[spec.name]}, or start with a new CONSUMER_GROUP"
+                f"topic {spec.name} has {found} partitions, PARTITIONS is {spec.partitions}; the number is fixed once "
+                f"topics exist: set PARTITIONS={found}, or start with a new CONSUMER_GROUP"
             )
-    return [spec for spec in wanted if spec.name not in there]
+    return missing
 
 
 async def _create(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]], settings: Settings) -> None:
-    replication = settings.replication_factor or await _default_replication(admin)
-    new = [NewTopic(spec.name, spec.partitions or settings.partitions, replication, topic_configs=spec.config) for spec in specs]
-    answer = await admin.create_topics(new)
+    answer = await admin.create_topics([_new(spec, settings) for spec in specs])
     for name, code, *text in answer.topic_errors:
+        if not code:
+            logger.info("topic %s is created", name)
         # Another worker that starts at the same time may have been quicker.
-        if code and code != TopicAlreadyExistsError.errno:
+        elif code != TopicAlreadyExistsError.errno:
             reason = text[0] if text and text[0] else for_code(code).__name__
             raise TopicsError(f"topic {name} could not be created: {reason}")
-        logger.info("topic %s is ready", name)
 
 
-async def _default_replication(admin: AIOKafkaAdminClient) -> int:
-    cluster = await admin.describe_cluster()
-    broker = str(cluster["brokers"][0]["node_id"])
-    resource = ConfigResource(ConfigResourceType.BROKER, broker, configs={_DEFAULT_REPLICATION: ""})
-    for answer in await admin.describe_configs([resource]):
-        for _code, _text, _type, _name, entries in answer.resources:
-            for name, value, *_rest in entries:
-                if name == _DEFAULT_REPLICATION and value:
-                    return int(value)
-    return 1
+def _new(spec: TopicSpec[object], settings: Settings) -> NewTopic:
+    return NewTopic(
+        spec.name,
+        spec.partitions or settings.partitions,
+        settings.replication_factor or _BROKERS_DEFAULT,
+        # aiokafka takes the broker's default only together with an assignment, be it an empty one.
+        replica_assignments=None if settings.replication_factor else {},
+        topic_configs=spec.config,
+    )

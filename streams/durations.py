@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -13,11 +14,11 @@ def seconds(value: str | float) -> float:
     """Return a duration in seconds.
 
     Raises:
-        ValueError: the text is no number followed by `ms`, `s`, `m`, `h` or `d`, or the number is negative.
+        ValueError: the text is no number followed by `ms`, `s`, `m`, `h` or `d`, or the number is negative or infinite.
     """
     if isinstance(value, int | float):
-        if value < 0:
-            raise ValueError("a duration cannot be negative")
+        if not 0 <= value < math.inf:
+            raise ValueError("a duration is a number of seconds, not negative and not infinite")
         return float(value)
     found = _FORM.fullmatch(value)
     if found is None:

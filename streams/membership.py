@@ -22,21 +22,24 @@ class Group:
     Args:
         group: its id.
         client: the keyword arguments that connect an aiokafka client.
-        topics: the topics whose every partition must be assigned to some member.
+        topics: the topics that some member must read.
     """
 
     def __init__(self, group: str, client: Mapping[str, object], topics: frozenset[str]) -> None:
         self._group = group
-        self._admin = AIOKafkaAdminClient(client_id=f"{group}.group", **client)
+        self._client = dict(client)
+        self._admin: AIOKafkaAdminClient | None = None
         self._topics = topics
 
     async def start(self) -> None:
         """Connect."""
+        self._admin = AIOKafkaAdminClient(client_id=f"{self._group}.group", **self._client)
         await self._admin.start()
 
     async def stop(self) -> None:
         """Disconnect."""
-        await self._admin.close()
+        if self._admin is not None:
+            await self._admin.close()
 
     async def unassigned(self) -> frozenset[str] | None:
         """Return the topics that no member of the group reads; None where all are, or where it cannot be said now.
@@ -55,6 +58,8 @@ class Group:
         return None
 
     async def _assigned(self) -> frozenset[str] | None:
+        if self._admin is None:
+            raise RuntimeError("Group.start was not called")
         [answer] = await self._admin.describe_consumer_groups([self._group])
         [(error, _group, state, _type, _protocol, members, *_rest)] = answer.groups
         if error or state != "Stable":

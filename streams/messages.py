@@ -20,6 +20,7 @@ from port.ids import is_node_run_id, is_workflow_run_id
 EVENT_TYPE_FIELDS: Final = ("eventType", "event", "action", "type")
 MAX_KEPT_BYTES: Final = 1_900_000
 """A message above this is not kept: as JSON text inside a record it can double, and own topics take 4 MiB."""
+_TOO_LARGE: Final = f"the message is larger than can be kept ({MAX_KEPT_BYTES:,} bytes)"
 _SHOWN_EVENT_TYPES: Final = 8
 _SHOWN_CHARACTERS: Final = 200
 
@@ -88,7 +89,7 @@ class _Context(BaseModel):
     run_id: _Text = Field(None, alias="runId")
     workflow_run_id: _Text = Field(None, alias="workflowRunId")
     node_run_id: _Text = Field(None, alias="nodeRunId")
-    workflow_node_run: _Text = Field(None, alias="workflowNodeRun")
+    workflow_node_run_id: _Text = Field(None, alias="workflowNodeRunId")
     workflow: _Text = Field(None, alias="workflowIdentifier")
     node: _Text = Field(None, alias="nodeIdentifier")
 
@@ -121,9 +122,7 @@ class RunsMessage(BaseModel):
         """The node-run id as it stands in the message, unchecked; None where there is none."""
         context = self.context
         from_run_id = context.run_id if (context.run_id or "").startswith("wfnr_") else None
-        return (
-            context.node_run_id or context.workflow_node_run or from_run_id or self.workflow_node_run.identifier
-        )
+        return context.node_run_id or context.workflow_node_run_id or from_run_id or self.workflow_node_run.identifier
 
     @property
     def workflow_run_id(self) -> str | None:
@@ -155,26 +154,27 @@ def sort_out(raw: bytes | None) -> Message:
         fields = from_json(raw, allow_inf_nan=False)
         text = raw.decode()
     except (ValueError, RecursionError) as wrong:
-        return Bad(raw, f"not JSON in UTF-8: {wrong}")
+        return Bad(raw, f"not JSON in UTF-8: {wrong}"[:_SHOWN_CHARACTERS])
     if not isinstance(fields, dict):
         return NotOurs(Foreign.NO_NODE_RUN_ID)
     message = RunsMessage.model_validate(fields)
     if (foreign := message.foreign) is not None:
         return NotOurs(foreign)
-    return _ours(message, text, has_payload="payload" in fields)
+    return _ours(message, raw, text, has_payload="payload" in fields)
 
 
-def _ours(message: RunsMessage, text: str, *, has_payload: bool) -> NodeRunMessage | Bad:
+def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> NodeRunMessage | Bad:
     node_run_id = message.node_run_id or ""
     if not is_node_run_id(node_run_id):
-        return Bad(text.encode(), f"malformed node-run id {node_run_id[:80]!r}")
-    problem = _too_large(text) or _problem(message.payload, has_payload=has_payload)
+        return Bad(raw, f"malformed node-run id {node_run_id[:80]!r}")
+    too_large = len(raw) > MAX_KEPT_BYTES
+    problem = _TOO_LARGE if too_large else _problem(message.payload, has_payload=has_payload)
     return NodeRunMessage(
         node_run_id=node_run_id,
         workflow_run_id=message.workflow_run_id,
         workflow=_shown(message.context.workflow),
         node=_shown(message.context.node),
-        text="" if _too_large(text) else text,
+        text="" if too_large else text,
         array=isinstance(message.payload, list),
         items=() if problem else _items(message.payload),
         problem=problem,
@@ -183,12 +183,6 @@ def _ours(message: RunsMessage, text: str, *, has_payload: bool) -> NodeRunMessa
 
 def _shown(value: str | None) -> str | None:
     return value[:_SHOWN_CHARACTERS] if value else None
-
-
-def _too_large(text: str) -> str | None:
-    if len(text) <= MAX_KEPT_BYTES // 4 or len(text.encode()) <= MAX_KEPT_BYTES:
-        return None
-    return f"the message is larger than can be kept ({MAX_KEPT_BYTES:,} bytes)"
 
 
 def _problem(payload: JsonValue, *, has_payload: bool) -> str | None:
@@ -204,9 +198,18 @@ def _problem(payload: JsonValue, *, has_payload: bool) -> str | None:
     return None if wrong is None else f"item {wrong} of the payload is no object, but {_kind(payload[wrong])}"
 
 
+_KINDS: Final[Mapping[type, str]] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+}
+
+
 def _kind(value: JsonValue) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "an object")
+    return _KINDS.get(type(value), "an object")
 
 
 def _items(payload: JsonValue) -> tuple[Mapping[str, JsonValue], ...]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupLoadInProgressError, KafkaError
 from faust.types import TP, EventT
-from stamina import retry_context
+from stamina import AsyncRetryingCaller
 
 from streams.messages import Bad
 from streams.records import Source
@@ -31,6 +31,7 @@ V = TypeVar("V")
 STALLED_SECONDS: Final = 3.0
 """A partition whose end stays above the expected offset for so long, without progress, lost its last records."""
 MAX_CATCH_UP: Final = 1000
+_until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=5.0).on((KafkaError, OSError))
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,27 @@ class KafkaLog:
     async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the committed offsets, and the beginning of partitions that have none."""
         wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        if not wanted or self._admin is None or self._consumer is None:
-            return {}
-        async for attempt in retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
-            with attempt:
-                committed = await self._admin.list_consumer_group_offsets(self._group, partitions=wanted)
-                known = {tp: meta.offset for tp, meta in committed.items() if meta.offset >= 0}
-                fresh = [tp for tp in wanted if tp not in known]
-                begin = await self._consumer.beginning_offsets(fresh) if fresh else {}
-        return {TP(tp.topic, tp.partition): offset for tp, offset in {**known, **begin}.items()}
+        found = await _until_it_answers(self._committed_or_beginning, wanted) if wanted else {}
+        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
+    async def _committed_or_beginning(self, wanted: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        admin, consumer = self._connected()
+        committed = await admin.list_consumer_group_offsets(self._group, partitions=wanted)
+        if len(committed) < len(wanted):
+            # aiokafka 0.14 takes the answer of a coordinator that is still loading for one without offsets.
+            raise GroupLoadInProgressError("the group's coordinator did not answer for every partition")
+        fresh = [tp for tp, meta in committed.items() if meta.offset < 0]
+        beginning = await consumer.beginning_offsets(fresh) if fresh else {}
+        return {tp: meta.offset for tp, meta in committed.items()} | beginning
 
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the end offsets; nothing while the cluster does not answer."""
         wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        if not wanted or self._consumer is None:
+        if not wanted:
             return {}
+        _, consumer = self._connected()
         try:
-            found = await self._consumer.end_offsets(wanted)
+            found = await consumer.end_offsets(wanted)
         except (KafkaError, OSError) as error:
             logger.info("end offsets are not to be had now: %s", error)
             return {}
@@ -130,18 +135,27 @@ class KafkaLog:
     async def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
         """Read a range; goes on until its end is reached, however long the cluster is away."""
         tp = TopicPartition(partition.topic, partition.partition)
-        if self._consumer is None:
-            raise RuntimeError("KafkaLog.start was not called")
+        position = start
+        while position < end:
+            records, position = await _until_it_answers(self._batch, tp, position)
+            for record in records:
+                if record.offset < end:
+                    yield record
+
+    async def _batch(self, tp: TopicPartition, start: int) -> tuple[Sequence[ConsumerRecord[bytes, bytes]], int]:
+        """Return some records from `start` on, maybe none, and the offset behind them."""
+        _, consumer = self._connected()
+        # The lock is held for one batch and never across a yield: whoever handles the records may take long.
         async with self._lock:
-            self._consumer.assign([tp])
-            self._consumer.seek(tp, start)
-            position = start
-            while position < end:
-                batch = await self._consumer.getmany(tp, timeout_ms=1000)
-                for record in batch.get(tp, ()):
-                    if record.offset < end:
-                        yield record
-                position = await self._consumer.position(tp)
+            consumer.assign([tp])
+            consumer.seek(tp, start)
+            found = await consumer.getmany(tp, timeout_ms=1000)
+            return found.get(tp, ()), await consumer.position(tp)
+
+    def _connected(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:
+        if self._admin is None or self._consumer is None:
+            raise RuntimeError("KafkaLog.start was not called")
+        return self._admin, self._consumer
 
 
 class EveryOffset:
@@ -150,6 +164,7 @@ class EveryOffset:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._expected: dict[TP, int] = {}
+        self._known = asyncio.Event()
         self._progress: dict[TP, tuple[int, float]] = {}
         self.interventions = 0
         """How often records were read again."""
@@ -157,25 +172,26 @@ class EveryOffset:
         """How many records were read again."""
 
     async def assigned(self, partitions: Iterable[TP]) -> None:
-        """Take note of an assignment; called before the first event of it is delivered."""
+        """Take note of an assignment. Until that is done no event gets its turn: its commit could pass a hole."""
+        self._known.clear()
         self._expected = dict(await self._log.expected(partitions))
         self._progress = {}
+        self._known.set()
 
-    async def turns(
-        self, events: AsyncIterator[EventT[object]], spec: TopicSpec[V]
-    ) -> AsyncIterator[Turn[V]]:
+    async def turns(self, events: AsyncIterator[EventT[object]], spec: TopicSpec[V]) -> AsyncIterator[Turn[V]]:
         """Yield the turns of a stream's events, and of every record that is missing before one, in order of offset.
 
         A record may come twice: an event below the expected offset is a repeat and goes on.
         """
         async for event in events:
+            await self._known.wait()
             message = event.message
             tp = TP(message.topic, message.partition)
             expected = self._expected.get(tp)
             if expected is not None and message.offset > expected:
                 async for turn in self._missing(spec, tp, expected, message.offset):
                     yield turn
-            self._expected[tp] = max(message.offset + 1, self._expected.get(tp, 0))
+            self._pass(tp, message.offset + 1)
             yield Turn(
                 topic=tp.topic,
                 partition=tp.partition,
@@ -190,7 +206,8 @@ class EveryOffset:
     async def catch_up(self, spec: TopicSpec[V], partition: int) -> AsyncIterator[Turn[V]]:
         """Yield what a partition holds between its expected offset and its end, `MAX_CATCH_UP` records at most."""
         tp = TP(spec.name, partition)
-        expected, end = self._expected.get(tp), (await self._log.ends([tp])).get(tp)
+        end = (await self._log.ends([tp])).get(tp)
+        expected = self._expected.get(tp)
         if expected is not None and end is not None and end > expected:
             async for turn in self._missing(spec, tp, expected, min(end, expected + MAX_CATCH_UP)):
                 yield turn
@@ -199,7 +216,7 @@ class EveryOffset:
         schema, found = spec.schema, 0
         async for record in self._log.read(tp, start, end):
             found += 1
-            self._expected[tp] = max(record.offset + 1, self._expected.get(tp, 0))
+            self._pass(tp, record.offset + 1)
             yield Turn(
                 topic=tp.topic,
                 partition=tp.partition,
@@ -207,12 +224,28 @@ class EveryOffset:
                 timestamp=record.timestamp / 1000,
                 key=record.key,
                 raw=record.value,
-                value=schema.decode(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
+                value=schema.value_of(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
             )
-        self._expected[tp] = max(end, self._expected.get(tp, 0))
+        self._pass(tp, end)
+        if not found:
+            # A gap of the topic's own: compaction, or the markers of a transaction.
+            logger.info("%s[%d]: offsets %d to %d hold no records", tp.topic, tp.partition, start, end - 1)
+            return
         self.interventions += 1
         self.recovered += found
-        logger.warning("%s[%d]: read %d records again, from offset %d to %d", tp.topic, tp.partition, found, start, end)
+        logger.warning(
+            "%s[%d]: read %d records again that were not delivered, offsets %d to %d",
+            tp.topic,
+            tp.partition,
+            found,
+            start,
+            end - 1,
+        )
+
+    def _pass(self, tp: TP, offset: int) -> None:
+        # What is left of a partition that moved away must not bring it back.
+        if tp in self._expected:
+            self._expected[tp] = max(offset, self._expected[tp])
 
     async def stalled(self, now: Callable[[], float] = time.monotonic) -> list[TP]:
         """Return the partitions whose last records seem lost: nothing follows that would show the hole."""

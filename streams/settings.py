@@ -6,14 +6,23 @@ import re
 import ssl
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streams.durations import seconds
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+ENV_FILE: Final = ".env"
 _TOPIC_PART: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
@@ -48,20 +57,28 @@ def _topic_part(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    if not re.match(r"https?://[^/?#\s]+$", value.rstrip("/")):
+    if not re.fullmatch(r"https?://[^/?#\s]+", value.rstrip("/")):
         raise ValueError("write http(s)://host without a path")
     return value.rstrip("/")
 
 
 TopicPart = Annotated[str, AfterValidator(_topic_part)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Duration = Annotated[float, BeforeValidator(lambda value: seconds(value))]
+Duration = Annotated[float, BeforeValidator(seconds)]
 
 
 class Settings(BaseSettings):
     """Every setting of a worker; the variable is the field's name in capitals. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(frozen=True, env_file=".env", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        # Compose files pass on variables that are not set as empty ones.
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     port_org_id: TopicPart
     port_client_id: str = Field(min_length=1)
@@ -70,7 +87,7 @@ class Settings(BaseSettings):
 
     kafka_brokers: Names = ("127.0.0.1:9092",)
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    kafka_sasl_mechanism: str = "SCRAM-SHA-512"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_username: str = ""
     kafka_password: SecretStr = SecretStr("")
     kafka_ca_file: Path | None = None
@@ -98,11 +115,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.web_host not in LOOPBACK and not self.web_token.get_secret_value():
-            raise ValueError("WEB_TOKEN: needed to listen beyond loopback (WEB_HOST is not 127.0.0.1); set a long random value")
-        if "SASL" in self.kafka_security_protocol and not (self.kafka_username and self.kafka_password.get_secret_value()):
-            raise ValueError("KAFKA_USERNAME, KAFKA_PASSWORD: needed with KAFKA_SECURITY_PROTOCOL=" + self.kafka_security_protocol)
-        if self.kafka_ca_file is not None and not self.kafka_ca_file.is_file():
-            raise ValueError(f"KAFKA_CA_FILE: there is no file {self.kafka_ca_file}")
+            raise ValueError("WEB_TOKEN: needed to listen beyond loopback, as WEB_HOST asks; set a long random value")
+        protocol = self.kafka_security_protocol
+        if "SASL" in protocol and not (self.kafka_username and self.kafka_password.get_secret_value()):
+            raise ValueError(f"KAFKA_USERNAME, KAFKA_PASSWORD: needed with KAFKA_SECURITY_PROTOCOL={protocol}")
+        try:
+            self.ssl_context()
+        except OSError as wrong:
+            raise ValueError(f"KAFKA_CA_FILE: {self.kafka_ca_file} holds no CA certificates: {wrong}") from None
         return self
 
     @property
@@ -149,6 +169,8 @@ def load() -> Settings:
     """
     try:
         return Settings()
+    except (UnicodeDecodeError, OSError) as wrong:
+        raise SettingsError(f"{ENV_FILE}: cannot be read: {wrong}") from None
     except ValidationError as wrong:
         lines = [_line(error["loc"], error["type"], error["msg"]) for error in wrong.errors(include_input=False)]
         raise SettingsError("\n".join(lines)) from None

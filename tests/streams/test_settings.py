@@ -1,0 +1,225 @@
+"""The settings: what they accept, what each wrong one says, and that no secret shows."""
+
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from streams.settings import SecurityProtocol, Settings, SettingsError, UnknownEvents, load
+
+SECRET = "s3cret-that-never-shows"
+REQUIRED = {"PORT_ORG_ID": "org_1", "PORT_CLIENT_ID": "client", "PORT_CLIENT_SECRET": SECRET}
+PROJECT = Path(__file__).parents[2]
+
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load_with(environment: pytest.MonkeyPatch) -> Load:
+    def with_variables(**variables: str) -> Settings:
+        for name, value in (REQUIRED | variables).items():
+            environment.setenv(name, value)
+        return load()
+
+    return with_variables
+
+
+def lines_of(load_with: Load, **variables: str) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        load_with(**variables)
+    return str(raised.value).split("\n")
+
+
+class TestDefaults:
+    def test_three_settings_are_enough(self, load_with: Load) -> None:
+        settings = load_with()
+        assert settings.port_api_base_url == "https://api.getport.io"
+        assert settings.kafka_brokers == ("127.0.0.1:9092",)
+        assert settings.kafka_security_protocol is SecurityProtocol.PLAINTEXT
+        assert settings.app_id == "org_1.port-runs"
+        assert settings.handlers == ("agents.handlers",)
+        assert settings.unknown_events is UnknownEvents.FAIL
+        assert (settings.partitions, settings.replication_factor) == (8, None)
+        assert settings.report_concurrency == 100
+        assert settings.data_dir == Path(".data")
+        assert (settings.web_host, settings.web_port) == ("127.0.0.1", 6066)
+        assert settings.web_token.get_secret_value() == ""
+
+    def test_an_empty_variable_is_one_that_is_not_set(self, load_with: Load) -> None:
+        optional = [name.upper() for name in Settings.model_fields if name.upper() not in REQUIRED]
+        assert load_with(**dict.fromkeys(optional, "")) == load_with()
+
+    def test_nothing_can_be_changed(self, load_with: Load) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            load_with().partitions = 9  # type: ignore[misc]
+
+    def test_variables_of_others_are_no_concern(self, load_with: Load) -> None:
+        assert load_with(PORT_SOMETHING_ELSE="x").port_org_id == "org_1"
+
+
+class TestValues:
+    def test_lists_are_separated_by_commas(self, load_with: Load) -> None:
+        settings = load_with(KAFKA_BROKERS="a:1, b:2,,c:3 ", HANDLERS=" mine ,yours.handlers")
+        assert settings.kafka_brokers == ("a:1", "b:2", "c:3")
+        assert settings.handlers == ("mine", "yours.handlers")
+
+    def test_the_group_is_the_app_id(self, load_with: Load) -> None:
+        assert load_with(CONSUMER_GROUP="org_1.other").app_id == "org_1.other"
+
+    def test_durations(self, load_with: Load) -> None:
+        assert load_with(REPORT_GRACE="250ms").report_grace == pytest.approx(0.25)
+
+    def test_the_base_url_loses_its_last_slash(self, load_with: Load) -> None:
+        assert load_with(PORT_API_BASE_URL="http://127.0.0.1:8080/").port_api_base_url == "http://127.0.0.1:8080"
+
+    def test_a_dotenv_file_is_read_and_the_environment_wins(self, load_with: Load) -> None:
+        Path(".env").write_text("PARTITIONS=3\nWEB_PORT=7000\nSOMETHING_ELSE=1\n", encoding="utf-8")
+        settings = load_with(WEB_PORT="7001")
+        assert (settings.partitions, settings.web_port) == (3, 7001)
+
+
+class TestWrongValues:
+    def test_each_missing_one_is_a_line(self) -> None:
+        with pytest.raises(SettingsError) as raised:
+            load()
+        assert str(raised.value).split("\n") == [
+            f"{name}: missing; set it in the environment or in .env" for name in REQUIRED
+        ]
+
+    @pytest.mark.parametrize("name", REQUIRED)
+    def test_an_empty_required_one_is_missing(self, load_with: Load, name: str) -> None:
+        assert lines_of(load_with, **{name: ""}) == [f"{name}: missing; set it in the environment or in .env"]
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PORT_ORG_ID", "org/1"),
+            ("PORT_ORG_ID", "o" * 201),
+            ("PORT_API_BASE_URL", "api.getport.io"),
+            ("PORT_API_BASE_URL", "https://api.getport.io/v1"),
+            ("PORT_API_BASE_URL", "https://api.getport.io\n"),
+            ("PORT_API_BASE_URL", "file:///etc/passwd"),
+            ("KAFKA_BROKERS", "kafka"),
+            ("KAFKA_BROKERS", "kafka://a:1"),
+            ("KAFKA_BROKERS", "a:1,b"),
+            ("KAFKA_BROKERS", ","),
+            ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+            ("KAFKA_SASL_MECHANISM", "SCRAM"),
+            ("CONSUMER_GROUP", "a group"),
+            ("UNKNOWN_EVENTS", "skip"),
+            ("PARTITIONS", "0"),
+            ("PARTITIONS", "1001"),
+            ("PARTITIONS", "eight"),
+            ("REPLICATION_FACTOR", "0"),
+            ("REPORT_CONCURRENCY", "0"),
+            ("REPORT_GRACE", "soon"),
+            ("REPORT_GRACE", "-1"),
+            ("WEB_PORT", "0"),
+            ("WEB_PORT", "65536"),
+            ("KAFKA_CA_FILE", "missing.pem"),
+            ("KAFKA_CA_FILE", "."),
+        ],
+    )
+    def test_a_wrong_one_is_one_line_that_names_it(self, load_with: Load, name: str, value: str) -> None:
+        variables = {name: value}
+        if name == "KAFKA_CA_FILE":
+            variables["KAFKA_SECURITY_PROTOCOL"] = "SSL"
+        [line] = lines_of(load_with, **variables)
+        assert line.startswith(f"{name}: ")
+        assert len(line) < 250
+        assert SECRET not in line
+
+    def test_several_wrong_ones_are_as_many_lines(self, load_with: Load) -> None:
+        lines = lines_of(load_with, PARTITIONS="x", WEB_PORT="y", KAFKA_BROKERS="z")
+        assert sorted(line.partition(":")[0] for line in lines) == ["KAFKA_BROKERS", "PARTITIONS", "WEB_PORT"]
+
+    def test_a_ca_file_without_certificates(self, load_with: Load, tmp_path: Path) -> None:
+        garbage = tmp_path / "ca.pem"
+        garbage.write_text("no certificate", encoding="utf-8")
+        [line] = lines_of(load_with, KAFKA_SECURITY_PROTOCOL="SSL", KAFKA_CA_FILE=str(garbage))
+        assert line.startswith(f"KAFKA_CA_FILE: {garbage} holds no CA certificates")
+
+    def test_a_dotenv_file_that_cannot_be_read(self, load_with: Load) -> None:
+        Path(".env").write_bytes(b"PORT_ORG_ID=\xff\xfe\n")
+        [line] = lines_of(load_with)
+        assert line.startswith(".env: cannot be read: ")
+
+    @pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+    @pytest.mark.parametrize("given", [{}, {"KAFKA_USERNAME": "me"}, {"KAFKA_PASSWORD": SECRET}])
+    def test_sasl_needs_a_name_and_a_password(self, load_with: Load, protocol: str, given: Mapping[str, str]) -> None:
+        [line] = lines_of(load_with, KAFKA_SECURITY_PROTOCOL=protocol, **given)
+        assert line == f"KAFKA_USERNAME, KAFKA_PASSWORD: needed with KAFKA_SECURITY_PROTOCOL={protocol}"
+
+
+class TestBeyondLoopback:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+    def test_loopback_needs_no_token(self, load_with: Load, host: str) -> None:
+        assert load_with(WEB_HOST=host).web_host == host
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "127.0.0.1.example.com"])  # noqa: S104
+    def test_any_other_host_needs_one(self, load_with: Load, host: str) -> None:
+        [line] = lines_of(load_with, WEB_HOST=host)
+        assert line == "WEB_TOKEN: needed to listen beyond loopback, as WEB_HOST asks; set a long random value"
+        assert load_with(WEB_HOST=host, WEB_TOKEN=SECRET).web_host == host
+
+
+class TestSecrets:
+    def test_no_secret_is_in_a_text_of_the_settings(self, load_with: Load) -> None:
+        settings = load_with(
+            WEB_TOKEN=SECRET, KAFKA_USERNAME="me", KAFKA_PASSWORD=SECRET, KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT"
+        )
+        for text in (repr(settings), str(settings), settings.model_dump_json(), f"{settings.web_token}"):
+            assert SECRET not in text
+
+    def test_no_secret_is_in_an_error(self, load_with: Load) -> None:
+        lines = lines_of(
+            load_with, WEB_TOKEN=SECRET, KAFKA_PASSWORD=SECRET, KAFKA_SECURITY_PROTOCOL="SASL_SSL", PARTITIONS="x"
+        )
+        assert SECRET not in "".join(lines)
+
+    def test_the_error_carries_no_cause_that_a_traceback_would_show(self, load_with: Load) -> None:
+        with pytest.raises(SettingsError) as raised:
+            load_with(PARTITIONS="x")
+        assert raised.value.__suppress_context__
+
+
+class TestKafkaClient:
+    def test_plaintext(self, load_with: Load) -> None:
+        assert load_with(KAFKA_BROKERS="a:1,b:2").kafka_client() == {
+            "bootstrap_servers": ["a:1", "b:2"],
+            "security_protocol": "PLAINTEXT",
+            "ssl_context": None,
+        }
+
+    @pytest.mark.parametrize(
+        ("protocol", "tls", "sasl"),
+        [("PLAINTEXT", False, False), ("SSL", True, False), ("SASL_PLAINTEXT", False, True), ("SASL_SSL", True, True)],
+    )
+    def test_security(self, load_with: Load, protocol: str, tls: bool, sasl: bool) -> None:
+        client = load_with(
+            KAFKA_SECURITY_PROTOCOL=protocol, KAFKA_USERNAME="me", KAFKA_PASSWORD=SECRET, KAFKA_SASL_MECHANISM="PLAIN"
+        ).kafka_client()
+        assert isinstance(client["ssl_context"], ssl.SSLContext) is tls
+        assert ("sasl_mechanism" in client) is sasl
+        if sasl:
+            assert (client["sasl_plain_username"], client["sasl_plain_password"]) == ("me", SECRET)
+
+
+def test_importing_the_app_with_wrong_settings_is_exit_status_2_without_a_traceback(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "PARTITIONS": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import streams.app"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [*REQUIRED, "PARTITIONS"]
