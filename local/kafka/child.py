@@ -19,7 +19,13 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path, hold: IO[str]
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        folder: Path,
+        hold: IO[str] | None = None,
     ) -> None:
         with log.open("ab") as output:
             self._guard = subprocess.Popen(  # noqa: S603
@@ -29,7 +35,7 @@ class Child:
                 stderr=output,
                 env=dict(environment),
                 cwd=folder,
-                pass_fds=[hold.fileno()],
+                pass_fds=[hold.fileno()] if hold else [],
                 bufsize=0,  # no byte may wait in a buffer that nobody reads any more
                 start_new_session=True,
             )

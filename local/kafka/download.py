@@ -1,7 +1,7 @@
 """Downloads Kafka's jars: python -m local.kafka.download FOLDER.
 
-Run by `local.kafka.jars`, with the folder for Maven's files in the environment variable M2_REPO. Prints what it does,
-one line each; the last line of a failed run (exit status 1) is the reason. With --pin it prints the table of hashes.
+Run by `local.kafka.jars`, as a process of its own. Prints what it does, one line each; the last line of a failed run
+(exit status 1) is the reason. With --pin it prints the table of hashes and keeps nothing.
 """
 
 import argparse
@@ -27,11 +27,20 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pin", action="store_true", help="print the hashes of what is resolved, and keep nothing")
     options = parser.parse_args()
+    downloads = options.folder.resolve() / "maven"
+    # jgo takes its folder and its settings from the environment: the user's own are neither read nor written.
+    os.environ |= {"M2_REPO": str(downloads), "JGO_CONFIG_FILE": os.devnull}
+    # jgo writes in place: what an interrupted run left may be half a file, and would be taken for whole.
+    shutil.rmtree(downloads, ignore_errors=True)
     try:
         print_hashes() if options.pin else fetch(options.folder)
     except DownloadError as exc:
         _say(str(exc))
         return 1
+    except KeyboardInterrupt:  # from the terminal, which interrupts whoever started this as well
+        return 130
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
     return 0
 
 
@@ -48,14 +57,11 @@ def fetch(folder: Path) -> None:
     for number, name in enumerate(missing, start=1):
         _say(f"Downloading Kafka: {number} of {len(missing)}, {name}")
         download(artifacts[name]).replace(jars / name)
-    shutil.rmtree(os.environ["M2_REPO"], ignore_errors=True)
 
 
 def resolve() -> dict[str, Artifact]:
     """Return what the broker needs, by file name. Downloads descriptions only, and no jar."""
     _say("Resolving what Kafka needs")
-    # jgo writes in place: what an interrupted run left may be half a file, and would be taken for whole.
-    shutil.rmtree(os.environ["M2_REPO"], ignore_errors=True)
     try:
         return {artifact.filename: artifact for artifact in jgo.resolve(ENDPOINT)}
     except Exception as exc:

@@ -54,15 +54,13 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _download(folder: Path, report: Progress) -> None:
-    """Run the download as a process of its own: jgo takes its folder from the environment, which is not ours to change.
+    """Run the download as a process of its own, since it changes its environment.
 
     Returns at once if another process has fetched everything while this one waited for the lock.
     """
     command = [sys.executable, "-m", "local.kafka.download", str(folder)]
-    # An empty configuration: neither a user's jgo settings nor their Maven folder are read or written.
-    environment = os.environ | {"M2_REPO": str(folder / "maven"), "JGO_CONFIG_FILE": os.devnull}
     with subprocess.Popen(  # noqa: S603
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
         last = ""
         for line in child.stdout or ():
