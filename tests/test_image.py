@@ -65,6 +65,14 @@ def test_it_holds_the_application_and_no_tool_of_development(app: Path) -> None:
     assert found.stdout.split() == names[:7]
 
 
+def test_no_file_of_a_package_is_left_behind(app: Path) -> None:
+    packages = [source for source in copied_sources() if (ROOT / source / "__init__.py").exists()]
+    tracked = subprocess.run(["git", "ls-files", "--", *packages], cwd=ROOT, capture_output=True, text=True, check=True)
+    (installed,) = app.glob("lib/python*/site-packages")
+    assert packages
+    assert [name for name in tracked.stdout.splitlines() if not (installed / name).exists()] == []
+
+
 def test_the_worker_starts_from_it_is_found_healthy_and_stops(
     app: Path, kafka: EmbeddedKafka, unique: str, tmp_path: Path
 ) -> None:

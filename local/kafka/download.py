@@ -1,7 +1,7 @@
 """Downloads Kafka's jars: python -m local.kafka.download FOLDER.
 
-Run by `local.kafka.jars`, as a process of its own. Prints what it does, one line each; the last line of a failed run
-(exit status 1) is the reason. With --pin it prints the table of hashes and keeps nothing.
+Run by `local.kafka.jars`, as a process of its own. Prints what it does, one line each; a failed run (exit status 1)
+ends with a line that starts with FAILED and says why. With --pin it prints the table of hashes and keeps nothing.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import jgo
 from jgo.maven import Artifact
 
 from local.kafka.pinned import ENDPOINT, SHA256
+
+FAILED = "failed: "
 
 
 class DownloadError(Exception):
@@ -35,7 +37,7 @@ def main() -> int:
     try:
         print_hashes() if options.pin else fetch(options.folder)
     except DownloadError as exc:
-        _say(str(exc))
+        _say(f"{FAILED}{exc}")
         return 1
     except KeyboardInterrupt:  # from the terminal, which interrupts whoever started this as well
         return 130

@@ -13,6 +13,9 @@ from local.kafka.pinned import KAFKA_VERSION, SHA256
 
 Progress = Callable[[str], None]
 
+# What download.py marks the reason with. It is not imported here: it imports jgo, which a cached Kafka has no use for.
+_FAILED = "failed: "
+
 
 def cache_dir() -> Path:
     """Return the folder for downloads: LOCAL_CACHE_DIR, else the checkout's own .cache, else the user's cache."""
@@ -62,12 +65,14 @@ def _download(folder: Path, report: Progress) -> None:
     with subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
-        last = ""
+        reason = "it was interrupted"
         for line in child.stdout or ():
-            last = line.strip() or last
-            report(last)
+            if line.startswith(_FAILED):
+                reason = line.removeprefix(_FAILED).strip()
+            else:
+                report(line.strip())
     if child.returncode:
-        raise KafkaError(f"Apache Kafka could not be downloaded: {last}. Check the network and try again.")
+        raise KafkaError(f"Apache Kafka could not be downloaded ({reason}): check the network and try again.")
 
 
 def _silent(_message: str) -> None:
