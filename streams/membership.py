@@ -67,6 +67,7 @@ class Group:
         found: set[str] = set()
         for _member, *fields in members:
             assignment = next(part for part in reversed(fields) if isinstance(part, bytes))
-            decoded = ConsumerProtocolMemberAssignment.decode(assignment)
-            found.update(topic for topic, partitions in decoded.assignment if partitions)
+            if assignment:  # empty for a member that the group's leader left out
+                decoded = ConsumerProtocolMemberAssignment.decode(assignment)
+                found.update(topic for topic, partitions in decoded.assignment if partitions)
         return frozenset(found)

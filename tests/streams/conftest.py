@@ -45,6 +45,8 @@ async def new_topic(admin: AIOKafkaAdminClient, unique: str) -> NewTopicOnKafka:
         full = f"{unique}.{name}"
         answer = await admin.create_topics([NewTopic(full, partitions, 1, topic_configs=dict(config or {}))])
         assert [code for _, code, *_ in answer.topic_errors] == [0]
+        while full not in await admin.list_topics():
+            pass  # the broker learns of it a moment after the controller
         return full
 
     return create
