@@ -1,0 +1,77 @@
+"""Answers of the web views that are no answers: what is wrong with a request, or why it cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from aiohttp import web
+
+from port.ids import is_node_run_id
+from tables.state import State
+from web.data import ErrorShown
+
+DEFAULT_LIMIT: Final = 50
+MOST_LIMIT: Final = 500
+_MOST_ITEMS: Final = 10_000_000
+_SHOWN_CHARACTERS: Final = 80
+T = TypeVar("T")
+
+
+@dataclass
+class RefusedError(Exception):
+    """A request is not met."""
+
+    status: HTTPStatus
+    shown: ErrorShown
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def refused(status: HTTPStatus, error: str, message: str, headers: Mapping[str, str] | None = None) -> RefusedError:
+    """Return why a request is not met: one word for programs, and a sentence."""
+    return RefusedError(status, ErrorShown(error=error, message=message), headers or {})
+
+
+def node_run_id_of(request: web.Request) -> str:
+    """Return the node-run id in the path. Raises RefusedError (400)."""
+    given = request.match_info["node_run_id"]
+    if not is_node_run_id(given):
+        raise refused(HTTPStatus.BAD_REQUEST, "malformed-id", f"no node-run id: {given[:_SHOWN_CHARACTERS]!r}")
+    return given
+
+
+def limit_of(request: web.Request, default: int = DEFAULT_LIMIT) -> int:
+    """Return `limit`. Raises RefusedError (400)."""
+    return _query(request, "limit", default, _number(1, MOST_LIMIT), f"a number from 1 to {MOST_LIMIT}")
+
+
+def first_of(request: web.Request) -> int:
+    """Return `from`, the first item to show. Raises RefusedError (400)."""
+    return _query(request, "from", 0, _number(0, _MOST_ITEMS), f"a number from 0 to {_MOST_ITEMS}")
+
+
+def state_of(request: web.Request) -> State | None:
+    """Return `state`, None for any. Raises RefusedError (400)."""
+    return _query(request, "state", None, State, f"one of {', '.join(State)}")
+
+
+def _query(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
+    given = request.query.get(name)
+    if not given:
+        return default
+    try:
+        return read(given)
+    except ValueError:
+        message = f"{name} is {expected}, not {given[:_SHOWN_CHARACTERS]!r}"
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+            raise ValueError(text)
+        return int(text)
+
+    return read

@@ -1,0 +1,341 @@
+"""What the views show, as pydantic models, and how it is made of the ledger's states. Secrets are masked here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
+
+from port.models import Result
+from streams.messages import event_type, items_of
+from tables.state import Item, Message, NodeRun, State
+from web.masking import masked, masked_text
+
+SCOPE: Final = "this worker"
+_UNREADABLE: Final = "what was kept of it cannot be read as JSON"
+_TOO_MUCH: Final = "left out here: it is too much for one answer"
+
+
+class Shown(BaseModel):
+    """Base of what is shown; in JSON the names are in camelCase and the times in ISO 8601, UTC."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, ser_json_inf_nan="null")
+
+    def to_json(self) -> bytes:
+        """Return it as JSON."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class ItemState(StrEnum):
+    """Where an item stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DEFERRED = "deferred"
+    """A retry is to come."""
+    ENDED = "ended"
+
+
+class WorkerShown(Shown):
+    """A worker."""
+
+    worker: str
+    """Its incarnation: new at every start of the process."""
+    url: str
+    partitions: list[int]
+
+
+class NodeRunLine(Shown):
+    """A node run in a list."""
+
+    node_run_id: str
+    workflow_run_id: str | None
+    workflow: str | None
+    node: str | None
+    event_types: list[str]
+    state: State
+    result: Result | None
+    item_count: int
+    succeeded: int
+    failed: int
+    received_at: datetime | None
+    ended_at: datetime | None
+    """When Port answered the report."""
+    duration_seconds: float | None
+    """From the receipt to Port's answer."""
+    partition: int
+
+
+class NodeRunInList(NodeRunLine):
+    """A node run in the list of the API."""
+
+    items: int
+    """How many items it has; the same as `item_count`."""
+
+
+class ItemShown(Shown):
+    """An item of a node run."""
+
+    index: int
+    event_type: str | None
+    state: ItemState
+    result: Result | None
+    attempt: int
+    output: JsonValue
+    error: str | None
+    worker: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration_seconds: float | None
+    due_at: datetime | None
+
+
+class SourceShown(Shown):
+    """Where a message stood on the source cluster."""
+
+    cluster: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp: datetime | None
+
+
+class MessageShown(Shown):
+    """A message of a node run."""
+
+    first_item: int
+    items: int
+    digest: str
+    source: SourceShown
+    message: JsonValue
+    """The message as it came, with secrets masked; null where `note` says why."""
+    note: str | None
+
+
+class ReportShown(Shown):
+    """The report to Port."""
+
+    covered_items: int
+    body: str
+    status: int | None
+    """Of Port's last answer."""
+    reason: str | None
+
+
+class NodeRunShown(NodeRunLine):
+    """A node run with its items and messages."""
+
+    scope: str = SCOPE
+    worker: WorkerShown
+    report: ReportShown | None
+    items: list[ItemShown]
+    next_item: int | None
+    """The first item that is not in this answer; ask with `?from=`."""
+    messages: list[MessageShown]
+    more_messages: bool
+
+
+class Sample(Shown):
+    """The beginning of one such message."""
+
+    why: str
+    offset: int
+    start: str
+
+
+class Foreign(Shown):
+    """Messages on the runs topic that were left to other consumers, since this worker started."""
+
+    counts: dict[str, int]
+    samples: list[Sample]
+
+
+class NodeRunList(Shown):
+    """The latest node runs."""
+
+    scope: str = SCOPE
+    counts: dict[State, int]
+    node_runs: list[NodeRunInList]
+    examined: int
+    """How many of the latest node runs were looked at for these."""
+    workers: list[WorkerShown]
+    missing: list[int]
+    """Partitions of other workers, whose node runs are not in this answer."""
+    foreign: Foreign
+
+
+class ErrorShown(Shown):
+    """Why there is no answer."""
+
+    error: str
+    """One word, for programs."""
+    message: str
+    partition: int | None = None
+    worker: str | None = None
+
+    def to_json(self) -> bytes:
+        """Return it as JSON, without what is not known."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def instant(seconds: float | None) -> datetime | None:
+    """Return a point in time; None where there is none, or none that a calendar has: producers set what they like."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    # The clocks of two machines: what seems to end before it began took no time.
+    return None if start is None or end is None else round(max(0.0, end - start), 3)
+
+
+def _line(run: NodeRun, partition: int, state: State) -> dict[str, object]:
+    return {
+        "node_run_id": run.node_run_id,
+        "workflow_run_id": run.workflow_run_id,
+        "workflow": run.workflow,
+        "node": run.node,
+        "event_types": list(run.event_types),
+        "state": state,
+        "result": run.result,
+        "item_count": run.items,
+        "succeeded": run.succeeded,
+        "failed": run.failed,
+        "received_at": instant(run.received_at),
+        "ended_at": instant(run.settled_at),
+        "duration_seconds": _between(run.received_at, run.settled_at),
+        "partition": partition,
+    }
+
+
+def node_run_in_list(run: NodeRun, partition: int, state: State) -> NodeRunInList:
+    """Return a node run as a line of the list."""
+    return NodeRunInList.model_validate(_line(run, partition, state) | {"items": run.items})
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read of one node run, to be shown."""
+
+    run: NodeRun
+    partition: int
+    state: State
+    worker: WorkerShown
+    items: Mapping[int, Item | None]
+    """The items of one page, in order; None where nothing is written of one yet."""
+    running: frozenset[int]
+    """Those of them that run."""
+    deferred: frozenset[int]
+    """Those of them that wait for a time to come."""
+    next_item: int | None
+    messages: tuple[tuple[Message, bool], ...]
+    """Each with whether its text is to be shown."""
+    more_messages: bool
+
+
+def node_run_shown(read: Read) -> NodeRunShown:
+    """Return a node run with its items and messages. Takes its time with large ones: call it in a thread."""
+    run = read.run
+    messages, event_types = _messages(read.messages)
+    report = None
+    if run.covered is not None:
+        report = ReportShown(
+            covered_items=run.covered,
+            body=run.body.value,
+            status=run.status,
+            reason=None if run.reason is None else masked_text(run.reason),
+        )
+    items = [
+        _item(item, _item_state(read, index, item), index, event_types.get(index)) for index, item in read.items.items()
+    ]
+    details = {
+        "worker": read.worker,
+        "report": report,
+        "items": items,
+        "next_item": read.next_item,
+        "messages": messages,
+        "more_messages": read.more_messages,
+    }
+    return NodeRunShown.model_validate(_line(run, read.partition, read.state) | details)
+
+
+def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageShown], dict[int, str | None]]:
+    shown: list[MessageShown] = []
+    event_types: dict[int, str | None] = {}
+    for message, with_text in messages:
+        value, note = _text(message.text) if with_text else (None, _TOO_MUCH)
+        if value is not None:
+            for index, fields in enumerate(items_of(message.text), message.first):
+                event_types[index] = event_type(fields)
+        source = message.source
+        shown.append(
+            MessageShown(
+                first_item=message.first,
+                items=message.count,
+                digest=message.digest,
+                source=SourceShown(
+                    cluster=source.cluster,
+                    topic=source.topic,
+                    partition=source.partition,
+                    offset=source.offset,
+                    timestamp=instant(source.timestamp),
+                ),
+                message=value,
+                note=note,
+            )
+        )
+    return shown, event_types
+
+
+def _text(text: str) -> tuple[JsonValue, str | None]:
+    if not text:
+        return None, "the message was larger than can be kept"
+    try:
+        return masked(from_json(text)), None
+    except ValueError:
+        return None, _UNREADABLE
+
+
+def _item(item: Item | None, state: ItemState, index: int, event_type: str | None) -> ItemShown:
+    known = item or Item(index=index, message=0)
+    return ItemShown(
+        index=index,
+        event_type=known.event_type or event_type,
+        state=state,
+        result=known.result,
+        attempt=known.attempt,
+        output=_output(known.output),
+        error=None if known.error is None else masked_text(known.error),
+        worker=known.worker,
+        started_at=instant(known.started_at),
+        ended_at=instant(known.ended_at),
+        duration_seconds=_between(known.started_at, known.ended_at),
+        due_at=instant(known.due_at),
+    )
+
+
+def _item_state(read: Read, index: int, item: Item | None) -> ItemState:
+    if item is not None and item.result is not None:
+        return ItemState.ENDED
+    if index in read.running:
+        return ItemState.RUNNING
+    return ItemState.DEFERRED if index in read.deferred else ItemState.WAITING
+
+
+def _output(output: str | None) -> JsonValue:
+    if output is None:
+        return None
+    try:
+        return masked(from_json(output))
+    except ValueError:
+        return masked_text(output)

@@ -1,0 +1,46 @@
+"""Whether the worker is ready: its partitions are taken over, and events flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agents.dispatch import Dispatch
+from streams.worker import Worker
+
+
+class NotReady(StrEnum):
+    """Why a worker is not ready; all that `/readyz` says of it."""
+
+    STARTING = "starting"
+    STOPPING = "stopping"
+    REBALANCING = "rebalancing"
+    RECOVERING = "recovering"
+    """Partitions are its own and not yet taken over."""
+    NO_PARTITIONS = "no-partitions"
+
+
+@dataclass
+class Readiness:
+    """Follows a worker from its start on."""
+
+    worker: Worker
+    dispatch: Dispatch
+    settled: bool = False
+    """Whether it has had its first assignment."""
+
+    async def note_assignment(self) -> None:
+        """Called when the tables are recovered and the streams run."""
+        self.settled = True
+
+    def obstacle(self) -> NotReady | None:
+        """Return why the worker is not ready, None where it is."""
+        if self.worker.should_stop:
+            return NotReady.STOPPING
+        if not self.settled:
+            return NotReady.STARTING
+        if self.worker.rebalancing:
+            return NotReady.REBALANCING
+        if not self.worker.owned:
+            return NotReady.NO_PARTITIONS
+        return NotReady.RECOVERING if self.worker.owned - self.dispatch.active else None

@@ -1,0 +1,211 @@
+"""What this worker knows: the node runs of its partitions, and what it does for them at this moment.
+
+Everything is read by partition and key, or from memory; never by a scan of the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Final, cast
+
+from aiokafka.partitioner import DefaultPartitioner
+
+from agents.dispatch import Dispatch
+from agents.feeding import Feeder
+from agents.work import ItemWork
+from streams.worker import Worker
+from tables.ledger import Ledger
+from tables.overview import Overview
+from tables.rows import NotOwnedError
+from tables.state import Item, Message, NodeRun, State, state_of
+from web.data import NodeRunInList, Read, WorkerShown, node_run_in_list
+
+MOST_EXAMINED: Final = 2000
+"""How many of the latest node runs are looked at for one list."""
+MOST_MESSAGES: Final = 20
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""What one answer shows at most of items, and of messages; the item or message that goes beyond is its last."""
+_CHUNK: Final = 100
+_partitioner: Final = DefaultPartitioner()
+
+
+class NotHereError(LookupError):
+    """Whether there is such a node run cannot be said: its partition is not here, or not yet.
+
+    `owned` says that it belongs to this worker and is still being taken over.
+    """
+
+    def __init__(self, partition: int, *, owned: bool) -> None:
+        self.partition = partition
+        self.owned = owned
+        super().__init__(f"partition {partition} is not here")
+
+
+class NoSuchNodeRunError(LookupError):
+    """There is no such node run: its partition is here, and it is not in it."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        super().__init__(f"no such node run in partition {partition}")
+
+
+@dataclass(frozen=True)
+class Now:
+    """What is done at this moment, by node run: which of its items run, and which node runs only wait for a time."""
+
+    running: Mapping[str, Set[int]]
+    deferred: Set[str]
+
+    def state(self, run: NodeRun) -> State:
+        """Return where the node run stands."""
+        node_run_id = run.node_run_id
+        return state_of(run, running=node_run_id in self.running, deferred=node_run_id in self.deferred)
+
+
+@dataclass(frozen=True)
+class Here:
+    """The worker, its ledger, and the feeders of its handlers by event type."""
+
+    worker: Worker
+    ledger: Ledger
+    overview: Overview
+    dispatch: Dispatch
+    feeders: Mapping[str, Feeder[ItemWork]]
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that this worker owns and has taken over."""
+        return sorted(self.worker.owned & self.dispatch.active)
+
+    @property
+    def missing(self) -> list[int]:
+        """The partitions that are not here."""
+        return sorted(set(range(self.worker.settings.partitions)).difference(self.partitions))
+
+    def worker_shown(self) -> WorkerShown:
+        """Return this worker."""
+        return WorkerShown(
+            worker=self.worker.incarnation, url=str(self.worker.conf.canonical_url), partitions=self.partitions
+        )
+
+    def partition_of(self, node_run_id: str) -> int:
+        """Return the partition of a node run: that of its events, as Kafka's default partitioner has it."""
+        partitions = list(range(self.worker.settings.partitions))
+        return int(_partitioner(node_run_id.encode(), partitions, partitions))
+
+    def now(self) -> Now:
+        """Return what is done at this moment. Where an item runs or waits for a handler, the node run is not deferred."""
+        running: defaultdict[str, set[int]] = defaultdict(set)
+        for feeder in self.feeders.values():
+            for work in feeder.running:
+                # What runs on for a partition that has moved away is its new owner's to show.
+                if work.partition in self.dispatch.active:
+                    running[work.node_run_id].add(work.index)
+        deferred = {node_run_id for entries in self._due().values() for node_run_id, _ in entries} - running.keys()
+        if deferred:
+            deferred -= {work.node_run_id for feeder in self.feeders.values() for work in _pending(feeder)}
+        return Now(running, deferred)
+
+    def _due(self) -> Mapping[int, Mapping[tuple[str, int], object]]:
+        return cast("Mapping[int, Mapping[tuple[str, int], object]]", self.dispatch.due._entries)
+
+    def counts(self, now: Now) -> dict[State, int]:
+        """Return how many node runs of this worker stand where.
+
+        The overview counts those that run or are deferred as waiting; how many they are is told from memory.
+        """
+        counts = self.overview.counts()
+        running = sum(self._runs(node_run_id, now) for node_run_id in now.running)
+        # Without a look at each: a node run whose report is out may wait for the retry of a late item.
+        for state, number in ((State.RUNNING, running), (State.DEFERRED, len(now.deferred))):
+            counts[state] = min(number, counts[State.WAITING])
+            counts[State.WAITING] -= counts[state]
+        return counts
+
+    def _runs(self, node_run_id: str, now: Now) -> bool:
+        run = self._run(self.partition_of(node_run_id), node_run_id)
+        return run is not None and now.state(run) is State.RUNNING
+
+    def _run(self, partition: int, node_run_id: str) -> NodeRun | None:
+        try:
+            return self.ledger.run(partition, node_run_id)
+        except NotOwnedError:
+            return None
+
+    async def latest(self, now: Now, limit: int, state: State | None) -> tuple[list[NodeRunInList], int]:
+        """Return the latest node runs, in one state where that is asked for, and how many were examined for them."""
+        found: list[NodeRunInList] = []
+        examined = 0
+        for partition, node_run_id in self.overview.latest(limit if state is None else MOST_EXAMINED):
+            examined += 1
+            run = self._run(partition, node_run_id)
+            if run is not None and state in (None, now.state(run)):
+                found.append(node_run_in_list(run, partition, now.state(run)))
+            if len(found) == limit:
+                break
+            if examined % _CHUNK == 0:
+                await asyncio.sleep(0)
+        return found, examined
+
+    def read(self, node_run_id: str, start: int, limit: int) -> Read:
+        """Read a node run with `limit` of its items from `start` on; fewer where they are large.
+
+        Raises:
+            NotHereError: its partition is not here, or not yet.
+            NoSuchNodeRunError: it is not known.
+        """
+        partition = self.partition_of(node_run_id)
+        try:
+            run = self.ledger.run(partition, node_run_id)
+            if run is None:
+                raise self._absent(partition)
+            items, next_item = self._items(partition, run, start, limit)
+            messages, more = self._messages(partition, run)
+        except NotOwnedError:
+            raise NotHereError(partition, owned=False) from None
+        now, due = self.now(), self._due().get(partition, {})
+        return Read(
+            run=run,
+            partition=partition,
+            state=now.state(run),
+            worker=self.worker_shown(),
+            items=items,
+            running=frozenset(now.running.get(node_run_id, ())),
+            deferred=frozenset(index for index in items if (node_run_id, index) in due),
+            next_item=next_item,
+            messages=messages,
+            more_messages=more,
+        )
+
+    def _absent(self, partition: int) -> LookupError:
+        if partition in self.partitions and not self.worker.rebalancing:
+            return NoSuchNodeRunError(partition)
+        return NotHereError(partition, owned=True)
+
+    def _items(self, partition: int, run: NodeRun, start: int, limit: int) -> tuple[dict[int, Item | None], int | None]:
+        items: dict[int, Item | None] = {}
+        room = MOST_BYTES
+        for index in range(start, run.items):
+            if len(items) == limit or room <= 0:
+                return items, index
+            item = items[index] = self.ledger.item(partition, run, index)
+            room -= 0 if item is None else len(item.output or "") + len(item.error or "")
+        return items, None
+
+    def _messages(self, partition: int, run: NodeRun) -> tuple[tuple[tuple[Message, bool], ...], bool]:
+        messages: list[tuple[Message, bool]] = []
+        room = MOST_BYTES
+        for message in self.ledger.messages(partition, run):
+            if len(messages) == MOST_MESSAGES:
+                return tuple(messages), True
+            messages.append((message, room > 0))
+            room -= len(message.text)
+        return tuple(messages), False
+
+
+def _pending(feeder: Feeder[ItemWork]) -> Iterator[ItemWork]:
+    yield from feeder._waiting
+    yield from feeder._offered.values()

@@ -1,0 +1,101 @@
+"""Takes secrets out of what is shown.
+
+A value is a secret by the name it stands under: `token`, `password`, `clientSecret`, `X-Api-Key`, at any depth, also in
+JSON inside a text, in JSON that was cut off, and in texts like `part=...` or `Bearer ...`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, cast
+
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+MASK: Final = "***"
+_MASK_JSON: Final = f'"{MASK}"'
+_SECRET: Final = re.compile(
+    "password|passwd|passphrase|pwd|secret|token|authorization|apikey|accesskey|privatekey|signingkey|encryptionkey"
+    "|credential|cookie|bearer|jwt|connectionstring"
+)
+_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
+_NO_SECRETS: Final = frozenset({"null", "true", "false"})
+
+_SCHEME: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
+_USER_INFO: Final = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
+_ASSIGNED: Final = re.compile(r"""(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)(=|:[ ]?)("[^"]*"?|'[^']*'?|[^\s&;,"'<>]+)""")
+
+# Strings, which may be cut off at the end of the text; brackets; numbers and words.
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]|[^\s"\[\]{},:]+', re.DOTALL)
+_COLON: Final = re.compile(r"\s*:")
+_CUT_ESCAPE: Final = re.compile(r"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
+
+
+def is_secret(name: str) -> bool:
+    """Whether what stands under this name is to be masked."""
+    return _SECRET.search(_NOT_IN_NAMES.sub("", name.lower())) is not None
+
+
+def masked(value: JsonValue) -> JsonValue:
+    """Return a value of JSON with its secrets masked. That there is none (`null`), true and false are no secrets."""
+    if isinstance(value, dict):
+        return {name: _hidden(member) if is_secret(name) else masked(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [masked(element) for element in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def _hidden(value: JsonValue) -> JsonValue:
+    return value if value is None or isinstance(value, bool) else MASK
+
+
+def masked_text(text: str) -> str:
+    """Return a text with its secrets masked. JSON in it, whole or cut off, is masked by its names."""
+    if text.lstrip()[:1] in ("{", "["):
+        return "".join(_masked_json(text))
+    text = _SCHEME.sub(rf"\1 {MASK}", text)
+    text = _USER_INFO.sub(MASK, text)
+    return _ASSIGNED.sub(lambda found: f"{found[1]}{found[2]}{MASK}" if is_secret(found[1]) else found[0], text)
+
+
+def _masked_json(text: str) -> Iterator[str]:
+    """Yield the text of some JSON with its secrets masked: part by part, so that it may be cut off, or no JSON."""
+    position, hides, depth = 0, False, 0
+    for found in _TOKEN.finditer(text):
+        part = found[0]
+        if depth:
+            # Inside an object or array that is a secret as a whole.
+            depth += (part in "[{") - (part in "]}")
+            position = found.end()
+            continue
+        yield text[position : found.start()]
+        position = found.end()
+        if hides:
+            hides = False
+            depth = int(part in "[{")
+            yield part if part in _NO_SECRETS else _MASK_JSON
+        elif part[0] == '"' and _COLON.match(text, position):
+            hides = is_secret(_decoded(part) or "")
+            yield part
+        else:
+            yield _masked_string(part) if part[0] == '"' else part
+    if not depth:
+        yield text[position:]
+
+
+def _masked_string(part: str) -> str:
+    text = _decoded(part)
+    if text is None:
+        return _MASK_JSON
+    shown = masked_text(text)
+    return part if shown == text else to_json(shown).decode()
+
+
+def _decoded(part: str) -> str | None:
+    for candidate in (part, f'{_CUT_ESCAPE.sub("", part)}"'):
+        try:
+            return cast("str", from_json(candidate))
+        except ValueError:
+            continue
+    return None

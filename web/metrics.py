@@ -1,0 +1,69 @@
+"""The gauges of a worker, read at the moment they are asked for; the counters are in `streams.metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sized
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from web.health import Readiness
+from web.here import Here
+
+
+class Queue(Protocol):
+    """What feeds an agent."""
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces of work wait."""
+
+    @property
+    def running(self) -> Sized:
+        """The pieces that are being done."""
+
+
+class Gauges(Collector):
+    """What Prometheus may watch of this worker: state, queues, partitions."""
+
+    def __init__(self, here: Here, readiness: Readiness, queues: Mapping[str, Queue]) -> None:
+        self._here = here
+        self._readiness = readiness
+        self._queues_by_agent = queues
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: what there is is told when it is asked for."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        here = self._here
+        states = GaugeMetricFamily("port_runs_node_runs", "Node runs of this worker, by state", labels=["state"])
+        for state, number in here.counts(here.now()).items():
+            states.add_metric([state.value], number)
+        yield states
+        yield from self._queues()
+        yield GaugeMetricFamily(
+            "port_runs_due_entries", "Retries and ends of grace that wait for their time", value=len(here.dispatch.due)
+        )
+        yield GaugeMetricFamily(
+            "port_runs_owned_partitions", "Partitions that this worker has taken over", value=len(here.partitions)
+        )
+        yield GaugeMetricFamily(
+            "port_runs_ready", "Whether this worker is ready: 1 or 0", value=self._readiness.obstacle() is None
+        )
+        yield CounterMetricFamily(
+            "port_runs_offset_interventions",
+            "How often records that Faust had dropped were read again",
+            value=here.worker.offsets.interventions,
+        )
+
+    def _queues(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("port_runs_queue_waiting", "Pieces of work that wait, by agent", labels=["agent"])
+        running = GaugeMetricFamily("port_runs_queue_running", "Pieces of work being done, by agent", labels=["agent"])
+        for name, queue in self._queues_by_agent.items():
+            waiting.add_metric([name], queue.waiting)
+            running.add_metric([name], len(queue.running))
+        yield waiting
+        yield running

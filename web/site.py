@@ -1,0 +1,295 @@
+"""The routes of a worker's web views, and what guards them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Protocol
+from urllib.parse import parse_qs
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from port.ids import is_node_run_id
+from web.answers import (
+    RefusedError,
+    first_of,
+    limit_of,
+    node_run_id_of,
+    refused,
+    state_of,
+)
+from web.auth import SESSION_COOKIE, SESSION_SECONDS, Guard, is_loopback_name
+from web.data import Foreign, NodeRunList, NodeRunShown, Sample, Shown, node_run_shown
+from web.health import Readiness
+from web.here import Here, NoSuchNodeRunError, NotHereError
+from web.masking import masked_text
+from web.pages import Pages
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ITEMS: Final = 100
+"""How many items of a node run one answer shows where `limit` does not say."""
+_FOR_ALL: Final = frozenset({"/healthz", "/readyz"})
+_LOGIN: Final = "/login"
+_MOST_LOGIN_BYTES: Final = 4096
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class LeftAlone(Protocol):
+    """A message that was left to other consumers."""
+
+    @property
+    def why(self) -> str:
+        """Why it is not ours."""
+
+    @property
+    def offset(self) -> int:
+        """Where it stands in its partition."""
+
+    @property
+    def start(self) -> str:
+        """How it begins."""
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """What the router left to other consumers."""
+
+    samples: Iterable[LeftAlone]
+    counts: Callable[[], dict[str, int]]
+
+    def shown(self) -> Foreign:
+        """Return it with secrets masked, the latest sample first."""
+        samples = [Sample(why=one.why, offset=one.offset, start=masked_text(one.start)) for one in self.samples]
+        return Foreign(counts=self.counts(), samples=samples[::-1])
+
+
+@dataclass(frozen=True)
+class Site:
+    """The views of one worker."""
+
+    here: Here
+    readiness: Readiness
+    guard: Guard
+    strangers: Strangers
+    registry: CollectorRegistry
+    pages: Pages
+
+    def install(self, application: web.Application) -> None:
+        """Add the routes, and what guards every route."""
+        application.middlewares.append(self.answered)
+        application.middlewares.append(self.guarded)
+        application.on_response_prepare.append(_add_headers)
+        application.router.add_routes(
+            [
+                web.get("/", self.index),
+                web.get("/node-runs/{node_run_id}", self.node_run),
+                web.get("/api/node-runs", self.api_node_runs),
+                web.get("/api/node-runs/{node_run_id}", self.api_node_run),
+                web.get("/healthz", self.healthz),
+                web.get("/readyz", self.readyz),
+                web.get("/metrics", self.metrics),
+                web.post(_LOGIN, self.login),
+                web.post("/logout", self.logout),
+            ]
+        )
+
+    # What every request passes.
+
+    @web.middleware
+    async def answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn what is refused, unknown or broken into an answer of the form that was asked for."""
+        try:
+            return await handler(request)
+        except RefusedError as error:
+            return self._refusal(request, error)
+        except web.HTTPError as error:
+            word = HTTPStatus(error.status).phrase.lower().replace(" ", "-")
+            message = f"{error.reason}: {request.method} {request.path[:200]}"
+            allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            return self._refusal(request, refused(HTTPStatus(error.status), word, message, allowed))
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path[:200])
+            message = "this view failed; the worker's log says why"
+            return self._refusal(request, refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", message))
+
+    def _refusal(self, request: web.Request, error: RefusedError) -> web.Response:
+        if not _wants_html(request):
+            body = error.shown.to_json()
+            return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
+        if error.status is HTTPStatus.UNAUTHORIZED:
+            return self._login_page(request, error)
+        answer = self.pages.answer("refused.html", status=error.status, error=error.shown, asks=self.guard.asks)
+        answer.headers.update(error.headers)
+        return answer
+
+    @web.middleware
+    async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let through who may see the views; `/healthz` and `/readyz` tell nothing and are for all."""
+        if request.path in _FOR_ALL:
+            return await handler(request)
+        if not self.guard.asks:
+            if not is_loopback_name(request.host):
+                message = "without WEB_TOKEN the views answer only under a name of the loopback interface"
+                raise refused(HTTPStatus.FORBIDDEN, "foreign-host", message)
+            return await handler(request)
+        session = request.cookies.get(SESSION_COOKIE)
+        if request.path == _LOGIN or self.guard.is_authorized(request.headers.get("Authorization"), session):
+            return await handler(request)
+        raise _unauthorized("the token is missing or wrong: send it as Authorization: Bearer")
+
+    # Pages.
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Show the counts, the latest node runs, the worker, and what is left to others."""
+        shown = await self._list(request)
+        return self.pages.answer("index.html", list=shown, state=state_of(request), asks=self.guard.asks)
+
+    async def node_run(self, request: web.Request) -> web.Response:
+        """Show one node run."""
+        shown = await self._one(request)
+        return await asyncio.to_thread(self.pages.answer, "node_run.html", run=shown, asks=self.guard.asks)
+
+    def _login_page(self, request: web.Request, error: RefusedError) -> web.Response:
+        wanted = request.path if request.method == "GET" and _is_page(request.path) else "/"
+        failed = request.path == _LOGIN or "Authorization" in request.headers
+        answer = self.pages.answer("login.html", status=error.status, wanted=wanted, failed=failed)
+        answer.headers.update(error.headers)
+        return answer
+
+    async def login(self, request: web.Request) -> web.Response:
+        """Take the token from the login form, and give a session cookie for it."""
+        if not self.guard.asks:
+            raise web.HTTPNotFound
+        body = await request.read()
+        form = parse_qs(body.decode(errors="replace")) if len(body) <= _MOST_LOGIN_BYTES else {}
+        if not self.guard.is_token(form.get("token", [""])[0]):
+            raise _unauthorized("that is not the token")
+        wanted = form.get("wanted", [""])[0]
+        answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": wanted if _is_page(wanted) else "/"})
+        answer.set_cookie(
+            SESSION_COOKIE,
+            self.guard.session(),
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            # Behind a proxy that speaks TLS with the browser, too. Whoever sends this header falsely loses by it alone.
+            secure=request.secure or request.headers.get("X-Forwarded-Proto") == "https",
+        )
+        return answer
+
+    async def logout(self, _request: web.Request) -> web.Response:
+        """Take the session cookie back."""
+        answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
+        answer.del_cookie(SESSION_COOKIE, httponly=True, samesite="Strict")
+        return answer
+
+    # The API.
+
+    async def api_node_runs(self, request: web.Request) -> web.Response:
+        """Return the latest node runs as JSON."""
+        return _json(await self._list(request))
+
+    async def api_node_run(self, request: web.Request) -> web.Response:
+        """Return one node run as JSON."""
+        shown = await self._one(request)
+        return await asyncio.to_thread(_json, shown)
+
+    async def _list(self, request: web.Request) -> NodeRunList:
+        limit, state = limit_of(request), state_of(request)
+        now = self.here.now()
+        node_runs, examined = await self.here.latest(now, limit, state)
+        return NodeRunList(
+            counts=self.here.counts(now),
+            node_runs=node_runs,
+            examined=examined,
+            workers=[self.here.worker_shown()],
+            missing=self.here.missing,
+            foreign=self.strangers.shown(),
+        )
+
+    async def _one(self, request: web.Request) -> NodeRunShown:
+        node_run_id, first, limit = node_run_id_of(request), first_of(request), limit_of(request, ITEMS)
+        try:
+            read = self.here.read(node_run_id, first, limit)
+        except NotHereError as error:
+            raise self._not_here(error) from None
+        except NoSuchNodeRunError as error:
+            message = f"no node run {node_run_id} in partition {error.partition}, which is here"
+            raise self._placed(refused(HTTPStatus.NOT_FOUND, "unknown", message), error.partition) from None
+        return await asyncio.to_thread(node_run_shown, read)
+
+    def _not_here(self, error: NotHereError) -> RefusedError:
+        obstacle = self.readiness.obstacle()
+        where = f"partition {error.partition}, in which this node run would be,"
+        if error.owned or obstacle is not None:
+            why = obstacle.value if obstacle is not None else "recovering"
+            message = f"{where} cannot be told now: this worker is {why}"
+            answer = refused(HTTPStatus.SERVICE_UNAVAILABLE, why, message, {"Retry-After": "2"})
+        else:
+            message = f"{where} belongs to another worker: ask that one"
+            answer = refused(HTTPStatus.MISDIRECTED_REQUEST, "not-here", message)
+        return self._placed(answer, error.partition)
+
+    def _placed(self, error: RefusedError, partition: int) -> RefusedError:
+        update = {"partition": partition, "worker": self.here.worker.incarnation}
+        return RefusedError(error.status, error.shown.model_copy(update=update), error.headers)
+
+    # Health and metrics.
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """Say that the process and its event loop live."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """Say whether the worker is ready, and in one word why not."""
+        obstacle = self.readiness.obstacle()
+        if obstacle is None:
+            return web.Response(text="ready\n")
+        return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{obstacle.value}\n")
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Return the metrics in the text format of Prometheus."""
+        return web.Response(body=generate_latest(self.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _json(shown: Shown) -> web.Response:
+    return web.Response(body=shown.to_json(), content_type="application/json")
+
+
+def _unauthorized(message: str) -> RefusedError:
+    return refused(HTTPStatus.UNAUTHORIZED, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+
+
+def _wants_html(request: web.Request) -> bool:
+    return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
+
+
+def _is_page(path: str) -> bool:
+    return path == "/" or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
+
+
+async def _add_headers(_request: web.Request, answer: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        answer.headers.setdefault(name, value)
+    answer.headers["Server"] = "port-runs"
+
+
+def counts_by_reason(samples: Iterable[tuple[str, float]], reasons: Iterable[str]) -> dict[str, int]:
+    """Return the counts of messages that were left to others, by reason; reasons that did not occur are left out."""
+    counted = Counter({what: int(number) for what, number in samples})
+    return {reason: counted[reason] for reason in reasons if counted[reason]}
