@@ -69,7 +69,7 @@ class Guard:
         return int(ends_at) > self.clock()
 
     def _signature(self, ends_at: str) -> str:
-        return hmac.new(self.token.encode(), f"port-runs session {ends_at}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.token.encode(), _digest(f"port-runs session {ends_at}"), hashlib.sha256).hexdigest()
 
 
 def is_loopback_name(host: str) -> bool:

@@ -97,7 +97,7 @@ class Here:
         return int(_partitioner(node_run_id.encode(), partitions, partitions))
 
     def now(self) -> Now:
-        """Return what is done at this moment. Where an item runs or waits for a handler, the node run is not deferred."""
+        """Return what is done at this moment. Deferred is who has no item that runs or waits for a handler."""
         running: defaultdict[str, set[int]] = defaultdict(set)
         for feeder in self.feeders.values():
             for work in feeder.running:

@@ -24,7 +24,8 @@ _NO_SECRETS: Final = frozenset({"null", "true", "false"})
 
 _SCHEME: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
-_ASSIGNED: Final = re.compile(r"""(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)(=|:[ ]?)("[^"]*"?|'[^']*'?|[^\s&;,"'<>]+)""")
+_NAME: Final = re.compile(r"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)(?:=|:[ ]?)")
+_VALUE: Final = re.compile(r""""[^"]*"?|'[^']*'?|[^\s&;,"'<>]+""")
 
 # Strings, which may be cut off at the end of the text; brackets; numbers and words.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]|[^\s"\[\]{},:]+', re.DOTALL)
@@ -56,7 +57,18 @@ def masked_text(text: str) -> str:
         return "".join(_masked_json(text))
     text = _SCHEME.sub(rf"\1 {MASK}", text)
     text = _USER_INFO.sub(MASK, text)
-    return _ASSIGNED.sub(lambda found: f"{found[1]}{found[2]}{MASK}" if is_secret(found[1]) else found[0], text)
+    return "".join(_masked_assignments(text))
+
+
+def _masked_assignments(text: str) -> Iterator[str]:
+    position = 0
+    for name in _NAME.finditer(text):
+        if name.start() < position or not is_secret(name[1]):
+            continue
+        if (value := _VALUE.match(text, name.end())) is not None:
+            yield f"{text[position : name.end()]}{MASK}"
+            position = value.end()
+    yield text[position:]
 
 
 def _masked_json(text: str) -> Iterator[str]:

@@ -1,0 +1,164 @@
+"""A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
+
+from agents.dispatch import Dispatch
+from agents.feeding import Feeder
+from agents.work import ItemWork
+from port.models import Result
+from streams.records import Arrival, Body, ItemFinished, ItemRetry, NodeRunEvent, ReportAnswered, Settled, Source
+from streams.worker import Worker
+from tables.due import DueIndex
+from tables.ledger import Ledger
+from tables.overview import Overview
+from tables.rows import NotOwnedError
+from web.here import Here
+
+PARTITIONS = 8
+NOON = 1_800_000_000.0
+"""2027-01-15T08:00:00Z."""
+
+
+class MemoryRows:
+    """`tables.rows.Rows` in dicts, one for each partition that is here; `reads` counts what is read."""
+
+    def __init__(self) -> None:
+        self.stores: dict[int, dict[bytes, bytes]] = {number: {} for number in range(PARTITIONS)}
+        self.partition = 0
+        self.reads = 0
+
+    def _store(self, partition: int) -> dict[bytes, bytes]:
+        if partition not in self.stores:
+            raise NotOwnedError(f"partition {partition}")
+        return self.stores[partition]
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        self.reads += 1
+        return self._store(partition).get(key)
+
+    def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        rows = sorted(self._store(partition).items())
+        return ((key, value) for key, value in rows if key.startswith(prefix))
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.stores[self.partition][key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.stores[self.partition].pop(key, None)
+
+
+class FakeWorker:
+    """Has what `Here` reads of a worker, and what brings node runs into it."""
+
+    def __init__(self) -> None:
+        self.rows = MemoryRows()
+        self.overview = Overview()
+        ledger = Ledger(self.rows)
+        self.feeder: Feeder[ItemWork] = Feeder(2, lambda work: None)
+        dispatch = Dispatch(ledger, DueIndex(), self.overview, 0.0)
+        dispatch.active = set(range(PARTITIONS))
+        self.app = SimpleNamespace(
+            owned=frozenset(range(PARTITIONS)),
+            settings=SimpleNamespace(partitions=PARTITIONS),
+            incarnation="host-0123abcd",
+            conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
+            rebalancing=False,
+            should_stop=False,
+            offsets=SimpleNamespace(interventions=3),
+        )
+        self.worker = cast("Worker", self.app)
+        self.here = Here(self.worker, ledger, self.overview, dispatch, {"greet": self.feeder})
+        self._offset = 0
+
+    def lose(self, partition: int) -> None:
+        """The partition goes to another worker."""
+        del self.rows.stores[partition]
+        self.app.owned -= {partition}
+        self.here.dispatch.lost(partition)
+
+    def arrive(
+        self, node_run_id: str, text: str = '{"payload":{"type":"greet"}}', count: int = 1, **fields: object
+    ) -> None:
+        """A message comes."""
+        partition = self.rows.partition = self.here.partition_of(node_run_id)
+        self._offset += 1
+        known: dict[str, object] = {
+            "node_run_id": node_run_id,
+            "workflow_run_id": "wfr_1",
+            "workflow": "deploy",
+            "node": "publish",
+            "source": Source(
+                cluster="k:9092", topic="o.runs", partition=0, offset=self._offset, timestamp=NOON + self._offset
+            ),
+            "digest": f"digest{self._offset}",
+            "text": text,
+            "array": count > 1,
+            "count": count,
+            "event_types": ("greet",),
+        }
+        applied = self.here.ledger.arrival(partition, Arrival.model_validate(known | fields))
+        self.overview.changed(partition, applied.before, applied.run)
+
+    def outcome(self, event: NodeRunEvent) -> None:
+        """Something becomes of it."""
+        partition = self.rows.partition = self.here.partition_of(event.node_run_id)
+        applied = self.here.ledger.outcome(partition, event)
+        self.overview.changed(partition, applied.before, applied.run)
+
+    def run(self, node_run_id: str, index: int = 0) -> ItemWork:
+        """A handler begins."""
+        work = self.wait(node_run_id, index)
+        assert self.feeder.take(work)
+        return work
+
+    def wait(self, node_run_id: str, index: int = 0) -> ItemWork:
+        """An item waits for a handler."""
+        work = ItemWork(self.here.partition_of(node_run_id), node_run_id, index, 0, "greet", 1)
+        self.feeder.add(work)
+        return work
+
+    def defer(self, node_run_id: str, index: int = 0, error: str = "not yet") -> None:
+        """A handler asks to be called again. Needs a running event loop."""
+        self.outcome(
+            ItemRetry(
+                node_run_id=node_run_id,
+                index=index,
+                message=0,
+                event_type="greet",
+                attempt=1,
+                due_at=NOON + 600,
+                error=error,
+                worker="w",
+            )
+        )
+        key = (node_run_id, index)
+        self.here.dispatch.due.set(self.here.partition_of(node_run_id), key, 4_000_000_000.0, lambda: None)
+
+    def end(self, node_run_id: str, index: int = 0, output: str = '{"said":"hello"}', error: str | None = None) -> None:
+        """A handler ends."""
+        self.outcome(
+            ItemFinished(
+                node_run_id=node_run_id,
+                index=index,
+                message=0,
+                event_type="greet",
+                attempt=1,
+                result=Result.SUCCESS if error is None else Result.FAILED,
+                output=output if error is None else None,
+                error=error,
+                worker="host-0123abcd",
+                started_at=NOON + 20,
+                ended_at=NOON + 21.5,
+            )
+        )
+
+    def settle(self, node_run_id: str, settled: Settled = Settled.REPORTED, reason: str = "") -> None:
+        """Port answers."""
+        status = 200 if settled is Settled.REPORTED else 404
+        self.outcome(
+            ReportAnswered(
+                node_run_id=node_run_id, body=Body.FULL, settled=settled, status=status, reason=reason, at=NOON + 30
+            )
+        )
