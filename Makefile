@@ -19,8 +19,9 @@ $(STAMP): requirements.lock pyproject.toml $(wildcard scripts/*.sh)
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(VENV)
 	@touch $@
 
+# Its options stand in DEMO_ARGS: make demo DEMO_ARGS="--web-port 6067"; --help lists them.
 demo: setup ## start Kafka, the Port emulator and a worker, and run the four example workflows; Ctrl-C ends it
-	@$(PY) -m local.demo
+	@exec $(PY) -m local.demo --follow-parent $(DEMO_ARGS)
 
 test: setup ## run all tests, those on a real Kafka included
 	@$(PY) -m pytest

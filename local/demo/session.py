@@ -1,0 +1,180 @@
+"""One session of the demo: what is started, what is run through it, and how it is stopped."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from local.demo import calls
+from local.demo.errors import DemoError
+from local.demo.folder import DataFolder
+from local.demo.options import Options
+from local.demo.program import Program
+from local.demo.screen import Row, Screen
+from local.examples import load_examples
+from local.kafka import EmbeddedKafka
+from local.kafka.net import LOOPBACK
+
+_ORG_ID = "demo"
+_EMULATOR_SECONDS = 20.0
+_WORKER_SECONDS = 60.0
+_EXAMPLES_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.2
+# A worker gives running items time to end.
+_WORKER_STOP_SECONDS = 45.0
+_EMULATOR_STOP_SECONDS = 10.0
+# No more of this process's environment reaches the programs: neither settings nor proxies of the user.
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL")
+
+
+class Session:
+    """Everything that `run` starts is ended by `stop`, or at once by `kill`."""
+
+    def __init__(self, options: Options, screen: Screen) -> None:
+        self._options = options
+        self._screen = screen
+        self._folder = DataFolder(options.data_dir)
+        self._kafka = EmbeddedKafka(self._folder.absolute / "kafka", options.kafka_port, progress=screen.step)
+        self._emulator = self._program("emulator", ["local.emulator", *self._emulator_arguments()])
+        self._worker = self._program("worker", ["faust", "-A", "streams.app", "worker", "-l", "info"])
+
+    def run(self) -> int:
+        """Run the demo, by `--once` to the end of the examples, else for ever. Returns the exit status.
+
+        Raises DemoError or KafkaError where it cannot go on.
+        """
+        self._start()
+        complete = self._run_examples()
+        if self._options.once:
+            return 0 if complete else 1
+        self._tell_what_is_there()
+        while True:
+            self._check()
+            time.sleep(_WATCH_SECONDS)
+
+    def stop(self) -> None:
+        """End everything in order: the worker first, so that what it still has to say is heard."""
+        for program, seconds in ((self._worker, _WORKER_STOP_SECONDS), (self._emulator, _EMULATOR_STOP_SECONDS)):
+            if program.started:
+                self._screen.step(f"Stopping the {program.name}")
+            if not program.stop(seconds):
+                self._screen.line(f"The {program.name} had not ended within {seconds:g} s and was killed.")
+        if self._kafka.running:
+            self._screen.step("Stopping Kafka")
+        self._kafka.stop()
+        self._close_folder()
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for program in (self._worker, self._emulator):
+            program.kill()
+        self._kafka.kill()
+        self._close_folder()
+
+    def _close_folder(self) -> None:
+        if not self._folder.close():
+            self._screen.fail(f"processes still use {self._options.data_dir}")
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        self._folder.open(self._screen.step)
+        self._options.require_ports()
+        self._kafka.start()
+        self._screen.done(f"Kafka is up on {self._kafka.bootstrap}")
+        self._start_program(self._emulator, self._options.emulator_port, "/emulator", _EMULATOR_SECONDS)
+        self._start_program(self._worker, self._options.web_port, "/readyz", _WORKER_SECONDS)
+        self._screen.line(f"All is up after {time.monotonic() - began:.1f} s")
+
+    def _start_program(self, program: Program, port: int, path: str, seconds: float) -> None:
+        self._screen.step(f"Starting the {program.name} on {LOOPBACK}:{port}")
+        program.start(self._folder.children_lock)
+        if not self._becomes_true(lambda: calls.is_ok(port, path), seconds):
+            raise DemoError(f"The {program.name} was not ready within {seconds:g} s. {program.last_lines()}")
+        self._screen.done(f"The {program.name} is up on {LOOPBACK}:{port}")
+
+    def _run_examples(self) -> bool:
+        """Publish the examples and wait for their completion. Returns whether all succeeded in time."""
+        rows: list[Row] = []
+        with self._screen.table():
+            for example in load_examples().values():
+                published = calls.publish(self._options.emulator_port, example)
+                rows.append(Row(published.node, ", ".join(published.event_types), published.node_run_id))
+                self._refresh(rows)
+            self._becomes_true(lambda: self._refresh(rows), _EXAMPLES_SECONDS)
+        if waiting := [row.node for row in rows if row.state == "waiting"]:
+            text = f"Not completed within {_EXAMPLES_SECONDS:g} s: {', '.join(waiting)}. {self._worker.last_lines()}"
+            self._screen.fail(text)
+        elif failed := [row.node for row in rows if row.result != "SUCCESS"]:
+            self._screen.fail(f"Completed, but without success: {', '.join(failed)}.")
+        else:
+            self._screen.line(f"All {len(rows)} node runs are completed.")
+            return True
+        return False
+
+    def _refresh(self, rows: Sequence[Row]) -> bool:
+        """Bring the rows up to date and show them. Returns whether all are completed."""
+        for row in rows:
+            if row.state != "waiting":
+                continue
+            node_run = calls.node_run(self._options.emulator_port, row.node_run_id)
+            if node_run.status == "COMPLETED":
+                row.state, row.result, row.milliseconds = "completed", node_run.result or "", node_run.milliseconds
+        self._screen.show_rows(rows)
+        return all(row.state == "completed" for row in rows)
+
+    def _becomes_true(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for the condition while all programs live. Returns whether it came true in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self._check()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _check(self) -> None:
+        if not self._kafka.running:
+            raise DemoError(f"Kafka has ended. Its log is {self._kafka.log_file}")
+        for program in (self._emulator, self._worker):
+            program.check(self._screen.line)
+
+    def _tell_what_is_there(self) -> None:
+        options = self._options
+        emulator = f"http://{LOOPBACK}:{options.emulator_port}/emulator"
+        self._screen.line(
+            f"""
+Web view        http://{LOOPBACK}:{options.web_port}/
+Port emulator   {emulator}  (what it was told: {emulator}/calls)
+Logs            {options.data_dir}/logs
+Publish yourself:
+  curl {emulator}/node-runs --data @local/examples/notifications.json
+Ctrl-C stops all of it; the data stay in {options.data_dir}."""
+        )
+
+    def _program(self, name: str, module: Sequence[str]) -> Program:
+        return Program(
+            name,
+            [sys.executable, "-m", *module],
+            log=self._folder.absolute / "logs" / f"{name}.log",
+            environment=self._environment(),
+            # Not the folder of the user, whose .env would be read.
+            folder=self._folder.absolute / "worker",
+        )
+
+    def _emulator_arguments(self) -> list[str]:
+        state = str(self._folder.absolute / "emulator")
+        port = str(self._options.emulator_port)
+        return ["--port", port, "--kafka", f"{LOOPBACK}:{self._options.kafka_port}", "--state-dir", state]
+
+    def _environment(self) -> dict[str, str]:
+        return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+            "PYTHONUNBUFFERED": "1",
+            "PORT_ORG_ID": _ORG_ID,
+            "PORT_CLIENT_ID": "demo-client",
+            "PORT_CLIENT_SECRET": "demo-secret",
+            "PORT_API_BASE_URL": f"http://{LOOPBACK}:{self._options.emulator_port}",
+            "KAFKA_BROKERS": f"{LOOPBACK}:{self._options.kafka_port}",
+            "DATA_DIR": str(self._folder.absolute / "worker"),
+            "WEB_PORT": str(self._options.web_port),
+        }
