@@ -280,6 +280,16 @@ class TestCatchUp:
         assert log.reads == [(T0, 3, 8)]
         assert offsets_of(await handle(offsets, T0, [6, 8])) == [6, 8]
 
+    async def test_a_gap_of_the_topic_at_the_end_is_passed_once(self) -> None:
+        log = RecordingLog(records={T0: full(T0, 4)}, end={T0: 6})
+        offsets = EveryOffset(log)
+        await offsets.assigned([T0])
+        assert await self.caught_up(offsets) == [0, 1, 2, 3]
+        assert await self.caught_up(offsets) == []
+        assert log.reads == [(T0, 0, 6)]
+        for time in (0.0, 1000.0):
+            assert await stalled(offsets, time) == []
+
     async def test_it_is_bounded(self) -> None:
         count = 2 * MAX_CATCH_UP + 5
         log = RecordingLog(records={T0: full(T0, count)}, end={T0: count})
