@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from local.kafka import EmbeddedKafka
 from streams.settings import Settings
+
+# A loaded machine is slow, and no bug.
+unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NewTopicOnKafka = Callable[..., Awaitable[str]]
 

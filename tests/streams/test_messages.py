@@ -23,6 +23,7 @@ from streams.messages import (
     items_of,
     sort_out,
 )
+from tests.streams.conftest import unhurried
 
 NODE_RUN = "wfnr_Ab-12_x"
 WORKFLOW_RUN = "wfr_Cd-34_y"
@@ -323,9 +324,9 @@ class TestBad:
         ids=lambda value: f"{len(value)} bytes, {value[:12]!r}",
     )
     def test_what_cannot_be_decoded_keeps_its_bytes(self, value: bytes) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         self.bad(value)
-        assert time.perf_counter() - start < 1.0
+        assert time.process_time() - start < 1.0
 
     @pytest.mark.parametrize(
         "node_run_id",
@@ -420,6 +421,7 @@ def holds(value: bytes) -> None:
             assert items == ()
 
 
+@unhurried
 @given(st.binary(max_size=200))
 @example(b"\xff")
 @example(raw())
@@ -427,6 +429,7 @@ def test_any_bytes_give_exactly_one_outcome(value: bytes) -> None:
     holds(value)
 
 
+@unhurried
 @given(JSON | MESSAGES, st.booleans())
 def test_any_json_gives_exactly_one_outcome_and_is_decodable(value: object, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
@@ -435,6 +438,7 @@ def test_any_json_gives_exactly_one_outcome_and_is_decodable(value: object, asci
     assert not isinstance(message, Bad) or message.reason.startswith("malformed node-run id ")
 
 
+@unhurried
 @given(st.sampled_from(sorted(FORMS)), PAYLOADS | JSON, st.data())
 def test_a_damaged_message_never_raises(form: str, payload: object, data: st.DataObject) -> None:
     value = bytearray(json.dumps(FORMS[form] | {"payload": payload}).encode())

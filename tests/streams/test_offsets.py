@@ -19,7 +19,7 @@ from streams.messages import Bad
 from streams.offsets import MAX_CATCH_UP, STALLED_SECONDS, EveryOffset, KafkaLog, Turn
 from streams.records import Source, UnreadableError
 from streams.topics import TopicSpec
-from tests.streams.conftest import NewTopicOnKafka
+from tests.streams.conftest import NewTopicOnKafka, unhurried
 
 T0, T1, OTHER = TP("t", 0), TP("t", 1), TP("other", 0)
 Handled = list[Turn[str]]
@@ -403,6 +403,7 @@ def histories(draw: st.DrawFn) -> tuple[list[int], list[Assignment]]:
     return held, assignments
 
 
+@unhurried
 @given(histories())
 def test_whatever_is_dropped_every_offset_is_handled_before_what_stands_behind_it(
     history: tuple[list[int], list[Assignment]],

@@ -27,6 +27,7 @@ from streams.records import (
     UnreadableError,
     read,
 )
+from tests.streams.conftest import unhurried
 
 ARRIVALS: TypeAdapter[Arrival] = TypeAdapter(Arrival)
 OUTCOMES: TypeAdapter[OutcomeEvent] = TypeAdapter(OutcomeEvent)
@@ -150,6 +151,7 @@ class TestUnreadable:
             read(adapter, raw)
         assert 0 < len(str(raised.value)) <= 500
 
+    @unhurried
     @given(st.binary(max_size=100))
     def test_any_bytes(self, adapter: TypeAdapter[Record], raw: bytes) -> None:
         with pytest.raises(UnreadableError):
@@ -160,6 +162,7 @@ class TestUnreadable:
             read(adapter, b'{"v":2}')
 
 
+@unhurried
 @given(
     st.builds(
         ItemRetry,
