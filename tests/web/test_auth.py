@@ -83,8 +83,19 @@ def test_names_of_the_loopback_interface(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "example.com", "127.0.0.1.example.com", "localhost.example.com:6066", "10.0.0.1", "[::2]", "localhost:x", "0.0.0.0",
-     "127.0.0.1@example.com", "example.com#127.0.0.1", "[", "2130706433"],
-)  # fmt: skip
+    [
+        "",
+        "example.com",
+        "127.0.0.1.example.com",
+        "localhost.example.com:6066",
+        "10.0.0.1",
+        "[::2]",
+        "localhost:x",
+        "127.0.0.1@example.com",
+        "example.com#127.0.0.1",
+        "[",
+        "2130706433",
+    ],
+)
 def test_other_names(host: str) -> None:
     assert not is_loopback_name(host)

@@ -93,7 +93,8 @@ PLAIN = st.recursive(
 @st.composite
 def holding_a_secret(draw: st.DrawFn) -> JsonValue:
     """Some JSON with the secret under one of the names, at any depth, maybe inside a text."""
-    under = draw(st.sampled_from([SECRET, [SECRET], {"a": SECRET, "b": [SECRET, "}"]}, f'x"\\{SECRET}']))
+    secrets: list[JsonValue] = [SECRET, [SECRET], {"a": SECRET, "b": [SECRET, "}"]}, f'x"\\{SECRET}']
+    under = draw(st.sampled_from(secrets))
     value: JsonValue = {"before": draw(PLAIN), draw(st.sampled_from(NAMES)): under, "after": draw(PLAIN)}
     for _ in range(draw(st.integers(0, 3))):
         wrap = draw(st.sampled_from(["object", "array", "text"]))

@@ -1,0 +1,141 @@
+"""What is shown of a node run, in the form of the API."""
+
+import json
+from typing import Any
+
+import pytest
+
+from port.models import Result
+from tests.web.fakes import NOON, FakeWorker
+from web.data import ItemState, NodeRunShown, instant, node_run_shown
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker()
+
+
+def shown(worker: FakeWorker, node_run_id: str = "wfnr_a") -> NodeRunShown:
+    return node_run_shown(worker.here.read(node_run_id, 0, 100))
+
+
+def as_json(worker: FakeWorker) -> dict[str, Any]:
+    loaded = json.loads(shown(worker).to_json())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a", text='{"context":{"nodeRunId":"wfnr_a"},"payload":{"type":"greet","password":"p"}}')
+    worker.end("wfnr_a", output='{"said":"hello","apiKey":"k"}')
+    worker.settle("wfnr_a")
+    partition = worker.here.partition_of("wfnr_a")
+    assert as_json(worker) == {
+        "scope": "this worker",
+        "nodeRunId": "wfnr_a",
+        "workflowRunId": "wfr_1",
+        "workflow": "deploy",
+        "node": "publish",
+        "eventTypes": ["greet"],
+        "state": "reported",
+        "result": "SUCCESS",
+        "itemCount": 1,
+        "succeeded": 1,
+        "failed": 0,
+        "receivedAt": "2027-01-15T08:00:01Z",
+        "endedAt": "2027-01-15T08:00:30Z",
+        "durationSeconds": 29.0,
+        "partition": partition,
+        "worker": {
+            "worker": "host-0123abcd",
+            "url": "http://127.0.0.1:6066",
+            "partitions": list(range(8)),
+        },
+        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None},
+        "items": [
+            {
+                "index": 0,
+                "eventType": "greet",
+                "state": "ended",
+                "result": "SUCCESS",
+                "attempt": 1,
+                "output": {"said": "hello", "apiKey": "***"},
+                "error": None,
+                "worker": "host-0123abcd",
+                "startedAt": "2027-01-15T08:00:20Z",
+                "endedAt": "2027-01-15T08:00:21.500000Z",
+                "durationSeconds": 1.5,
+                "dueAt": None,
+            }
+        ],
+        "nextItem": None,
+        "messages": [
+            {
+                "firstItem": 0,
+                "items": 1,
+                "digest": "digest1",
+                "source": {
+                    "cluster": "k:9092",
+                    "topic": "o.runs",
+                    "partition": 0,
+                    "offset": 1,
+                    "timestamp": "2027-01-15T08:00:01Z",
+                },
+                "message": {"context": {"nodeRunId": "wfnr_a"}, "payload": {"type": "greet", "password": "***"}},
+                "note": None,
+            }
+        ],
+        "moreMessages": False,
+    }
+
+
+async def test_items_by_state(worker: FakeWorker) -> None:
+    payload = '{"payload":[{"type":"greet"},{"type":"greet"},{"type":"greet"},{"type":"other"}]}'
+    worker.arrive("wfnr_a", text=payload, count=4)
+    worker.end("wfnr_a", 0, error="no: token=abc")
+    worker.defer("wfnr_a", 1)
+    worker.run("wfnr_a", 2)
+    items = shown(worker).items
+    assert [item.state for item in items] == [
+        ItemState.ENDED,
+        ItemState.DEFERRED,
+        ItemState.RUNNING,
+        ItemState.WAITING,
+    ]
+    assert (items[0].result, items[0].error) == (Result.FAILED, "no: token=***")
+    assert items[1].due_at == instant(NOON + 600)
+    # Of the last nothing is written yet: its event type is the payload's.
+    assert items[3].event_type == "other"
+
+
+def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a", text="", problem="too large")
+    worker.arrive("wfnr_a", text="{broken")
+    notes = [(message.message, message.note) for message in shown(worker).messages]
+    assert notes == [
+        (None, "the message was larger than can be kept"),
+        (None, "what was kept of it cannot be read as JSON"),
+    ]
+
+
+@pytest.mark.parametrize("value", ["1e999", "1" * 4000, '"\\u0000"', "[" * 150 + "]" * 150, '"<script>"', "-0.0"])
+def test_odd_values_are_shown(worker: FakeWorker, value: str) -> None:
+    worker.arrive("wfnr_a", text=f'{{"payload":{{"type":"greet","x":{value}}}}}')
+    worker.end("wfnr_a", output=f'{{"x":{value}}}')
+    assert as_json(worker)["messages"][0]["message"] is not None
+
+
+@pytest.mark.parametrize("seconds", [None, 1e18, -1e18, float("nan"), float("inf")])
+def test_times_that_no_calendar_has(seconds: float | None) -> None:
+    assert instant(seconds) is None
+
+
+def test_nothing_lasts_less_than_no_time(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    run = worker.here.read("wfnr_a", 0, 1).run
+    assert run.received_at == NOON + 1
+    worker.end("wfnr_a")
+    worker.settle("wfnr_a")
+    read = worker.here.read("wfnr_a", 0, 1)
+    early = read.run.model_copy(update={"settled_at": NOON - 100})
+    assert node_run_shown(type(read)(**{**vars(read), "run": early})).duration_seconds == 0.0
