@@ -14,7 +14,7 @@ The node run's row is written last: after a crash its details may be ahead of it
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streams.records import Arrival, FailureTold, ItemFinished, ItemRetry, NodeRunEvent
@@ -56,6 +56,7 @@ class Ledger:
     rows: Rows
     grace: float = 0.0
     _recounted: dict[int, set[str]] = field(default_factory=dict)
+    """Node runs whose counters are known to be true: recounted, or new, since the partition was taken over."""
 
     def taken_over(self, partition: int) -> None:
         """Forget what was derived from the partition's rows; called when they may have changed elsewhere."""
@@ -65,8 +66,11 @@ class Ledger:
         """Apply an arrival and write what it changes."""
         run = self.load(partition, arrival.node_run_id)
         change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
-        self._write(change)
         message = change.message
+        if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
+            change = replace(change, item=self.item(partition, run, message.first))
+        self._recounted[partition].add(arrival.node_run_id)
+        self._write(change)
         touched = range(message.first, message.first + message.count) if message else ()
         return Applied(change.note, run, change.run, touched, message.first if message else None)
 
@@ -77,6 +81,8 @@ class Ledger:
         item = self.item(partition, run, index) if run is not None and index is not None else None
         change = apply(run, item, event, grace=self.grace)
         self._write(change)
+        if change.note is Note.APPLIED and change.run is not None and change.run.finished:
+            self._recounted[partition].discard(event.node_run_id)
         message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
         return Applied(change.note, run, change.run, () if index is None else (index,), message)
 
@@ -84,10 +90,10 @@ class Ledger:
         """Return a node run for a change: open or finished, its counters true to its item rows."""
         run = self.run(partition, node_run_id)
         recounted = self._recounted.setdefault(partition, set())
-        if run is None or run.items <= 1 or node_run_id in recounted:
+        if run is None or node_run_id in recounted:
             return run
         recounted.add(node_run_id)
-        return recount(run, list(self.items(partition, run)))
+        return recount(run, self.items(partition, run))
 
     def run(self, partition: int, node_run_id: str) -> NodeRun | None:
         """Return a node run as its row says, None if it is not known. An open one wins over a finished one."""
@@ -176,4 +182,5 @@ class Ledger:
         if item.index == 0 and not run.array and small:
             return run.model_copy(update={"item": item})
         self.rows.put(_key("i", run.node_run_id, _number(item.index)), item.encode())
-        return run
+        # An earlier, small state of the item must not stand before this one.
+        return run if item.index else run.model_copy(update={"item": None})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Final
 
 from pydantic import JsonValue
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from port.models import NodeRunUpdate, Result, Status
 from streams.records import Body
@@ -31,7 +30,7 @@ def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:
     output in order, cut to Port's limit with a note.
     """
     if run.body is Body.SMALL:
-        output = _small_output(run)
+        output = _small_output(run, items)
     elif run.covered == 1 and not run.array:
         output = _single_output(next(iter(items)))
     else:
@@ -44,19 +43,36 @@ def _error(message: str) -> dict[str, JsonValue]:
     return {"message": message[:_ERROR_CHARACTERS]}
 
 
-def _small_output(run: NodeRun) -> dict[str, JsonValue]:
+def _small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
     note = "Port refused the output of this node run; it is kept where the handlers run."
     if run.result is not Result.FAILED:
         return {"note": note}
-    return {"note": note, "error": _error(f"{run.failed} of {run.items} items failed")}
+    # Not the node run's counters: items that come after the report go on changing them.
+    failed = sum(item.result is Result.FAILED for item in items)
+    return {"note": note, "error": _error(f"{failed} of {run.covered} items failed")}
 
 
 def _single_output(item: Item) -> dict[str, JsonValue]:
     if item.result is Result.FAILED:
         return {"error": _error(item.error or "failed")}
-    output: dict[str, JsonValue] = from_json(item.output or "{}")
-    size = len(json.dumps(output, ensure_ascii=False).encode(errors="replace"))
-    return output if size <= _ROOM else {"note": f"The output is larger than Port takes ({size:,} bytes) and is left out."}
+    output = _output(item)
+    size = _size(output)
+    return (
+        output if size <= _ROOM else {"note": f"The output is larger than Port takes ({size:,} bytes) and is left out."}
+    )
+
+
+def _output(item: Item) -> dict[str, JsonValue]:
+    try:
+        output = from_json(item.output or "{}")
+    except ValueError:
+        output = None
+    return output if isinstance(output, dict) else {"note": "The output is left out: it cannot be read."}
+
+
+def _size(value: JsonValue) -> int:
+    # Measured as it will be written: another JSON encoder writes some numbers shorter.
+    return len(to_json(value, inf_nan_mode="null"))
 
 
 def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
@@ -83,14 +99,17 @@ def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
 
 
 def _fitting_entry(item: Item, room: int) -> tuple[dict[str, JsonValue] | None, int]:
-    for entry in (_entry(item), _entry(item, bare=True)):
-        size = len(json.dumps(entry, ensure_ascii=False).encode(errors="replace")) + 2
+    # What is longer than the whole room is not read, so that many large outputs cost no more than they take up.
+    whole = len(item.output or "") <= room
+    for bare in (False, True) if whole else (True,):
+        entry = _entry(item, bare=bare)
+        size = _size(entry) + 1
         if size <= room:
             return entry, size
     return None, 0
 
 
-def _entry(item: Item, *, bare: bool = False) -> dict[str, JsonValue]:
+def _entry(item: Item, *, bare: bool) -> dict[str, JsonValue]:
     entry: dict[str, JsonValue] = {"index": item.index, "result": item.result}
     if item.event_type is not None:
         entry["eventType"] = item.event_type[:200]
@@ -99,5 +118,5 @@ def _entry(item: Item, *, bare: bool = False) -> dict[str, JsonValue]:
     elif item.result is Result.FAILED:
         entry["error"] = _error(item.error or "failed")
     else:
-        entry["output"] = from_json(item.output or "{}")
+        entry["output"] = _output(item)
     return entry

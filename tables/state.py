@@ -7,6 +7,7 @@ done next. Every event may come twice, or again after a crash: the second is har
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -230,7 +231,8 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
     if event.index >= run.items:
         return Change(run, Note.LATE)
     if item is not None and item.result is not None:
-        return Change(run, Note.DUPLICATE, item=item)
+        # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
+        return Change(_close(run, item, grace), Note.DUPLICATE, item=item)
     ended = Item(
         index=event.index,
         message=event.message,
@@ -257,9 +259,16 @@ def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
             "last_ended_at": item.ended_at,
         }
     )
-    if not counted.all_ended or counted.covered is not None:
-        return counted
-    return counted.model_copy(update={"grace_from": item.ended_at}) if grace else _freeze(counted)
+    return _close(counted, item, grace)
+
+
+def _close(run: NodeRun, last: Item, grace: float) -> NodeRun:
+    """Once every item has ended: freeze what is reported, or begin the grace before it."""
+    if run.covered is not None or not run.all_ended:
+        return run
+    if not grace:
+        return _freeze(run)
+    return run if run.grace_from is not None else run.model_copy(update={"grace_from": last.ended_at})
 
 
 def _freeze(run: NodeRun) -> NodeRun:
@@ -309,33 +318,20 @@ def _failure_told(run: NodeRun, item: Item | None) -> Change:
     return Change(run.model_copy(update={"untold": run.untold - 1}), Note.APPLIED, item=told)
 
 
-def recount(run: NodeRun, items: list[Item]) -> NodeRun:
-    """Return the node run with its counters as its item rows say.
+def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
+    """Return the node run with its counters as its item rows say; `items` is read once.
 
-    After a crash the item rows may be ahead of the node run's row, by events that will come again. A report frozen
-    over items that have not ended was never sent, for its state was never acknowledged: it is frozen anew.
+    After a crash the item rows may be ahead of the node run's row, by events that will come again.
     """
-    ended = [item for item in items if item.result is not None and item.index < run.items]
-    failed = sum(item.result is Result.FAILED for item in ended)
-    covered = run.covered
-    if covered is not None and sum(item.index < covered for item in ended) < covered and run.settled is None:
-        covered = None
-    untold = 0
-    if covered is not None:
-        untold = sum(item.index >= covered and item.result is Result.FAILED and not item.told for item in ended)
-    counted = run.model_copy(
-        update={
-            "succeeded": len(ended) - failed,
-            "failed": failed,
-            "untold": untold,
-            "covered": covered,
-            "result": run.result if covered is not None else None,
-        }
-    )
-    # Frozen here too, where the last outcome's item row survived and the node run's row did not: the repeated outcome
-    # is then a duplicate and would freeze nothing.
-    unfrozen = counted.covered is None and counted.grace_from is None
-    return _freeze(counted) if unfrozen and counted.all_ended else counted
+    covered = run.items if run.covered is None else run.covered
+    succeeded = failed = untold = 0
+    for item in items:
+        if item.result is None or item.index >= run.items:
+            continue
+        succeeded += item.result is not Result.FAILED
+        failed += item.result is Result.FAILED
+        untold += item.index >= covered and item.result is Result.FAILED and not item.told
+    return run.model_copy(update={"succeeded": succeeded, "failed": failed, "untold": untold})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,481 @@
+"""One partition of the ledger, simulated with everything around it: the logs, the worker, its crashes, and Port.
+
+A `World` holds what outlives a worker (two input logs with committed offsets, the changelog, Port) and the worker
+itself: its rows, its ledger and the jobs that it has in hand. `World.step` does one thing that may happen next, chosen
+by a byte, so that bytes are a history; `World.settle` lets everything come to rest, without further crashes, and then
+nothing may be missing. Whatever must never happen raises `Violation` at once.
+
+The worker follows the rules that the agents must follow:
+
+- It starts what a state asks for when the changelog has acknowledged the writes of an event. The state of that moment
+  may hold the writes of later events too; so nothing is done for the node run as a whole (a report, above all) while
+  any event of that node run is not acknowledged.
+- A job is in hand until its own event has been applied and acknowledged, so that nothing is started twice in one life.
+- A job that waits gives way to a newer one of its kind, and is looked at again before it starts: the state may no
+  longer ask for it.
+- When it takes the partition over, it starts what the rows ask for. They are what the changelog holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from port.models import Result
+from streams.records import (
+    Arrival,
+    Body,
+    FailureTold,
+    GraceOver,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    ReportAnswered,
+    Settled,
+)
+from tables.ledger import Applied, Ledger
+from tables.report import report_body
+from tables.state import EndGrace, ItemAsk, NodeRun, Note, Report, Run, RunAsk, Tell, ask_of_item, ask_of_run
+from tests.tables.rows import DictRows
+
+PARTITION: Final = 0
+MAX_ATTEMPTS: Final = 2
+LARGE: Final = "x" * 5000
+"""More than stands in a node run's own row."""
+_SHOWN: Final = frozenset({"node_run_id", "index", "attempt", "result", "digest", "count", "settled", "items"})
+_PATIENCE: Final = 5000
+"""Steps after which a world that has not come to rest never will."""
+
+JobKey: TypeAlias = tuple[str, str, int]
+
+
+class Violation(AssertionError):
+    """Something happened that never must, or did not happen that must."""
+
+
+def require(holds: bool, what: str) -> None:
+    """Raise `Violation` where `holds` is false."""
+    if not holds:
+        raise Violation(what)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What comes in, and how Port takes it.
+
+    `arrivals` is the arrivals log. `refused` names the bodies that Port refuses, by node run.
+    """
+
+    arrivals: tuple[Arrival, ...]
+    grace: float = 0.0
+    refused: dict[str, tuple[Body, ...]] = field(default_factory=dict)
+
+
+@dataclass
+class Port:
+    """Port at its strictest: the first completion counts, and a second, different one is what must never be sent."""
+
+    refused: dict[str, tuple[Body, ...]]
+    final: dict[str, bytes] = field(default_factory=dict)
+    bodies: dict[tuple[str, Body], bytes] = field(default_factory=dict)
+    turned_down: set[tuple[str, Body]] = field(default_factory=set)
+    told: set[tuple[str, int]] = field(default_factory=set)
+
+    def complete(self, node_run_id: str, kind: Body, body: bytes) -> Settled:
+        same = self.bodies.setdefault((node_run_id, kind), body) == body
+        require(same, f"two different {kind} bodies for {node_run_id}: {self.bodies[node_run_id, kind]!r}, {body!r}")
+        if kind is Body.SMALL:
+            require((node_run_id, Body.FULL) in self.turned_down, f"a small body for {node_run_id}, unasked")
+        if node_run_id in self.final:
+            require(self.final[node_run_id] == body, f"a second, different completion of {node_run_id}: {body!r}")
+            return Settled.REPORTED  # 409, and a look at the run shows the same result
+        if kind in self.refused.get(node_run_id, ()):
+            self.turned_down.add((node_run_id, kind))
+            return Settled.OUTPUT_REFUSED
+        self.final[node_run_id] = body
+        return Settled.REPORTED
+
+
+@dataclass
+class Job:
+    """What the worker has in hand: it waits, then runs (or Port has answered), then its event is sent."""
+
+    node_run_id: str
+    ask: Run | Tell | Report | EndGrace
+    running: bool = False
+    attempt: int = 0
+    answer: ReportAnswered | None = None
+    sent: NodeRunEvent | None = None
+
+
+@dataclass
+class Turn:
+    """An event that was applied, and how long the changelog must be acknowledged for it to count."""
+
+    log: str
+    offset: int
+    event: Arrival | NodeRunEvent
+    applied: Applied
+    written: int
+
+
+class Worker:
+    """One life of a worker: everything in it is lost at a crash."""
+
+    def __init__(self, rows: DictRows, positions: dict[str, int], grace: float) -> None:
+        self.rows = rows
+        self.ledger = Ledger(rows, grace=grace)
+        self.ledger.taken_over(PARTITION)
+        self.positions = dict(positions)
+        self.turns: deque[Turn] = deque()
+        self.jobs: dict[JobKey, Job] = {}
+        self.started: set[tuple[str, int, int]] = set()
+
+
+class World:
+    """See the module's text.
+
+    Args:
+        scenario: what comes in.
+        careful: False for a worker that acts on states that are not acknowledged.
+        store_ahead: whether a crash may leave a local store that holds more than the changelog.
+    """
+
+    def __init__(self, scenario: Scenario, *, careful: bool = True, store_ahead: bool = False) -> None:
+        self.outcomes: list[NodeRunEvent] = []
+        self.scenario = scenario
+        self.careful = careful
+        self.store_ahead = store_ahead
+        self.port = Port(scenario.refused)
+        self.committed = {"arrivals": 0, "outcomes": 0}
+        self.done = {"arrivals": 0, "outcomes": 0}
+        self.acknowledged = 0
+        self.worker = Worker(DictRows(), self.committed, scenario.grace)
+        self.clock = 1000.0
+        self.ended: set[tuple[str, int]] = set()
+        self.places: dict[tuple[str, str], range] = {}
+        self.trace: list[str] = []
+
+    # What may happen
+
+    def step(self, byte: int) -> None:
+        """Do what the byte says: its low half what, its high half which or how."""
+        _STEPS[byte & 15](self, byte >> 4)
+
+    def arrive(self, _: int = 0) -> bool:
+        """Apply the next arrival."""
+        offset = self.worker.positions["arrivals"]
+        if offset == len(self.scenario.arrivals):
+            return False
+        event = self.scenario.arrivals[offset]
+        applied = self.worker.ledger.arrival(PARTITION, event)
+        self._check_place(event, applied)
+        self._applied("arrivals", event, applied)
+        return True
+
+    def outcome(self, _: int = 0) -> bool:
+        """Apply the next outcome."""
+        offset = self.worker.positions["outcomes"]
+        if offset == len(self.outcomes):
+            return False
+        event = self.outcomes[offset]
+        self._applied("outcomes", event, self.worker.ledger.outcome(PARTITION, event))
+        return True
+
+    def acknowledge(self, count: int) -> bool:
+        """Let the broker acknowledge further changelog records, a few; what they make count is asked for."""
+        worker = self.worker
+        self.acknowledged = min(self.acknowledged + 1 + count // 4, len(worker.rows.written))
+        moved = False
+        while worker.turns and worker.turns[0].written <= self.acknowledged:
+            moved = True
+            self._counts(worker.turns.popleft())
+        return moved
+
+    def commit(self, _: int = 0) -> None:
+        """Commit the offsets of the acknowledged events."""
+        self.committed = dict(self.done)
+
+    def work(self, how: int) -> bool:
+        """Bring one job that is in hand forward by one step."""
+        jobs = [job for job in self.worker.jobs.values() if job.sent is None]
+        if not jobs:
+            return False
+        self._advance(jobs[how % len(jobs)], how)
+        return True
+
+    def repeat(self, _: int = 0) -> None:
+        """Deliver again from the committed offsets on, as after a rebalance that leaves the partition here."""
+        self._say("delivered again from %s", self.committed)
+        self.worker.positions = dict(self.committed)
+        self.worker.ledger.taken_over(PARTITION)
+        self._recover()
+
+    def crash(self, survived: int) -> None:
+        """End the worker. Of its unacknowledged changelog records the first few survive; another worker takes over."""
+        written = self.worker.rows.written
+        kept = self.acknowledged + survived % (len(written) - self.acknowledged + 1)
+        store = None
+        if self.store_ahead and survived % 2:
+            # The changelog is read again onto the store from the last acknowledged record on.
+            store = written + written[self.acknowledged : kept]
+        self._say("CRASH: %s of %s changelog records survive, %s acknowledged", kept, len(written), self.acknowledged)
+        if store:
+            self._say("the local store survives with all of them")
+        self.acknowledged = kept
+        self.done = dict(self.committed)
+        self.worker = Worker(DictRows(written[:kept], store), self.committed, self.scenario.grace)
+        self._recover()
+
+    def settle(self) -> None:
+        """Let everything come to rest without crashes, and check that nothing is missing."""
+        for _ in range(_PATIENCE):
+            moved = [self.arrive(), self.outcome(), self.acknowledge(4 * len(self.worker.rows.written)), self.work(0)]
+            if not any(moved):
+                break
+        else:
+            raise Violation("the world does not come to rest")
+        self._check_end()
+
+    # The worker
+
+    def _applied(self, log: str, event: Arrival | NodeRunEvent, applied: Applied) -> None:
+        worker = self.worker
+        offset = worker.positions[log]
+        worker.positions[log] = offset + 1
+        worker.turns.append(Turn(log, offset, event, applied, len(worker.rows.written)))
+        shown = event.model_dump(include=set(_SHOWN), exclude_none=True)
+        self._say("%s %s: %s %s -> %s", log, offset, type(event).__name__, shown, applied.note)
+
+    def _counts(self, turn: Turn) -> None:
+        self.done[turn.log] = max(self.done[turn.log], turn.offset + 1)
+        event = turn.event
+        if isinstance(event, ItemFinished) and turn.applied.note is not Note.LATE:
+            self.ended.add((event.node_run_id, event.index))
+        if not isinstance(event, Arrival):
+            key = _key_of_event(event)
+            if key in self.worker.jobs and self.worker.jobs[key].sent is event:
+                del self.worker.jobs[key]
+        self._ask(turn.applied)
+
+    def _ask(self, applied: Applied) -> None:
+        ledger = self.worker.ledger
+        run = None if applied.run is None else ledger.run(PARTITION, applied.run.node_run_id)
+        if run is None or applied.run is None or run.finished:
+            return
+        for index in applied.touched:
+            if index < run.items:
+                self._take(run, ask_of_item(run, index, ledger.item(PARTITION, run, index)))
+        self._ask_of_run(run)
+
+    def _recover(self) -> None:
+        ledger = self.worker.ledger
+        for run in list(ledger.open_runs(PARTITION)):
+            for index in range(run.items):
+                self._take(run, ask_of_item(run, index, ledger.item(PARTITION, run, index)))
+            self._ask_of_run(run)
+
+    def _ask_of_run(self, run: NodeRun) -> None:
+        unacknowledged = any(turn.event.node_run_id == run.node_run_id for turn in self.worker.turns)
+        if not (self.careful and unacknowledged):
+            self._take(run, ask_of_run(run))
+
+    def _take(self, run: NodeRun, ask: ItemAsk | RunAsk) -> None:
+        if ask is None:
+            return
+        key = _key(run.node_run_id, ask)
+        if key not in self.worker.jobs or not self.worker.jobs[key].running:
+            self.worker.jobs[key] = Job(run.node_run_id, ask)
+
+    def _advance(self, job: Job, how: int) -> None:
+        run = self.worker.ledger.run(PARTITION, job.node_run_id)
+        require(run is not None, f"{job.node_run_id} is asked for and not there")
+        assert run is not None
+        if not job.running and not self._still_asked(run, job):
+            del self.worker.jobs[_key(job.node_run_id, job.ask)]
+            return
+        match job.ask:
+            case Run(index):
+                self._handle(run, job, index, how)
+            case Tell(index):
+                self.port.told.add((run.node_run_id, index))
+                self._send(job, FailureTold(node_run_id=run.node_run_id, index=index))
+            case Report(body):
+                self._report(run, job, body, how)
+            case EndGrace(_, items):
+                self._send(job, GraceOver(node_run_id=run.node_run_id, items=items))
+
+    def _still_asked(self, run: NodeRun, job: Job) -> bool:
+        if isinstance(job.ask, Report | EndGrace):
+            return ask_of_run(run) == job.ask
+        index = job.ask.index
+        return isinstance(ask_of_item(run, index, self.worker.ledger.item(PARTITION, run, index)), type(job.ask))
+
+    def _handle(self, run: NodeRun, job: Job, index: int, how: int) -> None:
+        if not job.running:
+            item = self.worker.ledger.item(PARTITION, run, index)
+            job.attempt = (0 if item is None else item.attempt) + 1
+            job.running = True
+            self._check_start(run, index, job.attempt)
+            return
+        attempt = job.attempt
+        self.clock += 1
+        message = self._first_of_message(run, index)
+        if how % 4 == 1 and attempt < MAX_ATTEMPTS:
+            retry = ItemRetry(
+                node_run_id=run.node_run_id,
+                index=index,
+                message=message,
+                attempt=attempt,
+                due_at=self.clock,
+                error=f"again, at {self.clock}",
+                worker="w",
+            )
+            self._send(job, retry)
+            return
+        failed = how % 4 == 2
+        finished = ItemFinished(
+            node_run_id=run.node_run_id,
+            index=index,
+            message=message,
+            attempt=attempt,
+            result=Result.FAILED if failed else Result.SUCCESS,
+            # No two calls of a handler say the same: a report that reads another call's outcome has another body.
+            output=None if failed else f'{{"at": {self.clock}, "more": "{LARGE if how > 12 else ""}"}}',
+            error=f"failed at {self.clock}" if failed else None,
+            worker="w",
+            started_at=self.clock,
+            ended_at=self.clock,
+        )
+        self._send(job, finished)
+
+    def _report(self, run: NodeRun, job: Job, kind: Body, how: int) -> None:
+        if job.answer is not None:
+            self._send(job, job.answer)
+            return
+        settled = self.port.complete(run.node_run_id, kind, self._body(run))
+        self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
+        if how % 4 == 3:
+            return  # the answer was lost on its way: the report is sent again
+        job.running = True
+        job.answer = ReportAnswered(node_run_id=run.node_run_id, body=kind, settled=settled, at=self.clock)
+
+    def _send(self, job: Job, event: NodeRunEvent) -> None:
+        job.running = True
+        job.sent = event
+        self.outcomes.append(event)
+
+    def _body(self, run: NodeRun) -> bytes:
+        items = list(self.worker.ledger.items(PARTITION, run))[: run.covered]
+        whole = [item.index for item in items] == list(range(run.covered or 0)) and all(item.result for item in items)
+        require(whole, f"{run.node_run_id} is reported before all covered items ended")
+        return report_body(run, items)
+
+    def _first_of_message(self, run: NodeRun, index: int) -> int:
+        for message in self.worker.ledger.messages(PARTITION, run):
+            if message.first <= index < message.first + message.count:
+                return message.first
+        raise Violation(f"{run.node_run_id} item {index} is of no message")
+
+    # What must hold
+
+    def _check_place(self, arrival: Arrival, applied: Applied) -> None:
+        touched = applied.touched
+        assert isinstance(touched, range)
+        place = self.places.setdefault((arrival.node_run_id, arrival.digest), touched)
+        require(place == touched, f"{arrival.digest} of {arrival.node_run_id} moved from {place} to {touched}")
+
+    def _check_start(self, run: NodeRun, index: int, attempt: int) -> None:
+        what = f"{run.node_run_id} item {index}"
+        self._say("%s starts, attempt %s", what, attempt)
+        require((run.node_run_id, index) not in self.ended, f"{what} is started after its end")
+        started = (run.node_run_id, index, attempt)
+        require(started not in self.worker.started, f"{what} is started twice in one life")
+        self.worker.started.add(started)
+
+    def _check_end(self) -> None:
+        worker = self.worker
+        waiting = [key for key, job in worker.jobs.items()]
+        require(not waiting, f"jobs without an end: {waiting}")
+        require(not worker.rows.keys(b"o/"), f"open for ever: {worker.rows.keys(b'o/')}")
+        for node_run_id in {arrival.node_run_id for arrival in self.scenario.arrivals}:
+            run = worker.ledger.run(PARTITION, node_run_id)
+            require(run is not None and run.finished, f"{node_run_id} is not finished: {run}")
+            assert run is not None
+            self._check_messages(run)
+            self._check_items(run)
+            self._check_report(run)
+
+    def _check_messages(self, run: NodeRun) -> None:
+        arrivals = {a.digest: a for a in self.scenario.arrivals if a.node_run_id == run.node_run_id}
+        messages = list(self.worker.ledger.messages(PARTITION, run))
+        require({m.digest: m.text for m in messages} == {d: a.text for d, a in arrivals.items()}, "a message is lost")
+        taken = [index for m in messages for index in range(m.first, m.first + m.count)]
+        require(taken == list(range(run.items)), f"{run.node_run_id}: the messages' items are {taken}")
+        require(all(m.count == arrivals[m.digest].count for m in messages), "a message has lost items")
+
+    def _check_items(self, run: NodeRun) -> None:
+        items = list(self.worker.ledger.items(PARTITION, run))
+        require([item.index for item in items if item.result] == list(range(run.items)), f"an item has no end: {items}")
+        failed = [item.index for item in items if item.result is Result.FAILED]
+        require((run.succeeded, run.failed) == (run.items - len(failed), len(failed)), f"wrong counters: {run}")
+        covered = run.covered or 0
+        require(0 < covered <= run.items, f"{run.node_run_id} covers {covered} of {run.items}")
+        truth = Result.FAILED if any(index < covered for index in failed) else Result.SUCCESS
+        require(run.result is truth, f"{run.node_run_id} says {run.result}, and it is {truth}")
+        untold = [index for index in failed if index >= covered and (run.node_run_id, index) not in self.port.told]
+        require(not untold, f"{run.node_run_id}: late failures {untold} were not told")
+
+    def _check_report(self, run: NodeRun) -> None:
+        final = self.port.final.get(run.node_run_id)
+        if run.settled is Settled.REFUSED:
+            require(final is None and len(self.scenario.refused[run.node_run_id]) == len(Body), "refused, yet accepted")
+            return
+        require(run.settled is Settled.REPORTED and final == self._body(run), f"Port has {final!r} for {run}")
+
+    def _say(self, text: str, *values: object) -> None:
+        self.trace.append(text % values)
+
+
+def _key(node_run_id: str, ask: Run | Tell | Report | EndGrace) -> JobKey:
+    match ask:
+        case Run(index) | Tell(index):
+            return node_run_id, type(ask).__name__, index
+        case Report():
+            return node_run_id, "Report", 0
+        case EndGrace(_, items):
+            return node_run_id, "EndGrace", items
+
+
+def _key_of_event(event: NodeRunEvent) -> JobKey:
+    match event:
+        case ItemFinished() | ItemRetry():
+            return event.node_run_id, "Run", event.index
+        case FailureTold():
+            return event.node_run_id, "Tell", event.index
+        case ReportAnswered():
+            return event.node_run_id, "Report", 0
+        case GraceOver():
+            return event.node_run_id, "EndGrace", event.items
+
+
+_STEPS: Final[Sequence[Callable[[World, int], object]]] = (
+    World.work,
+    World.arrive,
+    World.outcome,
+    World.acknowledge,
+    World.work,
+    World.arrive,
+    World.outcome,
+    World.acknowledge,
+    World.work,
+    World.outcome,
+    World.work,
+    World.acknowledge,
+    World.work,
+    World.commit,
+    World.repeat,
+    World.crash,
+)

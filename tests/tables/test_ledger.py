@@ -1,0 +1,92 @@
+"""What the ledger writes, and what it costs."""
+
+from __future__ import annotations
+
+from tables.ledger import INLINE_BYTES, Ledger
+from tests.tables.examples import ID, answered, arrival, finished, retry
+from tests.tables.rows import DictRows
+
+LARGE = '{"a":"' + "x" * INLINE_BYTES + '"}'
+
+
+def test_a_small_node_run_is_one_row_from_its_arrival_to_its_end() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival())
+    assert rows.keys(b"") == [b"o/wfnr_a"]
+    ledger.outcome(0, retry())
+    ledger.outcome(0, finished())
+    assert rows.keys(b"") == [b"o/wfnr_a"]
+    ledger.outcome(0, answered())
+    assert rows.keys(b"") == [b"f/wfnr_a"]
+    run = ledger.run(0, ID)
+    assert run is not None
+    assert [message.text for message in ledger.messages(0, run)] == ["text 0"]
+    assert [item.output for item in ledger.items(0, run)] == ['{"done":true}']
+
+
+def test_details_stand_in_rows_of_their_own_before_the_node_runs_row() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival(count=2, array=True))
+    ledger.arrival(0, arrival(1))
+    ledger.outcome(0, finished(1))
+    assert [key for key, _ in rows.written] == [
+        b"m/wfnr_a/00000000",
+        b"o/wfnr_a",
+        b"d/wfnr_a/digest 1",
+        b"m/wfnr_a/00000002",
+        b"o/wfnr_a",
+        b"i/wfnr_a/00000001",
+        b"o/wfnr_a",
+    ]
+
+
+def test_an_item_that_grows_leaves_its_node_runs_row() -> None:
+    ledger = Ledger(DictRows())
+    ledger.arrival(0, arrival())
+    ledger.outcome(0, retry())
+    ledger.outcome(0, finished(output=LARGE))
+    run = ledger.run(0, ID)
+    assert run is not None
+    assert run.item is None
+    assert [item.output for item in ledger.items(0, run)] == [LARGE]
+    ledger.outcome(0, finished())
+    assert ledger.run(0, ID) == run, "its end is known"
+
+
+def test_a_large_end_whose_node_runs_row_was_lost_counts_when_it_comes_again() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival())
+    ledger.outcome(0, finished(output=LARGE))
+    assert [key[:1] for key, _ in rows.written] == [b"o", b"i", b"o"]
+    ledger = Ledger(DictRows(rows.written[:2]))
+    run = ledger.outcome(0, finished(output=LARGE)).run
+    assert run is not None
+    assert run.covered == 1
+
+
+def test_the_cost_of_ten_thousand_items_is_ten_thousand_times_that_of_one() -> None:
+    count = 10_000
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival(count=count, array=True))
+    for index in range(count):
+        ledger.outcome(0, finished(index))
+    assert len(rows.written) == 2 + 2 * count
+    assert rows.scanned == 0, "a node run that is new here needs no recount"
+    assert max(len(value) for key, value in rows.written if key[:1] == b"o" and value) < 1000
+
+    ledger.taken_over(0)
+    for index in range(100):
+        ledger.outcome(0, finished(index))
+    assert rows.scanned == count, "recounted once after a take-over, not at every event"
+
+
+def test_nothing_is_remembered_of_finished_node_runs() -> None:
+    ledger = Ledger(DictRows())
+    ledger.arrival(0, arrival())
+    ledger.outcome(0, finished())
+    ledger.outcome(0, answered())
+    assert not any(ledger._recounted.values())

@@ -1,0 +1,157 @@
+"""The model's own proof: each of these defects, put in on purpose, must be found by the search of the model.
+
+Of the pure functions:
+- *counts an outcome twice*: a repeated outcome is not known for one;
+- *freezes too early*: the report is frozen when the first item ends;
+- *lets the report cover late items*: what is covered grows with the items that come after the report;
+- *recount forgotten*: after a crash the counters are believed, though the item rows are ahead of them;
+- *closes no repeated outcome*: the report is not frozen where the last outcome's item row survived a crash alone;
+- *body from unfrozen counters*: the small body says how many items there are, not how many are covered.
+
+Of the ledger's writes:
+- *node run's row written first*, before the rows of its details;
+- *small state kept inline*: an item's earlier state stands on in its node run's row when its end has a row of its own.
+
+And of what surrounds the ledger, which it relies on:
+- *acts on what is not acknowledged*: a report is sent for a state whose changelog record may still be lost;
+- *store ahead of its changelog*: a local store survives a crash with writes that the changelog never got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from hypothesis import Phase, settings
+from pydantic import JsonValue
+
+import tables.ledger
+import tables.report
+import tables.state
+from streams.records import Arrival, ItemFinished, Source
+from tables.ledger import Ledger
+from tables.state import Change, Item, Message, NodeRun
+from tests.tables.histories import profile, search
+from tests.tables.model import Violation
+from tests.tables.rows import DictRows
+
+# The same examples each time: a search of bounded length must not find the defect on some days only.
+_SEARCH = settings(profile(4000), derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)
+
+_item_finished = tables.state._item_finished
+_close = tables.state._close
+_freeze = tables.state._freeze
+_apply_arrival = tables.state.apply_arrival
+_write_item = Ledger._write_item
+
+
+def _counts_twice(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
+    return _item_finished(run, None, event, grace)
+
+
+def _freezes_early(run: NodeRun, last: Item, grace: float) -> NodeRun:
+    return _freeze(run) if run.covered is None else run
+
+
+def _covers_late_items(run: NodeRun | None, known: Message | None, arrival: Arrival) -> Change:
+    change = _apply_arrival(run, known, arrival)
+    if change.run is None or change.run.covered is None:
+        return change
+    return replace(change, run=change.run.model_copy(update={"covered": change.run.items}))
+
+
+def _no_recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
+    return run
+
+
+def _closes_no_repeat(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
+    change = _item_finished(run, item, event, grace)
+    repeated = item is not None and item.result is not None
+    return replace(change, run=run) if repeated else change
+
+
+def _unfrozen_small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
+    return {"error": {"message": f"{run.failed} of {run.items} items failed"}}
+
+
+def _keeps_small_state(self: Ledger, run: NodeRun, item: Item) -> NodeRun:
+    return (
+        _write_item(self, run, item).model_copy(update={"item": run.item}) if run.item else _write_item(self, run, item)
+    )
+
+
+class _Reversed:
+    """Rows that hold the writes of an event back, to make them in the opposite order."""
+
+    def __init__(self, rows: DictRows) -> None:
+        self._rows = rows
+        self.held: list[tuple[bytes, bytes | None]] = []
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.held.append((key, value))
+
+    def delete(self, key: bytes) -> None:
+        self.held.append((key, None))
+
+    def release(self) -> None:
+        for key, value in reversed(self.held):
+            if value is None:
+                self._rows.delete(key)
+            else:
+                self._rows.put(key, value)
+
+
+_write = Ledger._write
+
+
+def _row_first(self: Ledger, change: Change) -> None:
+    rows = self.rows
+    assert isinstance(rows, DictRows)
+    held = _Reversed(rows)
+    self.rows = held  # type: ignore[assignment]
+    _write(self, change)
+    self.rows = rows
+    held.release()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "mutant"),
+    [
+        pytest.param(tables.state, "_item_finished", _counts_twice, id="counts an outcome twice"),
+        pytest.param(tables.state, "_close", _freezes_early, id="freezes too early"),
+        pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
+        pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),
+        pytest.param(tables.state, "_item_finished", _closes_no_repeat, id="closes no repeated outcome"),
+        pytest.param(tables.report, "_small_output", _unfrozen_small_output, id="body from unfrozen counters"),
+        pytest.param(Ledger, "_write", _row_first, id="node run's row written first"),
+        pytest.param(Ledger, "_write_item", _keeps_small_state, id="small state kept inline"),
+    ],
+)
+def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch, module: object, name: str, mutant: object) -> None:
+    monkeypatch.setattr(module, name, mutant)
+    with pytest.raises(Violation):
+        search(_SEARCH, most=1)
+
+
+def test_acting_on_what_is_not_acknowledged_is_found() -> None:
+    with pytest.raises(Violation):
+        search(_SEARCH, most=1, careful=False)
+
+
+def test_a_store_ahead_of_its_changelog_is_found() -> None:
+    with pytest.raises(Violation):
+        search(_SEARCH, most=1, store_ahead=True)
+
+
+def test_the_write_order_mutant_does_reverse() -> None:
+    rows = DictRows()
+    source = Source(cluster="c", topic="t", partition=0, offset=0, timestamp=0.0)
+    arrival = Arrival(node_run_id="wfnr_a", source=source, digest="d", array=True, count=2)
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival)
+    assert [key[:1] for key, _ in rows.written] == [b"m", b"o"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "_write", _row_first)
+        ledger.arrival(0, arrival)
+    assert [key[:1] for key, _ in rows.written[2:]] == [b"o", b"m"]
