@@ -1,6 +1,6 @@
 """What a team writes handlers with. Importing it reads no settings and builds no app.
 
-    from agents import Context, Fail, RetryLater, handles
+from agents import Context, Fail, RetryLater, handles
 """
 
 from agents.contract import Context, Fail, RetryLater, handles

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
-from faust.types import EventT
+from faust.types import EventT, StreamT
 
 MOST_UNACKNOWLEDGED: Final = 2000
 """An agent waits when so many of its turns are not yet acknowledged."""
+
+
+def unacknowledged(stream: StreamT[Any]) -> AsyncIterator[EventT[Any]]:
+    """Return the events of a stream, none of which Faust acknowledges by itself."""
+    return cast("AsyncIterator[EventT[Any]]", cast("Any", stream).noack().events())
 
 
 @dataclass(eq=False)

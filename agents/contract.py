@@ -20,11 +20,11 @@ F = TypeVar("F", bound=Callable[..., object])
 logger = logging.getLogger("handlers")
 
 
-class Fail(Exception):  # noqa: N818 - reads as what it does: `raise Fail("why")`
+class Fail(Exception):
     """Raised by a handler: the item has failed for good. The text becomes the error message that Port shows."""
 
 
-class RetryLater(Exception):  # noqa: N818
+class RetryLater(Exception):
     """Raised by a handler: call it again after `delay` (`"30s"`, `"5m"`, or seconds), as often as it asks."""
 
     def __init__(self, delay: str | float, reason: str = "the handler asked to be called again") -> None:
@@ -91,7 +91,9 @@ class Handler:
 _declared: Final[list[Handler]] = []
 
 
-def handles(event_type: str, *, concurrency: int = 10, deadline: str | float = "5m", retries: int = 0) -> Callable[[F], F]:
+def handles(
+    event_type: str, *, concurrency: int = 10, deadline: str | float = "5m", retries: int = 0
+) -> Callable[[F], F]:
     """Declare the function below as the handler of an event type.
 
     The function takes the payload object, as the pydantic model that its first parameter is annotated with or else as

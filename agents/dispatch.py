@@ -150,8 +150,9 @@ class Dispatch:
         self.due.drop_partition(partition)
         self.overview.drop(partition)
         self.ledger.taken_over(partition)
-        for claims in (self._items, self._reports, self._tells):
-            claims.pop(partition, None)  # type: ignore[attr-defined]
+        self._items.pop(partition, None)
+        self._reports.pop(partition, None)
+        self._tells.pop(partition, None)
 
     async def take_over(self, partition: int) -> None:
         """Start what the open node runs of a partition ask for, in chunks, so that the worker goes on meanwhile."""

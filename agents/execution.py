@@ -82,7 +82,9 @@ def _start(call: Call, argument: object, threads: Executor) -> asyncio.Future[ob
     return asyncio.get_running_loop().run_in_executor(threads, handler.function, *arguments)
 
 
-def _result(call: Call, running: asyncio.Future[object], started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
+def _result(
+    call: Call, running: asyncio.Future[object], started_at: float, ended_at: float
+) -> ItemFinished | ItemRetry:
     try:
         output = _output(running.result())
     except Fail as failure:
@@ -137,7 +139,13 @@ def _failed(call: Call, error: str, started_at: float, ended_at: float) -> ItemF
 
 
 def _finished(
-    call: Call, result: Result, started_at: float, ended_at: float, *, output: str | None = None, error: str | None = None
+    call: Call,
+    result: Result,
+    started_at: float,
+    ended_at: float,
+    *,
+    output: str | None = None,
+    error: str | None = None,
 ) -> ItemFinished:
     context = call.context
     return ItemFinished(
@@ -161,5 +169,7 @@ def _clean(text: str) -> str:
 
 
 def _readable(wrong: ValidationError) -> str:
-    lines = [f"{'.'.join(map(str, error['loc'])) or 'event'}: {error['msg']}" for error in wrong.errors(include_input=False)]
+    lines = [
+        f"{'.'.join(map(str, error['loc'])) or 'event'}: {error['msg']}" for error in wrong.errors(include_input=False)
+    ]
     return "the item does not fit its model: " + "; ".join(lines)

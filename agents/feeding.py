@@ -12,6 +12,8 @@ from typing import Generic, Protocol, TypeVar
 
 from faust.types import ChannelT
 
+from streams.worker import Worker
+
 
 class Piece(Protocol):
     """A piece of work, of a partition of the ledger."""
@@ -53,6 +55,17 @@ class Feeder(Generic[W]):
         self._running: dict[int, W] = {}
         self.stopped = False
 
+    def attach(self, app: Worker) -> None:
+        """Follow the app's rebalances and its stop."""
+        app.on_lost.append(self.drop)
+        app.after_rebalance.append(self.offer_again)
+        app.before_stop.append(self.stop)
+
+    @property
+    def pending(self) -> list[W]:
+        """The pieces that no actor has begun."""
+        return [*self._offered.values(), *self._waiting]
+
     @property
     def waiting(self) -> int:
         """How many pieces wait for an actor."""
@@ -91,7 +104,7 @@ class Feeder(Generic[W]):
         self._waiting = deque(work for work in self._waiting if work.partition != partition)
         self._offered = {key: work for key, work in self._offered.items() if work.partition != partition}
 
-    def offer_again(self) -> None:
+    async def offer_again(self) -> None:
         """Called after a rebalance: put what no actor took on the channel again. `take` lets it through once."""
         for work in list(self._offered.values()):
             self._put(work)

@@ -6,13 +6,16 @@ changelog has acknowledged it, and only then is the event acknowledged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
-import faust
+from faust.types import StreamT
 
-from agents.acknowledging import InOrder
-from agents.shared import app, arrivals, dispatch, ledger, outcomes, overview, rows, send_dead_letter, specs
+from agents.acknowledging import InOrder, unacknowledged
+from agents.shared import arrivals, dispatch, ledger, outcomes, overview, rows, send_dead_letter, specs
+from streams.app import app
 from streams.exits import stop_process
 from streams.messages import Bad
 from streams.metrics import EVENTS
@@ -23,74 +26,82 @@ from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
 V = TypeVar("V")
-_arrivals_done = InOrder()
-_outcomes_done = InOrder()
+_done = InOrder()
 
 
 @app.agent(arrivals, name="ledger-arrivals")
-async def ledger_arrivals(stream: faust.Stream[Arrival]) -> None:
+async def ledger_arrivals(stream: StreamT[Arrival]) -> None:
     """Enter node runs, and further items of them, into the ledger."""
-    async for turn in app.offsets.turns(stream.noack().events(), specs.arrivals):
-        await _arrival(turn, _arrivals_done)
+    async for turn in app.offsets.turns(unacknowledged(stream), specs.arrivals):
+        await _arrival(turn)
 
 
 @app.agent(outcomes, name="ledger-outcomes")
-async def ledger_outcomes(stream: faust.Stream[OutcomeEvent]) -> None:
+async def ledger_outcomes(stream: StreamT[OutcomeEvent]) -> None:
     """Enter how items ended and how Port answered."""
-    async for turn in app.offsets.turns(stream.noack().events(), specs.outcomes):
+    async for turn in app.offsets.turns(unacknowledged(stream), specs.outcomes):
         if isinstance(turn.value, Tick):
             async for missed in app.offsets.catch_up(specs.arrivals, turn.partition):
-                await _arrival(missed, _outcomes_done)
+                await _arrival(missed)
         await _outcome(turn)
 
 
-async def _arrival(turn: Turn[Arrival], done: InOrder) -> None:
+async def _arrival(turn: Turn[Arrival]) -> None:
     value = turn.value
+    if turn.repeated:
+        await _finish(turn)
+        return
     if isinstance(value, Bad):
-        await done.add(turn.partition, turn.event, [await send_dead_letter(turn, value.reason)])
+        await _finish(turn, [await send_dead_letter(turn, value.reason)])
         return
     try:
         applied = ledger.arrival(turn.partition, value)
     except NotOwnedError:
+        # Acknowledged without being committed: the commit of a partition that is gone is discarded.
+        await _finish(turn)
         return
     except Exception as error:
         _stop(turn, error)
-    await _settle(turn, applied, done)
+    await _settle(turn, applied)
 
 
 async def _outcome(turn: Turn[OutcomeEvent]) -> None:
     value = turn.value
-    if isinstance(value, Bad):
-        await _outcomes_done.add(turn.partition, turn.event, [await send_dead_letter(turn, value.reason)])
+    if turn.repeated or isinstance(value, Tick):
+        await _finish(turn)
         return
-    if isinstance(value, Tick):
-        await _outcomes_done.add(turn.partition, turn.event, [])
+    if isinstance(value, Bad):
+        await _finish(turn, [await send_dead_letter(turn, value.reason)])
         return
     try:
         applied = ledger.outcome(turn.partition, value)
     except NotOwnedError:
+        # Acknowledged without being committed: the commit of a partition that is gone is discarded.
+        await _finish(turn)
         return
     except Exception as error:
         _stop(turn, error)
-    await _settle(turn, applied, _outcomes_done)
+    await _settle(turn, applied)
 
 
-async def _settle(turn: Turn[V], applied: Applied, done: InOrder) -> None:
+async def _settle(turn: Turn[V], applied: Applied) -> None:
     written = rows.table.take_sent()
     run, partition = applied.run, turn.partition
     EVENTS.labels(applied.note.value).inc()
     if run is None:
-        await done.add(partition, turn.event, written)
+        await _finish(turn, written)
         return
     if partition in dispatch.active:
         overview.changed(partition, applied.before, run)
     node_run_id = run.node_run_id
-    await done.add(
-        partition,
-        turn.event,
-        written,
-        lambda: dispatch.act(partition, node_run_id, applied.touched, applied.message),
-    )
+    await _finish(turn, written, lambda: dispatch.act(partition, node_run_id, applied.touched, applied.message))
+
+
+async def _finish(
+    turn: Turn[V], written: Iterable[asyncio.Future[object]] = (), then: Callable[[], None] | None = None
+) -> None:
+    # One queue for both agents: an arrival may have its turn in either, and is acknowledged behind its first.
+    await _done.add((turn.topic, turn.partition), turn.event, written, then)
 
 
 def _stop(turn: Turn[V], error: Exception) -> NoReturn:

@@ -10,14 +10,15 @@ from enum import Enum, auto
 from itertools import takewhile
 from typing import Final, TypeAlias
 
-import faust
 import stamina
+from faust.types import ChannelT, StreamT
 
 from agents.feeding import Feeder, put_on
-from agents.shared import app, dispatch, ledger, send_outcome, settings
+from agents.shared import dispatch, ledger, send_outcome
 from agents.work import ReportWork, TellWork
 from port.client import Answer, AnswerKind, PortClient
 from port.models import LogLevel, LogLine, WorkflowRun
+from streams.app import app, settings
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.records import Body, FailureTold, ReportAnswered, Settled
 from tables.report import report_body
@@ -62,13 +63,14 @@ port = PortClient(
     connections=settings.report_concurrency,
     on_call=_count,
 )
-to_port = app.channel(value_type=object)
+to_port: ChannelT[ToPort] = app.channel()
 feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
-app.before_stop += [feeder.stop, port.close]
+feeder.attach(app)
+app.before_stop.append(port.close)
 
 
 @app.agent(to_port, name="reporter", concurrency=settings.report_concurrency)
-async def reporter(stream: faust.Stream[ToPort]) -> None:
+async def reporter(stream: StreamT[ToPort]) -> None:
     """Complete node runs at Port, and tell failures that came after the report in their logs."""
     async for work in stream:
         if feeder.take(work):

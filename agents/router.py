@@ -12,10 +12,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, cast
 
-import faust
+from aiokafka.errors import IllegalStateError
+from faust.types import TP, StreamT
 
-from agents.acknowledging import InOrder
-from agents.shared import app, arrivals, handlers, outcomes, runs, send_dead_letter, settings, specs
+from agents.acknowledging import InOrder, unacknowledged
+from agents.shared import arrivals, handlers, outcomes, runs, send_dead_letter, specs
+from streams.app import app, settings
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
@@ -43,11 +45,10 @@ _done = InOrder()
 
 
 @app.agent(runs, name="router")
-async def router(stream: faust.Stream[Message]) -> None:
+async def router(stream: StreamT[Message]) -> None:
     """Sort the messages of `<orgId>.runs` out: ours to the arrivals topic, unreadable ones to the dead letters."""
-    events = stream.noack().events()
-    async for turn in app.offsets.turns(events, specs.runs):
-        await _done.add(turn.partition, turn.event, await route(turn))
+    async for turn in app.offsets.turns(unacknowledged(stream), specs.runs):
+        await _done.add(turn.partition, turn.event, [] if turn.repeated else await route(turn))
 
 
 async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
@@ -100,15 +101,23 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
     )
 
 
-@app.timer(interval=1.0)
+async def _position(tp: TP) -> int | None:
+    try:
+        return await app.consumer.position(tp)
+    except IllegalStateError:
+        # The partition has just gone.
+        return None
+
+
+@app.timer(interval=1.0)  # type: ignore[untyped-decorator]
 async def read_on() -> None:
     """Read on where Faust dropped the last records of a partition, so that no later event shows the hole."""
-    if app.rebalancing:
+    if app.rebalancing or app.should_stop:
         return
-    for tp in await app.offsets.stalled():
+    for tp in await app.offsets.stalled(_position):
         if tp.topic == specs.runs.name:
             async for turn in app.offsets.catch_up(specs.runs, tp.partition):
-                await asyncio.gather(*await route(turn))
+                await _done.add(turn.partition, turn.event, await route(turn))
         else:
             # Tables are written in the turn of an event only: this one brings both readers of the partition on.
             await (await outcomes.send(partition=tp.partition, value=Tick()))

@@ -8,15 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import faust
-from faust.types import AgentT
+from faust.types import AgentT, ChannelT, StreamT
 
 from agents.contract import Context, Handler
 from agents.execution import Call, execute
 from agents.feeding import Feeder, put_on
-from agents.shared import app, dispatch, handlers, ledger, send_outcome, spawn
+from agents.shared import dispatch, handlers, ledger, send_outcome, spawn
 from agents.work import ItemWork
 from port.models import Result
+from streams.app import app
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
 from streams.records import ItemFinished, ItemRetry
 from tables.rows import NotOwnedError
@@ -36,11 +36,11 @@ class HandlerAgent:
 
 
 def _handler_agent(handler: Handler) -> HandlerAgent:
-    channel = app.channel(value_type=ItemWork)
+    channel: ChannelT[ItemWork] = app.channel()
     feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
     threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix=handler.event_type)
 
-    async def handle(stream: faust.Stream[ItemWork]) -> None:
+    async def handle(stream: StreamT[ItemWork]) -> None:
         async for work in stream:
             if feeder.take(work):
                 try:
@@ -137,10 +137,6 @@ def _failed(work: ItemWork, error: str) -> ItemFinished:
     )
 
 
-async def _stop() -> None:
-    for one in handler_agents.values():
-        await one.feeder.stop()
-
-
-app.before_stop.append(_stop)
+for one in handler_agents.values():
+    one.feeder.attach(app)
 dispatch.run_item = run_item

@@ -63,12 +63,10 @@ async def send_dead_letter(turn: Turn[V], reason: str) -> asyncio.Future[object]
 
 
 async def _take_over() -> None:
-    owned = app.owned
-    for partition in sorted(dispatch.active - owned):
-        dispatch.lost(partition)
-    for partition in sorted(owned - dispatch.active):
+    for partition in sorted(app.owned - dispatch.active):
         await dispatch.take_over(partition)
 
 
+app.on_lost.append(dispatch.lost)
 app.after_rebalance.append(_take_over)
 dispatch.send = lambda event: spawn(send_outcome(event))

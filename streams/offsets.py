@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -47,6 +47,8 @@ class Turn(Generic[V]):
     value: V | Bad
     event: EventT[object] | None = None
     """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
+    repeated: bool = False
+    """Whether the record had its turn before, since the partition was assigned: it is to be acknowledged only."""
 
     def source(self, cluster: str) -> Source:
         """Return where the record stands on its cluster."""
@@ -163,6 +165,7 @@ class EveryOffset:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        # One mapping for each assignment: what still goes on of an earlier one leaves the present one alone.
         self._expected: dict[TP, int] = {}
         self._known = asyncio.Event()
         self._progress: dict[TP, tuple[int, float]] = {}
@@ -181,17 +184,16 @@ class EveryOffset:
     async def turns(self, events: AsyncIterator[EventT[object]], spec: TopicSpec[V]) -> AsyncIterator[Turn[V]]:
         """Yield the turns of a stream's events, and of every record that is missing before one, in order of offset.
 
-        A record may come twice: an event below the expected offset is a repeat and goes on.
+        A record may come twice: an event below the expected offset is handed on as repeated.
         """
         async for event in events:
             await self._known.wait()
-            message = event.message
+            message, follows = event.message, self._expected
             tp = TP(message.topic, message.partition)
-            expected = self._expected.get(tp)
-            if expected is not None and message.offset > expected:
-                async for turn in self._missing(spec, tp, expected, message.offset):
-                    yield turn
-            self._pass(tp, message.offset + 1)
+            async for turn in self._missing(spec, tp, follows, message.offset):
+                yield turn
+            repeated = message.offset < follows.get(tp, 0)
+            _pass(follows, tp, message.offset + 1)
             yield Turn(
                 topic=tp.topic,
                 partition=tp.partition,
@@ -201,22 +203,25 @@ class EveryOffset:
                 raw=message.value,
                 value=cast("V | Bad", event.value),
                 event=event,
+                repeated=repeated,
             )
 
     async def catch_up(self, spec: TopicSpec[V], partition: int) -> AsyncIterator[Turn[V]]:
         """Yield what a partition holds between its expected offset and its end, `MAX_CATCH_UP` records at most."""
         tp = TP(spec.name, partition)
-        end = (await self._log.ends([tp])).get(tp)
-        expected = self._expected.get(tp)
-        if expected is not None and end is not None and end > expected:
-            async for turn in self._missing(spec, tp, expected, min(end, expected + MAX_CATCH_UP)):
-                yield turn
+        end = (await self._log.ends([tp])).get(tp, 0)
+        follows = self._expected
+        async for turn in self._missing(spec, tp, follows, min(end, follows.get(tp, 0) + MAX_CATCH_UP)):
+            yield turn
 
-    async def _missing(self, spec: TopicSpec[V], tp: TP, start: int, end: int) -> AsyncIterator[Turn[V]]:
+    async def _missing(self, spec: TopicSpec[V], tp: TP, follows: dict[TP, int], end: int) -> AsyncIterator[Turn[V]]:
+        start = follows.get(tp, end)
+        if start >= end:
+            return
         schema, found = spec.schema, 0
         async for record in self._log.read(tp, start, end):
             found += 1
-            self._pass(tp, record.offset + 1)
+            _pass(follows, tp, record.offset + 1)
             yield Turn(
                 topic=tp.topic,
                 partition=tp.partition,
@@ -226,7 +231,7 @@ class EveryOffset:
                 raw=record.value,
                 value=schema.value_of(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
             )
-        self._pass(tp, end)
+        _pass(follows, tp, end)
         if not found:
             # A gap of the topic's own: compaction, or the markers of a transaction.
             logger.info("%s[%d]: offsets %d to %d hold no records", tp.topic, tp.partition, start, end - 1)
@@ -242,15 +247,19 @@ class EveryOffset:
             end - 1,
         )
 
-    def _pass(self, tp: TP, offset: int) -> None:
-        # What is left of a partition that moved away must not bring it back.
-        if tp in self._expected:
-            self._expected[tp] = max(offset, self._expected[tp])
+    async def stalled(
+        self, position: Callable[[TP], Awaitable[int | None]], now: Callable[[], float] = time.monotonic
+    ) -> list[TP]:
+        """Return the partitions whose last records seem lost: nothing follows that would show the hole.
 
-    async def stalled(self, now: Callable[[], float] = time.monotonic) -> list[TP]:
-        """Return the partitions whose last records seem lost: nothing follows that would show the hole."""
+        Args:
+            position: says which offset of a partition Faust's consumer fetches next. While that is below the end of
+                the partition its records are not lost, but wait for their delivery.
+            now: a monotonic clock, in seconds.
+        """
         ends = await self._log.ends(list(self._expected))
-        return [tp for tp, end in ends.items() if self._is_stalled(tp, end, now())]
+        behind = [tp for tp, end in ends.items() if self._is_stalled(tp, end, now())]
+        return [tp for tp in behind if (await position(tp) or 0) >= ends[tp]]
 
     def _is_stalled(self, tp: TP, end: int, now: float) -> bool:
         expected = self._expected.get(tp)
@@ -262,3 +271,9 @@ class EveryOffset:
             self._progress[tp] = (expected, now)
             return False
         return now - since >= STALLED_SECONDS
+
+
+def _pass(follows: dict[TP, int], tp: TP, offset: int) -> None:
+    # An event of a partition that moved away must not bring it back.
+    if tp in follows:
+        follows[tp] = max(offset, follows[tp])

@@ -23,6 +23,10 @@ class DueIndex:
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 
+    def keys(self, partition: int) -> list[Hashable]:
+        """Return what of a partition is to become due."""
+        return list(self._entries.get(partition, ()))
+
     def set(self, partition: int, key: Hashable, at: float, call: Callable[[], None]) -> None:
         """Call `call` at `at`, at once if that has passed; takes the place of an entry with the same key."""
         self.drop(partition, key)

@@ -49,7 +49,7 @@ class LedgerTable(faust.Table[bytes, bytes]):
         super().__init__(*args, **kwargs)
         self._sent: list[asyncio.Future[object]] = []
 
-    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage[Any]:
+    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
         """Called by Faust for every write."""
         future = super().send_changelog(*args, **kwargs)
         self._sent.append(cast("asyncio.Future[object]", future))
@@ -92,7 +92,7 @@ class TableRows:
 
     def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Return the rows under a prefix, as they stand at this moment."""
-        rows = self._store(partition).items(from_key=prefix)
+        rows = cast("Iterator[tuple[bytes, bytes]]", self._store(partition).items(from_key=prefix))
         return itertools.takewhile(lambda row: row[0].startswith(prefix), rows)
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -104,7 +104,7 @@ class TableRows:
         del self.table[key]
 
     def _store(self, partition: int) -> Rdict:
-        store = self.table.data._dbs.get(partition)
+        store = cast("Any", self.table.data)._dbs.get(partition)
         if store is None or partition not in self._app.owned:
             raise NotOwnedError(f"partition {partition} of the ledger is not here")
         return cast("Rdict", store)

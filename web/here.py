@@ -6,8 +6,9 @@ Everything is read by partition and key, or from memory; never by a scan of the 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -104,13 +105,11 @@ class Here:
                 # What runs on for a partition that has moved away is its new owner's to show.
                 if work.partition in self.dispatch.active:
                     running[work.node_run_id].add(work.index)
-        deferred = {node_run_id for entries in self._due().values() for node_run_id, _ in entries} - running.keys()
+        due = itertools.chain.from_iterable(map(self.dispatch.due.keys, self.dispatch.active))
+        deferred = {cast("tuple[str, int]", key)[0] for key in due} - running.keys()
         if deferred:
-            deferred -= {work.node_run_id for feeder in self.feeders.values() for work in _pending(feeder)}
+            deferred -= {work.node_run_id for feeder in self.feeders.values() for work in feeder.pending}
         return Now(running, deferred)
-
-    def _due(self) -> Mapping[int, Mapping[tuple[str, int], object]]:
-        return cast("Mapping[int, Mapping[tuple[str, int], object]]", self.dispatch.due._entries)
 
     def counts(self, now: Now) -> dict[State, int]:
         """Return how many node runs of this worker stand where.
@@ -166,7 +165,7 @@ class Here:
             messages, more = self._messages(partition, run)
         except NotOwnedError:
             raise NotHereError(partition, owned=False) from None
-        now, due = self.now(), self._due().get(partition, {})
+        now, due = self.now(), set(self.dispatch.due.keys(partition))
         return Read(
             run=run,
             partition=partition,
@@ -204,8 +203,3 @@ class Here:
             messages.append((message, room > 0))
             room -= len(message.text)
         return tuple(messages), False
-
-
-def _pending(feeder: Feeder[ItemWork]) -> Iterator[ItemWork]:
-    yield from feeder._waiting
-    yield from feeder._offered.values()
