@@ -2,49 +2,19 @@
 
 import sys
 
-from local.demo.errors import DemoError
-from local.demo.interrupts import follow_parent, ignore_signals, raise_on_signals
-from local.demo.options import parse
-from local.demo.screen import Screen
-from local.demo.session import Session
-from local.kafka import KafkaError
-
-_KILLED = 130
+from local.demo.interrupts import raise_on_signals
 
 
 def main() -> int:
-    """Run the demo and return its exit status: 0 after Ctrl-C, 130 after a second one."""
-    options = parse()
+    """Run the demo and return its exit status."""
     raise_on_signals()
-    if options.follow_parent:
-        follow_parent()
-    screen = Screen()
-    session = Session(options, screen)
-    status = _run(session, screen)
     try:
-        session.stop()
-    except KeyboardInterrupt:
-        ignore_signals()
-        session.kill()
-        screen.done("Stopped at once.")
-        return _KILLED
-    ignore_signals()
-    if status == 0:
-        screen.done("Stopped.")
-    return status
+        # Takes half a second, in which a Ctrl-C should not end in a traceback.
+        from local.demo.run import run
 
-
-def _run(session: Session, screen: Screen) -> int:
-    try:
-        return session.run()
+        return run()
     except KeyboardInterrupt:
         return 0
-    except DemoError as error:
-        screen.fail(str(error))
-        return error.status
-    except (KafkaError, OSError) as error:
-        screen.fail(str(error))
-        return 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from local.demo.errors import DemoError
+from local.demo.interrupts import deferred
 from local.kafka.child import Child
 from streams.exits import RESTART
 
@@ -37,9 +38,19 @@ class Program:
         self._delay = 1.0
 
     @property
+    def subject(self) -> str:
+        """Its name at the start of a sentence."""
+        return self.name[0].upper() + self.name[1:]
+
+    @property
     def started(self) -> bool:
         """Whether it was started and not yet stopped."""
         return self._child is not None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is alive now."""
+        return self._child is not None and self._child.exit_status() is None
 
     def start(self, hold: IO[str]) -> None:
         """Start it; `hold` is a file that it holds open as long as it runs."""
@@ -47,7 +58,10 @@ class Program:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         self._again_at = None
         self._started_at = time.monotonic()
-        self._child = Child(self._command, log=self._log, environment=self._environment, folder=self._folder, hold=hold)
+        with deferred():  # a child that is half made could not be ended
+            self._child = Child(
+                self._command, log=self._log, environment=self._environment, folder=self._folder, hold=hold
+            )
 
     def check(self, say: Callable[[str], None]) -> None:
         """Start it again when that is due. Raises DemoError where it has ended for good."""
@@ -58,7 +72,7 @@ class Program:
         if status == RESTART:
             self._plan_restart(say)
         elif status is not None:
-            raise DemoError(f"The {self.name} has ended with status {status}. {self.last_lines()}")
+            raise DemoError(f"{self.subject} has ended with status {status}. {self.last_lines()}")
 
     def last_lines(self) -> str:
         """Name the log and quote its end, as far as it is of this start."""
@@ -92,7 +106,7 @@ class Program:
         if time.monotonic() - self._started_at > _HEALTHY_SECONDS:
             self._delay = 1.0
         again = f"has ended with status {RESTART} and starts again in {self._delay:g} s"
-        say(f"The {self.name} {again}. {self.last_lines()}")
+        say(f"{self.subject} {again}. {self.last_lines()}")
         self._again_at = time.monotonic() + self._delay
         self._delay = min(2 * self._delay, _LONGEST_DELAY)
 

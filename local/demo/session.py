@@ -12,10 +12,11 @@ from local.demo.options import Options
 from local.demo.program import Program
 from local.demo.screen import Row, Screen
 from local.examples import load_examples
-from local.kafka import EmbeddedKafka
-from local.kafka.net import LOOPBACK
+from local.kafka import fetch_jars
+from local.kafka.net import LOOPBACK, answers
 
 _ORG_ID = "demo"
+_KAFKA_SECONDS = 60.0
 _EMULATOR_SECONDS = 20.0
 _WORKER_SECONDS = 60.0
 _EXAMPLES_SECONDS = 60.0
@@ -24,8 +25,11 @@ _WATCH_SECONDS = 0.2
 # A worker gives running items time to end.
 _WORKER_STOP_SECONDS = 45.0
 _EMULATOR_STOP_SECONDS = 10.0
+_KAFKA_STOP_SECONDS = 30.0
+# Neither can write any more what it still wants to.
+_STOP_SECONDS_WITHOUT_KAFKA = 3.0
 # No more of this process's environment reaches the programs: neither settings nor proxies of the user.
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL")
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LOCAL_CACHE_DIR", "XDG_CACHE_HOME")
 
 
 class Session:
@@ -35,9 +39,10 @@ class Session:
         self._options = options
         self._screen = screen
         self._folder = DataFolder(options.data_dir)
-        self._kafka = EmbeddedKafka(self._folder.absolute / "kafka", options.kafka_port, progress=screen.step)
-        self._emulator = self._program("emulator", ["local.emulator", *self._emulator_arguments()])
-        self._worker = self._program("worker", ["faust", "-A", "streams.app", "worker", "-l", "info"])
+        kafka = ["--port", str(options.kafka_port), "--data-dir", str(self._folder.absolute / "kafka")]
+        self._kafka = self._program("Kafka", ["local.kafka", *kafka])
+        self._emulator = self._program("the emulator", ["local.emulator", *self._emulator_arguments()])
+        self._worker = self._program("the worker", ["faust", "-A", "streams.app", "worker", "-l", "info"])
 
     def run(self) -> int:
         """Run the demo, by `--once` to the end of the examples, else for ever. Returns the exit status.
@@ -55,22 +60,24 @@ class Session:
 
     def stop(self) -> None:
         """End everything in order: the worker first, so that what it still has to say is heard."""
-        for program, seconds in ((self._worker, _WORKER_STOP_SECONDS), (self._emulator, _EMULATOR_STOP_SECONDS)):
-            if program.started:
-                self._screen.step(f"Stopping the {program.name}")
-            if not program.stop(seconds):
-                self._screen.line(f"The {program.name} had not ended within {seconds:g} s and was killed.")
-        if self._kafka.running:
-            self._screen.step("Stopping Kafka")
-        self._kafka.stop()
+        self._stop(self._worker, _WORKER_STOP_SECONDS)
+        self._stop(self._emulator, _EMULATOR_STOP_SECONDS)
+        self._stop(self._kafka, _KAFKA_STOP_SECONDS)
         self._close_folder()
 
     def kill(self) -> None:
         """End everything at once."""
-        for program in (self._worker, self._emulator):
+        for program in (self._worker, self._emulator, self._kafka):
             program.kill()
-        self._kafka.kill()
         self._close_folder()
+
+    def _stop(self, program: Program, seconds: float) -> None:
+        if not program.started:
+            return
+        self._screen.step(f"Stopping {program.name}")
+        limit = seconds if self._kafka.running else _STOP_SECONDS_WITHOUT_KAFKA
+        if not program.stop(limit):
+            self._screen.line(f"{program.subject} had not ended within {limit:g} s and was killed.")
 
     def _close_folder(self) -> None:
         if not self._folder.close():
@@ -80,18 +87,19 @@ class Session:
         began = time.monotonic()
         self._folder.open(self._screen.step)
         self._options.require_ports()
-        self._kafka.start()
-        self._screen.done(f"Kafka is up on {self._kafka.bootstrap}")
-        self._start_program(self._emulator, self._options.emulator_port, "/emulator", _EMULATOR_SECONDS)
-        self._start_program(self._worker, self._options.web_port, "/readyz", _WORKER_SECONDS)
+        fetch_jars(self._screen.step)
+        kafka, emulator, web = self._options.kafka_port, self._options.emulator_port, self._options.web_port
+        self._start_program(self._kafka, kafka, lambda: answers(kafka), _KAFKA_SECONDS)
+        self._start_program(self._emulator, emulator, lambda: calls.is_ok(emulator, "/emulator"), _EMULATOR_SECONDS)
+        self._start_program(self._worker, web, lambda: calls.is_ok(web, "/readyz"), _WORKER_SECONDS)
         self._screen.line(f"All is up after {time.monotonic() - began:.1f} s")
 
-    def _start_program(self, program: Program, port: int, path: str, seconds: float) -> None:
-        self._screen.step(f"Starting the {program.name} on {LOOPBACK}:{port}")
+    def _start_program(self, program: Program, port: int, is_ready: Callable[[], bool], seconds: float) -> None:
+        self._screen.step(f"Starting {program.name} on {LOOPBACK}:{port}")
         program.start(self._folder.children_lock)
-        if not self._becomes_true(lambda: calls.is_ok(port, path), seconds):
-            raise DemoError(f"The {program.name} was not ready within {seconds:g} s. {program.last_lines()}")
-        self._screen.done(f"The {program.name} is up on {LOOPBACK}:{port}")
+        if not self._becomes_true(is_ready, seconds):
+            raise DemoError(f"{program.subject} was not ready within {seconds:g} s. {program.last_lines()}")
+        self._screen.done(f"{program.subject} is up on {LOOPBACK}:{port}")
 
     def _run_examples(self) -> bool:
         """Publish the examples and wait for their completion. Returns whether all succeeded in time."""
@@ -134,9 +142,7 @@ class Session:
         return True
 
     def _check(self) -> None:
-        if not self._kafka.running:
-            raise DemoError(f"Kafka has ended. Its log is {self._kafka.log_file}")
-        for program in (self._emulator, self._worker):
+        for program in (self._kafka, self._emulator, self._worker):
             program.check(self._screen.line)
 
     def _tell_what_is_there(self) -> None:
@@ -156,7 +162,7 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         return Program(
             name,
             [sys.executable, "-m", *module],
-            log=self._folder.absolute / "logs" / f"{name}.log",
+            log=self._folder.absolute / "logs" / f"{name.removeprefix('the ').lower()}.log",
             environment=self._environment(),
             # Not the folder of the user, whose .env would be read.
             folder=self._folder.absolute / "worker",

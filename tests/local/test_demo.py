@@ -260,7 +260,7 @@ def test_the_help_tells_how_make_passes_options(capsys: pytest.CaptureFixture[st
 
 
 def program(folder: Path, code: str) -> Program:
-    return Program("worker", [sys.executable, "-c", code], log=folder / "log", environment={}, folder=folder)
+    return Program("the worker", [sys.executable, "-c", code], log=folder / "log", environment={}, folder=folder)
 
 
 def checked(one: Program, folder: Path, code: str = "") -> list[str]:
