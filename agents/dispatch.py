@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +19,7 @@ from agents.work import ItemWork, ReportWork, TellWork
 from streams.messages import event_type, items_of
 from streams.records import Body, GraceOver, NodeRunEvent
 from tables.due import DueIndex
-from tables.ledger import Ledger
+from tables.ledger import NodeRuns
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import EndGrace, Item, NodeRun, Report, Run, Tell, ask_of_item, ask_of_run
@@ -38,7 +38,7 @@ class Dispatch:
     """The work of the partitions that this worker owns.
 
     Args:
-        ledger: where the states stand.
+        node_runs: the states, as the changelog has acknowledged them.
         due: calls back when a retry or the end of a grace is due.
         overview: what the views show; kept up to date here.
         grace: `REPORT_GRACE`, in seconds.
@@ -47,7 +47,7 @@ class Dispatch:
     the outcomes topic; none of them waits.
     """
 
-    ledger: Ledger
+    node_runs: NodeRuns
     due: DueIndex
     overview: Overview
     grace: float
@@ -57,7 +57,7 @@ class Dispatch:
     send: Callable[[NodeRunEvent], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
-    _items: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
+    _items: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
     _tells: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
     _payloads: OrderedDict[tuple[str, int], tuple[Fields, ...]] = field(default_factory=OrderedDict)
@@ -74,7 +74,7 @@ class Dispatch:
         if partition not in self.active:
             return
         try:
-            run = self.ledger.run(partition, node_run_id)
+            run = self.node_runs.run(partition, node_run_id)
             if run is None:
                 return
             for index in touched:
@@ -83,20 +83,28 @@ class Dispatch:
         except NotOwnedError:
             logger.debug("partition %d is gone", partition)
 
+    def call_ended(self, partition: int, node_run_id: str, index: int) -> None:
+        """Take note that the outcome of a call that this worker made stands in the ledger.
+
+        Until then the item is claimed, whatever else is said of it: the outcome of an earlier life's call may come
+        while this life's still runs.
+        """
+        self._items.get(partition, set()).discard((node_run_id, index))
+
     def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None) -> None:
-        item = self.ledger.item(partition, run, index)
+        item = self.node_runs.item(partition, run, index)
         key = (run.node_run_id, index)
         match ask_of_item(run, index, item):
             case Run(at=at):
                 self._run(partition, run, index, item, message if item is None else item.message, at)
             case Tell():
-                self._items.get(partition, {}).pop(key, None)
+                self._items.get(partition, set()).discard(key)
                 told = self._tells.setdefault(partition, set())
                 if key not in told:
                     told.add(key)
                     self.tell(TellWork(partition, run.node_run_id, index))
             case None:
-                self._items.get(partition, {}).pop(key, None)
+                self._items.get(partition, set()).discard(key)
                 self._tells.get(partition, set()).discard(key)
 
     def _run(
@@ -104,11 +112,11 @@ class Dispatch:
     ) -> None:
         if message is None:
             return
-        attempt = 1 if item is None else item.attempt + 1
-        claimed = self._items.setdefault(partition, {})
-        if claimed.get((run.node_run_id, index)) == attempt:
+        claimed = self._items.setdefault(partition, set())
+        if (run.node_run_id, index) in claimed:
             return
-        claimed[run.node_run_id, index] = attempt
+        claimed.add((run.node_run_id, index))
+        attempt = 1 if item is None else item.attempt + 1
         payload = self.payload(partition, run, message)
         name = event_type(payload[index - message]) if index - message < len(payload) else None
         work = ItemWork(partition, run.node_run_id, index, message, name, attempt)
@@ -137,7 +145,7 @@ class Dispatch:
         if (found := self._payloads.get(key)) is not None:
             self._payloads.move_to_end(key)
             return found
-        kept = self.ledger.message(partition, run, message)
+        kept = self.node_runs.message(partition, run, message)
         items = items_of(kept.text) if kept is not None and kept.text else ()
         self._payloads[key] = items
         if len(self._payloads) > _CACHED_MESSAGES:
@@ -149,34 +157,43 @@ class Dispatch:
         self.active.discard(partition)
         self.due.drop_partition(partition)
         self.overview.drop(partition)
-        self.ledger.taken_over(partition)
         self._items.pop(partition, None)
         self._reports.pop(partition, None)
         self._tells.pop(partition, None)
 
-    async def take_over(self, partition: int) -> None:
-        """Start what the open node runs of a partition ask for, in chunks, so that the worker goes on meanwhile."""
-        self.ledger.taken_over(partition)
+    async def take_over(self, partitions: Iterable[int]) -> None:
+        """Start what the open node runs of partitions ask for, in chunks, so that the worker goes on meanwhile."""
+        # All as they stand at this moment; what changes from now on is told by `Overview.changed`.
+        known = {partition: self._begin(partition) for partition in partitions}
+        for partition, runs in known.items():
+            try:
+                await self._take_over(partition, runs)
+            except NotOwnedError:
+                logger.info("partition %d went on while it was taken over", partition)
+
+    def _begin(self, partition: int) -> Iterator[NodeRun]:
         try:
-            # Both as they stand at this moment; what changes from now on is told by `Overview.changed`.
-            known = itertools.chain(self.ledger.open_runs(partition), self.ledger.finished_runs(partition))
-            self.active.add(partition)
-            for number, run in enumerate(known, 1):
-                if partition not in self.active:
-                    return
-                self.overview.changed(partition, None, run)
-                if not run.finished:
-                    self._resume(partition, run.node_run_id)
-                if number % _CHUNK == 0:
-                    await asyncio.sleep(0)
+            runs = itertools.chain(self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition))
         except NotOwnedError:
-            logger.info("partition %d went on while it was taken over", partition)
+            return iter(())
+        self.active.add(partition)
+        return runs
+
+    async def _take_over(self, partition: int, runs: Iterable[NodeRun]) -> None:
+        for number, run in enumerate(runs, 1):
+            if partition not in self.active:
+                return
+            self.overview.changed(partition, None, run)
+            if not run.finished:
+                self._resume(partition, run.node_run_id)
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
 
     def _resume(self, partition: int, node_run_id: str) -> None:
-        run = self.ledger.run(partition, node_run_id)
+        run = self.node_runs.run(partition, node_run_id)
         if run is None:
             return
-        for message in list(self.ledger.messages(partition, run)):
+        for message in list(self.node_runs.messages(partition, run)):
             for index in range(message.first, message.first + message.count):
                 self._act_on_item(partition, run, index, message.first)
         self._act_on_run(partition, run)

@@ -20,7 +20,7 @@ from streams.exits import stop_process
 from streams.messages import Bad
 from streams.metrics import EVENTS
 from streams.offsets import Turn
-from streams.records import Arrival, OutcomeEvent, Tick
+from streams.records import Arrival, ItemFinished, ItemRetry, OutcomeEvent, Tick
 from tables.ledger import Applied
 from tables.rows import NotOwnedError
 
@@ -85,16 +85,18 @@ async def _outcome(turn: Turn[OutcomeEvent]) -> None:
 
 
 async def _settle(turn: Turn[V], applied: Applied) -> None:
-    written = rows.table.take_sent()
-    run, partition = applied.run, turn.partition
+    written = rows.take_sent()
     EVENTS.labels(applied.note.value).inc()
-    if run is None:
-        await _finish(turn, written)
+    await _finish(turn, written, lambda: _acknowledged(turn.partition, turn.value, applied))
+
+
+def _acknowledged(partition: int, event: object, applied: Applied) -> None:
+    if applied.run is None or partition not in dispatch.active:
         return
-    if partition in dispatch.active:
-        overview.changed(partition, applied.before, run)
-    node_run_id = run.node_run_id
-    await _finish(turn, written, lambda: dispatch.act(partition, node_run_id, applied.touched, applied.message))
+    overview.changed(partition, applied.before, applied.run)
+    if isinstance(event, ItemFinished | ItemRetry) and event.worker == app.incarnation:
+        dispatch.call_ended(partition, event.node_run_id, event.index)
+    dispatch.act(partition, applied.run.node_run_id, applied.touched, applied.message)
 
 
 async def _finish(

@@ -14,7 +14,7 @@ import stamina
 from faust.types import ChannelT, StreamT
 
 from agents.feeding import Feeder, put_on
-from agents.shared import dispatch, ledger, send_outcome
+from agents.shared import dispatch, node_runs, send_outcome
 from agents.work import ReportWork, TellWork
 from port.client import Answer, AnswerKind, PortClient
 from port.models import LogLevel, LogLine, WorkflowRun
@@ -86,11 +86,11 @@ async def reporter(stream: StreamT[ToPort]) -> None:
 
 
 async def _report(work: ReportWork) -> None:
-    run = ledger.run(work.partition, work.node_run_id)
+    run = node_runs.run(work.partition, work.node_run_id)
     if run is None or run.covered is None or run.settled is not None or run.body is not work.body:
         return
     covered = run.covered
-    items = takewhile(lambda item: item.index < covered, ledger.items(work.partition, run))
+    items = takewhile(lambda item: item.index < covered, node_runs.items(work.partition, run))
     body = report_body(run, items)
     answer = await _until_answered(work, lambda: port.report(run.node_run_id, run.workflow_run_id, body))
     settled = await _settled(work, run, answer)
@@ -171,8 +171,8 @@ async def _look(work: ReportWork, run: NodeRun) -> Found:
 
 
 async def _tell(work: TellWork) -> None:
-    run = ledger.run(work.partition, work.node_run_id)
-    item = ledger.item(work.partition, run, work.index) if run is not None else None
+    run = node_runs.run(work.partition, work.node_run_id)
+    item = node_runs.item(work.partition, run, work.index) if run is not None else None
     if run is None or item is None or item.told:
         return
     text = f"item {item.index} ({item.event_type or 'no event type'}) failed after the report: {item.error}"

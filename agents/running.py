@@ -13,7 +13,7 @@ from faust.types import AgentT, ChannelT, StreamT
 from agents.contract import Context, Handler
 from agents.execution import Call, execute
 from agents.feeding import Feeder, put_on
-from agents.shared import dispatch, handlers, ledger, send_outcome, spawn
+from agents.shared import dispatch, handlers, node_runs, send_outcome, spawn
 from agents.work import ItemWork
 from port.models import Result
 from streams.app import app
@@ -82,10 +82,10 @@ def _measure(handler: Handler, event: ItemFinished | ItemRetry) -> None:
 
 
 def _call(handler: Handler, work: ItemWork) -> Call | None:
-    run = ledger.run(work.partition, work.node_run_id)
+    run = node_runs.run(work.partition, work.node_run_id)
     if run is None:
         return None
-    item = ledger.item(work.partition, run, work.index)
+    item = node_runs.item(work.partition, run, work.index)
     if item is not None and item.result is not None:
         return None
     payload = dispatch.payload(work.partition, run, work.message)

@@ -15,9 +15,9 @@ from streams.app import app, settings
 from streams.offsets import Turn
 from streams.records import DeadLetter, NodeRunEvent
 from tables.due import DueIndex
-from tables.ledger import Ledger
+from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
-from tables.rows import TableRows
+from tables.rows import LatestRows
 
 logger = logging.getLogger(__name__)
 V = TypeVar("V")
@@ -34,10 +34,13 @@ arrivals = app.topic(specs.arrivals.name, schema=specs.arrivals.schema)
 outcomes = app.topic(specs.outcomes.name, schema=specs.outcomes.schema)
 dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.schema)
 
-rows = TableRows(app)
+rows = LatestRows(app)
 ledger = Ledger(rows, grace=settings.report_grace)
+"""The node runs as the last event left them: for the ledger agents alone."""
+node_runs = NodeRuns(rows.stored)
+"""The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 overview = Overview()
-dispatch = Dispatch(ledger, DueIndex(), overview, settings.report_grace)
+dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -63,10 +66,9 @@ async def send_dead_letter(turn: Turn[V], reason: str) -> asyncio.Future[object]
 
 
 async def _take_over() -> None:
-    for partition in sorted(app.owned - dispatch.active):
-        await dispatch.take_over(partition)
+    await dispatch.take_over(sorted(app.owned - dispatch.active))
 
 
-app.on_lost.append(dispatch.lost)
+app.on_lost += [ledger.taken_over, dispatch.lost]
 app.after_rebalance.append(_take_over)
 dispatch.send = lambda event: spawn(send_outcome(event))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streams.records import Arrival, FailureTold, ItemFinished, ItemRetry, NodeRunEvent
-from tables.rows import Rows
+from tables.rows import Readable, Rows
 from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, recount
 
 INLINE_BYTES: Final = 4096
@@ -46,54 +46,10 @@ def _number(index: int) -> str:
 
 
 @dataclass
-class Ledger:
-    """The state of the node runs of the partitions that this worker owns.
+class NodeRuns:
+    """The node runs of the partitions that this worker owns, read from rows. Every method raises NotOwnedError."""
 
-    Reads and writes are synchronous: between reading a state and writing the next one nothing else runs. Writes need
-    the turn of an event of the partition. `grace` is `REPORT_GRACE`, in seconds.
-    """
-
-    rows: Rows
-    grace: float = 0.0
-    _recounted: dict[int, set[str]] = field(default_factory=dict)
-    """Node runs whose counters are known to be true: recounted, or new, since the partition was taken over."""
-
-    def taken_over(self, partition: int) -> None:
-        """Forget what was derived from the partition's rows; called when they may have changed elsewhere."""
-        self._recounted.pop(partition, None)
-
-    def arrival(self, partition: int, arrival: Arrival) -> Applied:
-        """Apply an arrival and write what it changes."""
-        run = self.load(partition, arrival.node_run_id)
-        change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
-        message = change.message
-        if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
-            change = replace(change, item=self.item(partition, run, message.first))
-        self._recounted[partition].add(arrival.node_run_id)
-        self._write(change)
-        touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, run, change.run, touched, message.first if message else None)
-
-    def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
-        """Apply an event of the outcomes topic and write what it changes."""
-        run = self.load(partition, event.node_run_id)
-        index = event.index if isinstance(event, ItemFinished | ItemRetry | FailureTold) else None
-        item = self.item(partition, run, index) if run is not None and index is not None else None
-        change = apply(run, item, event, grace=self.grace)
-        self._write(change)
-        if change.note is Note.APPLIED and change.run is not None and change.run.finished:
-            self._recounted[partition].discard(event.node_run_id)
-        message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
-        return Applied(change.note, run, change.run, () if index is None else (index,), message)
-
-    def load(self, partition: int, node_run_id: str) -> NodeRun | None:
-        """Return a node run for a change: open or finished, its counters true to its item rows."""
-        run = self.run(partition, node_run_id)
-        recounted = self._recounted.setdefault(partition, set())
-        if run is None or node_run_id in recounted:
-            return run
-        recounted.add(node_run_id)
-        return recount(run, self.items(partition, run))
+    rows: Readable
 
     def run(self, partition: int, node_run_id: str) -> NodeRun | None:
         """Return a node run as its row says, None if it is not known. An open one wins over a finished one."""
@@ -144,6 +100,57 @@ class Ledger:
                 if message.first < run.items:
                     yield message
 
+
+@dataclass
+class Ledger(NodeRuns):
+    """The node runs as the last event left them, and what the next one makes of them.
+
+    Reads and writes are synchronous: between reading a state and writing the next one nothing else runs. `grace` is
+    `REPORT_GRACE`, in seconds.
+    """
+
+    rows: Rows
+    grace: float = 0.0
+    _recounted: dict[int, set[str]] = field(default_factory=dict)
+    """Node runs whose counters are known to be true: recounted, or new, since the partition was taken over."""
+
+    def taken_over(self, partition: int) -> None:
+        """Forget what was derived from the partition's rows; called when they may have changed elsewhere."""
+        self._recounted.pop(partition, None)
+
+    def arrival(self, partition: int, arrival: Arrival) -> Applied:
+        """Apply an arrival and write what it changes."""
+        run = self.load(partition, arrival.node_run_id)
+        change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
+        message = change.message
+        if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
+            change = replace(change, item=self.item(partition, run, message.first))
+        self._recounted[partition].add(arrival.node_run_id)
+        self._write(partition, change)
+        touched = range(message.first, message.first + message.count) if message else ()
+        return Applied(change.note, run, change.run, touched, message.first if message else None)
+
+    def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
+        """Apply an event of the outcomes topic and write what it changes."""
+        run = self.load(partition, event.node_run_id)
+        index = event.index if isinstance(event, ItemFinished | ItemRetry | FailureTold) else None
+        item = self.item(partition, run, index) if run is not None and index is not None else None
+        change = apply(run, item, event, grace=self.grace)
+        self._write(partition, change)
+        if change.note is Note.APPLIED and change.run is not None and change.run.finished:
+            self._recounted[partition].discard(event.node_run_id)
+        message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
+        return Applied(change.note, run, change.run, () if index is None else (index,), message)
+
+    def load(self, partition: int, node_run_id: str) -> NodeRun | None:
+        """Return a node run for a change: open or finished, its counters true to its item rows."""
+        run = self.run(partition, node_run_id)
+        recounted = self._recounted.setdefault(partition, set())
+        if run is None or node_run_id in recounted:
+            return run
+        recounted.add(node_run_id)
+        return recount(run, self.items(partition, run))
+
     def _known(self, partition: int, run: NodeRun | None, digest: str) -> Message | None:
         if run is None:
             return None
@@ -154,35 +161,35 @@ class Ledger:
         # After a crash the place may have gone to another message: then this one was never counted.
         return message if message is not None and message.digest == digest else None
 
-    def _write(self, change: Change) -> None:
+    def _write(self, partition: int, change: Change) -> None:
         if change.run is None:
             return
         run = change.run
         if change.message is not None:
-            run = self._write_message(run, change.message)
+            run = self._write_message(partition, run, change.message)
         if change.item is not None:
-            run = self._write_item(run, change.item)
+            run = self._write_item(partition, run, change.item)
         node_run_id = run.node_run_id
         if run.finished:
-            self.rows.put(_key("f", node_run_id), run.encode())
-            self.rows.delete(_key("o", node_run_id))
+            self.rows.put(partition, _key("f", node_run_id), run.encode())
+            self.rows.delete(partition, _key("o", node_run_id))
             return
-        self.rows.put(_key("o", node_run_id), run.encode())
+        self.rows.put(partition, _key("o", node_run_id), run.encode())
         if run.settled is not None:
-            self.rows.delete(_key("f", node_run_id))
+            self.rows.delete(partition, _key("f", node_run_id))
 
-    def _write_message(self, run: NodeRun, message: Message) -> NodeRun:
+    def _write_message(self, partition: int, run: NodeRun, message: Message) -> NodeRun:
         if message.first == 0 and not message.array and len(message.text) <= INLINE_BYTES:
             return run.model_copy(update={"message": message})
         if message.first:
-            self.rows.put(_key("d", run.node_run_id, message.digest), _number(message.first).encode())
-        self.rows.put(_key("m", run.node_run_id, _number(message.first)), message.encode())
+            self.rows.put(partition, _key("d", run.node_run_id, message.digest), _number(message.first).encode())
+        self.rows.put(partition, _key("m", run.node_run_id, _number(message.first)), message.encode())
         return run
 
-    def _write_item(self, run: NodeRun, item: Item) -> NodeRun:
+    def _write_item(self, partition: int, run: NodeRun, item: Item) -> NodeRun:
         small = len(item.output or "") + len(item.error or "") <= INLINE_BYTES
         if item.index == 0 and not run.array and small:
             return run.model_copy(update={"item": item})
-        self.rows.put(_key("i", run.node_run_id, _number(item.index)), item.encode())
+        self.rows.put(partition, _key("i", run.node_run_id, _number(item.index)), item.encode())
         # An earlier, small state of the item must not stand before this one.
         return run if item.index else run.model_copy(update={"item": None})

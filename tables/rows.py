@@ -1,17 +1,21 @@
-"""The ledger's table: one Faust table, read by partition and key, written in the turn of an event.
+"""The ledger's table: one Faust table whose changelog is written first, and whose local store follows it.
 
 One table and not several, because what an event writes must be whole after a crash: the records of one changelog
-partition keep their order, so that a reader of it sees a prefix of the writes. The records of two changelogs do not.
+partition keep their order, so that whoever reads it sees a prefix of the writes. The records of two changelogs do not.
 
-Kept apart here, because it leans on how faust-streaming 0.15.3 behaves: a write goes to the partition of Faust's
-current event, and a plain read also searches partitions that this worker does not own.
+A row is sent to the changelog and kept *pending* in memory; it enters the local store when the broker has acknowledged
+it. So the store, too, is a prefix of the changelog at any moment. (Faust itself writes the store at once: after a crash
+it may hold rows that the changelog never got, and recovery then puts older records on top of newer rows.)
+
+Kept apart here, because it leans on how faust-streaming 0.15.3 behaves: where the store's partitions are, and that
+`_on_changelog_sent` is called for each record in order, before its future's callbacks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, takewhile
 from typing import Any, Final, Protocol, cast
 
 import faust
@@ -26,39 +30,27 @@ class NotOwnedError(LookupError):
     """The partition belongs to another worker now, or to none yet: not the same as "no such row"."""
 
 
-class Rows(Protocol):
+class Readable(Protocol):
     """Rows of bytes, by partition and key."""
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a row, None if there is none. Raises NotOwnedError."""
 
     def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows whose keys begin with `prefix`, in the order of their keys. Raises NotOwnedError."""
+        """Return the rows whose keys begin with `prefix`, in the order of their keys, as they stand at this moment.
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Write a row, in the turn of an event of its partition."""
-
-    def delete(self, key: bytes) -> None:
-        """Delete a row, in the turn of an event of its partition; writes a tombstone even where there is no row."""
+        Raises NotOwnedError.
+        """
 
 
-class LedgerTable(faust.Table[bytes, bytes]):
-    """A Faust table that keeps the futures of its changelog records until somebody takes them."""
+class Rows(Readable, Protocol):
+    """Rows that can be written."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sent: list[asyncio.Future[object]] = []
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
+        """Write a row. Raises NotOwnedError."""
 
-    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
-        """Called by Faust for every write."""
-        future = super().send_changelog(*args, **kwargs)
-        self._sent.append(cast("asyncio.Future[object]", future))
-        return future
-
-    def take_sent(self) -> list[asyncio.Future[object]]:
-        """Return the futures of the changelog records written since the last call; each is done when acknowledged."""
-        sent, self._sent = self._sent, []
-        return sent
+    def delete(self, partition: int, key: bytes) -> None:
+        """Delete a row; writes a tombstone even where there is no row. Raises NotOwnedError."""
 
 
 ROCKSDB_OPTIONS: Final = {
@@ -69,12 +61,11 @@ ROCKSDB_OPTIONS: Final = {
 """Per partition. Faust's defaults would take up to 192 MiB of buffers and a cache of 2 GiB for each."""
 
 
-class TableRows:
-    """`Rows` in the ledger's table."""
+class LedgerTable(faust.Table[bytes, bytes]):
+    """A Faust table that is written by partition, changelog first. Not to be written as a mapping."""
 
     def __init__(self, app: Worker) -> None:
-        self._app = app
-        self.table = LedgerTable(
+        super().__init__(
             app,
             name=LEDGER_TABLE,
             partitions=app.settings.partitions,
@@ -84,27 +75,158 @@ class TableRows:
             beacon=app.beacon,
             help="The state of every node run, with its items and messages.",
         )
-        app.tables.add(self.table)
+
+    def store(self, partition: int) -> Rdict | None:
+        """Return the local store of a partition, None where it is not open here."""
+        return cast("Rdict | None", cast("Any", self.data)._dbs.get(partition))
+
+    def _on_changelog_sent(self, fut: FutureMessage) -> None:
+        # Called by Faust for each record that the broker has acknowledged. The row goes into the store before the
+        # offset that says so: in between, recovery would write it a second time, which changes nothing.
+        message = fut.message
+        store = self.store(cast("int", message.partition))
+        if store is None:
+            return
+        key, value = cast("bytes", message.key), cast("bytes | None", message.value)
+        if value is None:
+            store.delete(key)
+        else:
+            store.put(key, value)
+        super()._on_changelog_sent(fut)
+
+
+class StoredRows:
+    """The rows that the changelog has acknowledged: what may be acted on, and shown."""
+
+    def __init__(self, app: Worker, table: LedgerTable) -> None:
+        self._app = app
+        self._table = table
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a row, None if there is none."""
-        return cast("bytes | None", self._store(partition).get(key))
+        return cast("bytes | None", self.of(partition).get(key))
 
     def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Return the rows under a prefix, as they stand at this moment."""
-        rows = cast("Iterator[tuple[bytes, bytes]]", self._store(partition).items(from_key=prefix))
-        return itertools.takewhile(lambda row: row[0].startswith(prefix), rows)
+        """Return the rows under a prefix."""
+        rows = cast("Iterator[tuple[bytes, bytes]]", self.of(partition).items(from_key=prefix))
+        return takewhile(lambda row: row[0].startswith(prefix), rows)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Write a row."""
-        self.table[key] = value
-
-    def delete(self, key: bytes) -> None:
-        """Delete a row."""
-        del self.table[key]
-
-    def _store(self, partition: int) -> Rdict:
-        store = cast("Any", self.table.data)._dbs.get(partition)
+    def of(self, partition: int) -> Rdict:
+        """Return the local store of a partition. Raises NotOwnedError."""
+        store = self._table.store(partition)
         if store is None or partition not in self._app.owned:
             raise NotOwnedError(f"partition {partition} of the ledger is not here")
-        return cast("Rdict", store)
+        return store
+
+
+class LatestRows:
+    """The rows as they were written last, acknowledged or not: what the next event is applied to.
+
+    `stored` holds the acknowledged ones.
+    """
+
+    def __init__(self, app: Worker) -> None:
+        self.table = LedgerTable(app)
+        app.tables.add(self.table)
+        self.stored = StoredRows(app, self.table)
+        self._pending: dict[int, Pending] = {}
+        self._sent: list[asyncio.Future[object]] = []
+        app.on_lost.append(self._forget)
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """Return a row, None if there is none."""
+        store = self.stored.of(partition)
+        pending = self._pending.get(partition)
+        if pending is not None and key in pending:
+            return pending[key]
+        return cast("bytes | None", store.get(key))
+
+    def scan(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Return the rows under a prefix."""
+        stored = self.stored.scan(partition, prefix)
+        pending = self._pending.get(partition)
+        return stored if pending is None else merged(stored, pending.under(prefix))
+
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
+        """Write a row."""
+        self._write(partition, key, value)
+
+    def delete(self, partition: int, key: bytes) -> None:
+        """Delete a row."""
+        self._write(partition, key, None)
+
+    def _write(self, partition: int, key: bytes, value: bytes | None) -> None:
+        self.stored.of(partition)
+        future = cast("asyncio.Future[object]", self.table.send_changelog(partition, key, value))
+        self._sent.append(future)
+        pending = self._pending.setdefault(partition, Pending())
+        pending.add(key, value)
+        future.add_done_callback(lambda _: pending.done(key))
+
+    def take_sent(self) -> list[asyncio.Future[object]]:
+        """Return the futures of the changelog records written since the last call; each is done when acknowledged."""
+        sent, self._sent = self._sent, []
+        return sent
+
+    def _forget(self, partition: int) -> None:
+        self._pending.pop(partition, None)
+
+
+class Pending:
+    """The rows of one partition that were sent to the changelog and are not yet acknowledged."""
+
+    def __init__(self) -> None:
+        # By what follows the first slash of the key, the node-run id: a scan of one node run looks at its own only.
+        self._rows: dict[bytes, dict[bytes, tuple[bytes | None, int]]] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows.get(_owner(key), ())
+
+    def __getitem__(self, key: bytes) -> bytes | None:
+        return self._rows[_owner(key)][key][0]
+
+    def add(self, key: bytes, value: bytes | None) -> None:
+        """Take note of a write; None deletes the row."""
+        rows = self._rows.setdefault(_owner(key), {})
+        _, writes = rows.get(key, (None, 0))
+        rows[key] = (value, writes + 1)
+
+    def done(self, key: bytes) -> None:
+        """Take note that the oldest write of the row is acknowledged, and in the store."""
+        rows = self._rows[_owner(key)]
+        value, writes = rows.pop(key)
+        if writes > 1:
+            rows[key] = (value, writes - 1)
+        elif not rows:
+            del self._rows[_owner(key)]
+
+    def under(self, prefix: bytes) -> list[tuple[bytes, bytes | None]]:
+        """Return the writes under a prefix, in the order of their keys."""
+        whole_owner = prefix.count(b"/") > 1
+        places: Iterable[dict[bytes, tuple[bytes | None, int]]]
+        places = (self._rows.get(_owner(prefix), {}),) if whole_owner else self._rows.values()
+        rows = chain.from_iterable(place.items() for place in places)
+        return sorted((key, value) for key, (value, _) in rows if key.startswith(prefix))
+
+
+def _owner(key: bytes) -> bytes:
+    return key.split(b"/", 2)[1]
+
+
+def merged(
+    stored: Iterator[tuple[bytes, bytes]], pending: list[tuple[bytes, bytes | None]]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield stored rows with the pending writes over them; both are in the order of their keys."""
+    writes = iter(pending)
+    write = next(writes, None)
+    for row in stored:
+        while write is not None and write[0] < row[0]:
+            if write[1] is not None:
+                yield write[0], write[1]
+            write = next(writes, None)
+        if write is None or write[0] != row[0]:
+            yield row
+    while write is not None:
+        if write[1] is not None:
+            yield write[0], write[1]
+        write = next(writes, None)

@@ -18,7 +18,7 @@ from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.work import ItemWork
 from streams.worker import Worker
-from tables.ledger import Ledger
+from tables.ledger import NodeRuns
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Item, Message, NodeRun, State, state_of
@@ -71,7 +71,7 @@ class Here:
     """The worker, its ledger, and the feeders of its handlers by event type."""
 
     worker: Worker
-    ledger: Ledger
+    node_runs: NodeRuns
     overview: Overview
     dispatch: Dispatch
     feeders: Mapping[str, Feeder[ItemWork]]
@@ -130,7 +130,7 @@ class Here:
 
     def _run(self, partition: int, node_run_id: str) -> NodeRun | None:
         try:
-            return self.ledger.run(partition, node_run_id)
+            return self.node_runs.run(partition, node_run_id)
         except NotOwnedError:
             return None
 
@@ -158,7 +158,7 @@ class Here:
         """
         partition = self.partition_of(node_run_id)
         try:
-            run = self.ledger.run(partition, node_run_id)
+            run = self.node_runs.run(partition, node_run_id)
             if run is None:
                 raise self._absent(partition)
             items, next_item = self._items(partition, run, start, limit)
@@ -190,14 +190,14 @@ class Here:
         for index in range(start, run.items):
             if len(items) == limit or room <= 0:
                 return items, index
-            item = items[index] = self.ledger.item(partition, run, index)
+            item = items[index] = self.node_runs.item(partition, run, index)
             room -= 0 if item is None else len(item.output or "") + len(item.error or "")
         return items, None
 
     def _messages(self, partition: int, run: NodeRun) -> tuple[tuple[tuple[Message, bool], ...], bool]:
         messages: list[tuple[Message, bool]] = []
         room = MOST_BYTES
-        for message in self.ledger.messages(partition, run):
+        for message in self.node_runs.messages(partition, run):
             if len(messages) == MOST_MESSAGES:
                 return tuple(messages), True
             messages.append((message, room > 0))

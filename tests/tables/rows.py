@@ -30,10 +30,10 @@ class DictRows:
         self.scanned += len(found)
         return iter(found)
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
         self._apply(key, value)
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, partition: int, key: bytes) -> None:
         self._apply(key, None)
 
     def keys(self, prefix: bytes) -> list[bytes]:

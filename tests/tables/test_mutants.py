@@ -75,10 +75,9 @@ def _unfrozen_small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, Jso
     return {"error": {"message": f"{run.failed} of {run.items} items failed"}}
 
 
-def _keeps_small_state(self: Ledger, run: NodeRun, item: Item) -> NodeRun:
-    return (
-        _write_item(self, run, item).model_copy(update={"item": run.item}) if run.item else _write_item(self, run, item)
-    )
+def _keeps_small_state(self: Ledger, partition: int, run: NodeRun, item: Item) -> NodeRun:
+    written = _write_item(self, partition, run, item)
+    return written.model_copy(update={"item": run.item}) if run.item else written
 
 
 class _Reversed:
@@ -88,29 +87,29 @@ class _Reversed:
         self._rows = rows
         self.held: list[tuple[bytes, bytes | None]] = []
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
         self.held.append((key, value))
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, partition: int, key: bytes) -> None:
         self.held.append((key, None))
 
     def release(self) -> None:
         for key, value in reversed(self.held):
             if value is None:
-                self._rows.delete(key)
+                self._rows.delete(0, key)
             else:
-                self._rows.put(key, value)
+                self._rows.put(0, key, value)
 
 
 _write = Ledger._write
 
 
-def _row_first(self: Ledger, change: Change) -> None:
+def _row_first(self: Ledger, partition: int, change: Change) -> None:
     rows = self.rows
     assert isinstance(rows, DictRows)
     held = _Reversed(rows)
     self.rows = held  # type: ignore[assignment]
-    _write(self, change)
+    _write(self, partition, change)
     self.rows = rows
     held.release()
 

@@ -42,10 +42,10 @@ class MemoryRows:
         rows = sorted(self._store(partition).items())
         return ((key, value) for key, value in rows if key.startswith(prefix))
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
         self.stores[self.partition][key] = value
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, partition: int, key: bytes) -> None:
         self.stores[self.partition].pop(key, None)
 
 
@@ -55,7 +55,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.rows = MemoryRows()
         self.overview = Overview()
-        ledger = Ledger(self.rows)
+        ledger = self.ledger = Ledger(self.rows)
         self.feeder: Feeder[ItemWork] = Feeder(2, lambda work: None)
         dispatch = Dispatch(ledger, DueIndex(), self.overview, 0.0)
         dispatch.active = set(range(PARTITIONS))
@@ -98,13 +98,13 @@ class FakeWorker:
             "count": count,
             "event_types": ("greet",),
         }
-        applied = self.here.ledger.arrival(partition, Arrival.model_validate(known | fields))
+        applied = self.ledger.arrival(partition, Arrival.model_validate(known | fields))
         self.overview.changed(partition, applied.before, applied.run)
 
     def outcome(self, event: NodeRunEvent) -> None:
         """Something becomes of it."""
         partition = self.rows.partition = self.here.partition_of(event.node_run_id)
-        applied = self.here.ledger.outcome(partition, event)
+        applied = self.ledger.outcome(partition, event)
         self.overview.changed(partition, applied.before, applied.run)
 
     def run(self, node_run_id: str, index: int = 0) -> ItemWork:
