@@ -94,7 +94,7 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         source=turn.source(settings.kafka_brokers[0]),
         digest=digest(turn.raw or b""),
         text=message.text,
-        array=message.array,
+        array=message.array and message.problem is None,
         count=max(1, len(message.items)),
         event_types=message.event_types,
         problem=message.problem,

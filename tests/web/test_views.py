@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from local.kafka import EmbeddedKafka, free_port
-from tests.web.processes import STARTS_WITHIN, Cluster, Process, eventually, ready
+from tests.processes import STARTS_WITHIN, Cluster, Process, eventually, ready
 
 TOKEN = "the-token-of-the-second-worker"
 FAUST_PAGES = [

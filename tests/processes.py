@@ -95,6 +95,11 @@ class Process:
         """Call with the worker's token, or with these headers."""
         return call(self.port, "GET", path, self.headers if headers is None else headers)
 
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.child.kill()
+        self.child.wait()
+
     def stop(self) -> int:
         """End it, and return its exit status."""
         self.child.send_signal(signal.SIGTERM)
@@ -134,6 +139,8 @@ class Cluster:
     org: str
     folder: Path
     emulator_port: int
+    handlers: str = HANDLERS
+    """The text of a module with handlers, beside those that come along."""
 
     @contextmanager
     def emulator(self) -> Iterator[Process]:
@@ -154,7 +161,7 @@ class Cluster:
     @contextmanager
     def worker(self, name: str, **settings: str) -> Iterator[Process]:
         """Start a worker; does not wait for it."""
-        (self.folder / "web_test_handlers.py").write_text(HANDLERS, encoding="utf-8")
+        (self.folder / "test_handlers.py").write_text(self.handlers, encoding="utf-8")
         port = free_port()
         environment = {
             "PORT_ORG_ID": self.org,
@@ -164,7 +171,7 @@ class Cluster:
             "KAFKA_BROKERS": self.kafka.bootstrap,
             "DATA_DIR": str(self.folder / name),
             "WEB_PORT": str(port),
-            "HANDLERS": "agents.handlers,web_test_handlers",
+            "HANDLERS": "agents.handlers,test_handlers",
             "PYTHONPATH": str(self.folder),
         }
         arguments = ["-m", "faust", "-A", "streams.app", "worker", "-l", "info"]
