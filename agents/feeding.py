@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from faust.types import ChannelT
+import faust
 
 from streams.worker import Worker
 
@@ -26,14 +26,22 @@ class Piece(Protocol):
 W = TypeVar("W", bound=Piece)
 
 
-def put_on(channel: ChannelT[W]) -> Callable[[W], None]:
+class InMemoryChannel(faust.Channel[W]):
+    """A channel of this process; `faust agents` lists the agents on it like those on topics."""
+
+    def get_topic_name(self) -> str:
+        """Return what stands in the place of a topic's name."""
+        return "(in memory)"
+
+
+def put_on(channel: InMemoryChannel[W]) -> Callable[[W], None]:
     """Return what puts a piece on the channel of a Faust agent at once, for the next actor that is free.
 
     `Channel.put` waits while a rebalance goes on, and whoever waits there may be cancelled.
     """
 
     def put(work: W) -> None:
-        for subscriber in channel._subscribers:  # type: ignore[attr-defined]
+        for subscriber in channel._subscribers:
             subscriber.queue.put_nowait(work)
 
     return put

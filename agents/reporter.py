@@ -11,9 +11,9 @@ from itertools import takewhile
 from typing import Final, TypeAlias
 
 import stamina
-from faust.types import ChannelT, StreamT
+from faust.types import StreamT
 
-from agents.feeding import Feeder, put_on
+from agents.feeding import Feeder, InMemoryChannel, put_on
 from agents.shared import dispatch, node_runs, send_outcome
 from agents.work import ReportWork, TellWork
 from port.client import Answer, AnswerKind, PortClient
@@ -63,7 +63,7 @@ port = PortClient(
     connections=settings.report_concurrency,
     on_call=_count,
 )
-to_port: ChannelT[ToPort] = app.channel()
+to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
 feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
 feeder.attach(app)
 app.before_stop.append(port.close)

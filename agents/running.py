@@ -8,11 +8,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from faust.types import AgentT, ChannelT, StreamT
+from faust.types import AgentT, StreamT
 
 from agents.contract import Context, Handler
 from agents.execution import Call, execute
-from agents.feeding import Feeder, put_on
+from agents.feeding import Feeder, InMemoryChannel, put_on
 from agents.shared import dispatch, handlers, node_runs, send_outcome, spawn
 from agents.work import ItemWork
 from port.models import Result
@@ -36,7 +36,7 @@ class HandlerAgent:
 
 
 def _handler_agent(handler: Handler) -> HandlerAgent:
-    channel: ChannelT[ItemWork] = app.channel()
+    channel: InMemoryChannel[ItemWork] = InMemoryChannel(app)
     feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
     threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix=handler.event_type)
 

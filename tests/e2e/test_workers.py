@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -77,7 +78,8 @@ def stored(folder: Path) -> dict[int, Rows]:
     for path in sorted(folder.glob("**/ledger-*.db")):
         store = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
         partition = int(path.stem.removeprefix("ledger-"))
-        found[partition] = {key: value for key, value in store.items() if key != OFFSET_KEY}
+        rows = cast("Iterator[tuple[bytes, bytes]]", store.items())
+        found[partition] = {key: value for key, value in rows if key != OFFSET_KEY}
         store.close()
     return found
 
