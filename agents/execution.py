@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Final, cast
+from threading import Thread
+from typing import Final, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
@@ -18,6 +19,8 @@ from port.models import Result
 from streams.records import ItemFinished, ItemRetry
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_OUTPUT_BYTES: Final = 1_000_000
 """A larger output of an item is replaced by a note: Port takes 1 MiB for the whole node run."""
@@ -47,6 +50,26 @@ class Ended:
     remains: asyncio.Future[object] | None = None
 
 
+class Threads(Executor):
+    """Runs each call in a thread of its own, that does not keep the process from ending as a pool's threads do."""
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a call; the future has its result or exception."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001, RUF100 - the future is where it goes
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        Thread(target=run, name=getattr(function, "__qualname__", None), daemon=True).start()
+        return future
+
+
 async def execute(call: Call, threads: Executor, clock: Callable[[], float] = time.time) -> Ended:
     """Call the handler, within its deadline. Never raises but for the cancellation of this very task."""
     started_at = clock()
@@ -61,9 +84,10 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
         running.cancel()
         raise
     if not done:
-        running.cancel()
-        # A coroutine that takes its cancellation is gone after this; nothing else can be waited for.
-        await asyncio.sleep(0)
+        if call.handler.is_async:
+            running.cancel()
+            # A coroutine that takes its cancellation is gone after this; nothing else can be waited for.
+            await asyncio.sleep(0)
         text = f"the deadline of {call.handler.deadline:g} s passed"
         return Ended(_failed(call, text, started_at, clock()), None if running.done() else running)
     return Ended(_result(call, running, started_at, clock()))

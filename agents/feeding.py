@@ -7,7 +7,7 @@ when the channel was cleared is offered again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 import faust
@@ -111,6 +111,14 @@ class Feeder(Generic[W]):
         """Drop what has not begun of a partition."""
         self._waiting = deque(work for work in self._waiting if work.partition != partition)
         self._offered = {key: work for key, work in self._offered.items() if work.partition != partition}
+
+    def withdraw(self, works: Iterable[W]) -> list[W]:
+        """Take pieces back; returns those that no actor had begun."""
+        asked = set(map(id, works))
+        withdrawn = [work for work in self.pending if id(work) in asked]
+        self._waiting = deque(work for work in self._waiting if id(work) not in asked)
+        self._offered = {key: work for key, work in self._offered.items() if key not in asked}
+        return withdrawn
 
     async def offer_again(self) -> None:
         """Called after a rebalance: put what no actor took on the channel again. `take` lets it through once."""

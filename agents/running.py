@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
-from faust.types import AgentT, StreamT
+from faust.types import StreamT
 
 from agents.contract import Context, Handler
-from agents.execution import Call, execute
+from agents.execution import Call, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel, put_on
 from agents.shared import dispatch, handlers, node_runs, send_outcome, spawn
 from agents.work import ItemWork
@@ -26,51 +24,69 @@ logger = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
 
 
-@dataclass(frozen=True)
 class HandlerAgent:
     """A handler, the Faust agent that calls it, and what feeds the agent."""
 
-    handler: Handler
-    agent: AgentT[ItemWork]
-    feeder: Feeder[ItemWork]
+    def __init__(self, handler: Handler) -> None:
+        channel: InMemoryChannel[ItemWork] = InMemoryChannel(app)
+        self.handler = handler
+        self.feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
+        self.feeder.attach(app)
+        self._threads = Threads()
+        self._overdue = 0
 
+        async def handle(stream: StreamT[ItemWork]) -> None:
+            async for work in stream:
+                if self.feeder.take(work):
+                    try:
+                        await self._handle(work)
+                    finally:
+                        self.feeder.done(work)
 
-def _handler_agent(handler: Handler) -> HandlerAgent:
-    channel: InMemoryChannel[ItemWork] = InMemoryChannel(app)
-    feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
-    threads = ThreadPoolExecutor(handler.concurrency, thread_name_prefix=handler.event_type)
+        handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
+        app.agent(channel, name=f"handler-{handler.event_type}", concurrency=handler.concurrency)(handle)
 
-    async def handle(stream: StreamT[ItemWork]) -> None:
-        async for work in stream:
-            if feeder.take(work):
-                try:
-                    await _handle(handler, work, threads)
-                finally:
-                    feeder.done(work)
+    async def _handle(self, work: ItemWork) -> None:
+        try:
+            call = _call(self.handler, work)
+        except NotOwnedError:
+            return
+        except Exception as error:
+            logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
+            await send_outcome(_failed(work, f"internal error: {type(error).__name__}: {error}"))
+            return
+        if call is None:
+            return
+        ended = await execute(call, self._threads)
+        _measure(self.handler, ended.event)
+        await send_outcome(ended.event)
+        if ended.remains is not None:
+            await self._outlast(ended.remains, call)
 
-    handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
-    agent = app.agent(channel, name=f"handler-{handler.event_type}", concurrency=handler.concurrency)(handle)
-    return HandlerAgent(handler, agent, feeder)
+    async def _outlast(self, remains: asyncio.Future[object], call: Call) -> None:
+        """Keep the slot of a call that goes on past its deadline until it ends."""
+        logger.warning("handler %s goes on past its deadline for %s", self.handler.name, call.context.idempotency_key)
+        OVERDUE.labels(self.handler.event_type).inc()
+        self._overdue += 1
+        if self._overdue == self.handler.concurrency:
+            self._watch()
+        try:
+            await asyncio.wait({remains})
+        finally:
+            self._overdue -= 1
 
+    def _watch(self) -> None:
+        """While all slots are kept past their deadlines, what waits gets nowhere: it has one more deadline."""
+        waiting = self.feeder.pending
+        asyncio.get_running_loop().call_later(self.handler.deadline, self._give_up, waiting)
 
-async def _handle(handler: Handler, work: ItemWork, threads: ThreadPoolExecutor) -> None:
-    try:
-        call = _call(handler, work)
-    except NotOwnedError:
-        return
-    except Exception as error:
-        logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
-        await send_outcome(_failed(work, f"internal error: {type(error).__name__}: {error}"))
-        return
-    if call is None:
-        return
-    ended = await execute(call, threads)
-    _measure(handler, ended.event)
-    await send_outcome(ended.event)
-    if ended.remains is not None:
-        logger.warning("handler %s goes on past its deadline for %s", handler.name, call.context.idempotency_key)
-        OVERDUE.labels(handler.event_type).inc()
-        await asyncio.wait({ended.remains})
+    def _give_up(self, waiting: list[ItemWork]) -> None:
+        if self._overdue < self.handler.concurrency:
+            return
+        error = f"all {self._overdue} calls of the handler go on past their deadline of {self.handler.deadline:g} s"
+        for work in self.feeder.withdraw(waiting):
+            spawn(send_outcome(_failed(work, error)))
+        self._watch()
 
 
 def _measure(handler: Handler, event: ItemFinished | ItemRetry) -> None:
@@ -103,7 +119,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
     return Call(handler, context, work.message, app.incarnation)
 
 
-handler_agents = {event_type: _handler_agent(handler) for event_type, handler in handlers.items()}
+handler_agents = {event_type: HandlerAgent(handler) for event_type, handler in handlers.items()}
 
 
 def run_item(work: ItemWork) -> None:
@@ -137,6 +153,4 @@ def _failed(work: ItemWork, error: str) -> ItemFinished:
     )
 
 
-for one in handler_agents.values():
-    one.feeder.attach(app)
 dispatch.run_item = run_item

@@ -16,6 +16,7 @@ from tests.processes import STARTS_WITHIN, Cluster, Process, call, eventually, r
 
 HANDLERS = """
 import asyncio
+import time
 from agents import Context, Fail, handles
 
 @handles("pass")
@@ -35,6 +36,11 @@ async def flaky(event: dict, ctx: Context) -> dict:
 @handles("endless", deadline="500ms")
 async def endless(event: dict) -> None:
     await asyncio.sleep(3600)
+
+@handles("stuck", concurrency=1, deadline="500ms")
+def stuck(event: dict) -> None:
+    while True:
+        time.sleep(0.1)
 
 @handles("large")
 async def large(event: dict) -> dict:
@@ -133,6 +139,15 @@ def test_a_handler_without_end_fails_at_its_deadline(running: Running) -> None:
     body = running.record.completed(running.run({"type": "endless"}))
     assert body["result"] == "FAILED"
     assert body["output"]["error"]["message"] == "the deadline of 0.5 s passed"
+
+
+def test_what_waits_behind_calls_that_never_end_fails_too(running: Running) -> None:
+    first, second = running.run({"type": "stuck"}), running.run({"type": "stuck"})
+    errors = {running.record.completed(one)["output"]["error"]["message"] for one in (first, second)}
+    assert errors == {
+        "the deadline of 0.5 s passed",
+        "all 1 calls of the handler go on past their deadline of 0.5 s",
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Settles a node run with Port: reports it, waits outages and rate limits out, and tells a lost answer from a refusal.
+
+Knows nothing of Faust.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum, auto
+from itertools import takewhile
+from typing import Final, TypeAlias
+
+import stamina
+
+from agents.work import ReportWork, TellWork
+from port.client import Answer, AnswerKind, PortClient
+from port.models import LogLevel, LogLine, WorkflowRun
+from streams.records import Body, ReportAnswered, Settled
+from tables.report import report_body
+from tables.rows import NotOwnedError
+from tables.state import Item, NodeRun
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+_WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.RATE_LIMITED, AnswerKind.UNAUTHORIZED})
+_DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
+
+ToPort: TypeAlias = ReportWork | TellWork
+
+
+class Found(Enum):
+    """What a look at the workflow run says of a node run whose report was answered with 409 or 422."""
+
+    SAME = auto()
+    OTHER = auto()
+    OPEN = auto()
+    UNKNOWN = auto()
+
+
+class _NotNowError(Exception):
+    """Port cannot be reached, or asks to wait."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"Port: {answer.kind.value}: {answer.reason}")
+        self.answer = answer
+
+
+class Settler:
+    """Calls Port for the reporter.
+
+    Args:
+        port: the client.
+        is_here: tells whether this worker still works for a partition. Asked before each call.
+        clock: the epoch seconds of the answers.
+
+    Its methods wait until Port answers for good, as long as that takes, and raise NotOwnedError when the partition is
+    gone.
+    """
+
+    def __init__(
+        self, port: PortClient, is_here: Callable[[int], bool], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._port = port
+        self._is_here = is_here
+        self._clock = clock
+
+    async def report(self, work: ReportWork, run: NodeRun, items: Iterable[Item]) -> ReportAnswered:
+        """Complete a node run whose report is frozen; `items` are its items in order, read up to the covered ones."""
+        covered = run.covered or 0
+        body = report_body(run, takewhile(lambda item: item.index < covered, items))
+        answer = await self._until_answered(
+            work, lambda: self._port.report(run.node_run_id, run.workflow_run_id, body)
+        )
+        settled = await self._settled(work, run, answer)
+        return ReportAnswered(
+            node_run_id=run.node_run_id,
+            body=work.body,
+            settled=settled,
+            status=answer.status,
+            reason="" if settled is Settled.REPORTED else answer.reason,
+            at=self._clock(),
+        )
+
+    async def tell(self, work: TellWork, run: NodeRun, item: Item) -> Answer:
+        """Write the failure of a late item into the node run's log."""
+        text = f"item {item.index} ({item.event_type or 'no event type'}) failed after the report: {item.error}"
+        line = LogLine(level=LogLevel.ERROR, message=text)
+        return await self._until_answered(work, lambda: self._port.append_logs(run.node_run_id, [line]))
+
+    async def _until_answered(self, work: ToPort, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        async for attempt in stamina.retry_context(
+            on=_pause, attempts=None, timeout=None, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE, wait_jitter=1.0
+        ):
+            with attempt:
+                if not self._is_here(work.partition):
+                    raise NotOwnedError(f"partition {work.partition} is gone")
+                answer = await call()
+                if answer.kind in _WAIT:
+                    raise _NotNowError(answer)
+                return answer
+        raise AssertionError("unreachable: attempts are not limited")  # pragma: no cover
+
+    async def _settled(self, work: ReportWork, run: NodeRun, answer: Answer) -> Settled:
+        if answer.kind is AnswerKind.ACCEPTED:
+            return Settled.REPORTED
+        if answer.kind is AnswerKind.TOO_LARGE:
+            return _output_refused(work)
+        if answer.kind not in _DISPUTED:
+            return Settled.REFUSED
+        found = await self._look(work, run)
+        if found is Found.SAME:
+            return Settled.REPORTED
+        # Still open: it is the body that Port does not take.
+        refused = found is Found.OPEN and answer.kind is AnswerKind.INVALID
+        return _output_refused(work) if refused else Settled.REFUSED
+
+    async def _look(self, work: ReportWork, run: NodeRun) -> Found:
+        """Look the node run up at Port: a lost answer to an earlier report shows as the same result there."""
+        workflow_run_id = run.workflow_run_id
+        if workflow_run_id is None:
+            return Found.UNKNOWN
+        found: list[WorkflowRun] = []
+
+        async def look() -> Answer:
+            answer = await self._port.get_run(workflow_run_id)
+            if isinstance(answer, Answer):
+                return answer
+            found.append(answer)
+            return Answer(AnswerKind.ACCEPTED, 200, "")
+
+        await self._until_answered(work, look)
+        node = next((node for one in found if (node := one.node_run(run.node_run_id)) is not None), None)
+        if node is None:
+            return Found.UNKNOWN
+        if node.result is None:
+            return Found.OPEN
+        return Found.SAME if node.result == run.result else Found.OTHER
+
+
+def _pause(error: Exception) -> bool | float:
+    if not isinstance(error, _NotNowError):
+        return False
+    asked = error.answer.retry_after
+    # Port may ask for no pause at all ("Retry-After: 0"): heeded, that would be a loop without one.
+    return True if asked is None or asked < FIRST_PAUSE else asked
+
+
+def _output_refused(work: ReportWork) -> Settled:
+    return Settled.OUTPUT_REFUSED if work.body is Body.FULL else Settled.REFUSED
