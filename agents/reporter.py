@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from faust.types import ChannelT, StreamT
+from faust.types import StreamT
 
-from agents.feeding import Feeder, put_on
+from agents.feeding import Feeder, InMemoryChannel, put_on
 from agents.settling import LONGEST_PAUSE, Settler, ToPort
 from agents.shared import dispatch, node_runs, send_outcome
 from agents.work import ReportWork, TellWork
@@ -32,6 +32,7 @@ port = PortClient(
     connections=settings.report_concurrency,
     on_call=_count,
 )
+settler = Settler(port, lambda partition: partition in dispatch.active)
 to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
 feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
 feeder.attach(app)

@@ -69,9 +69,7 @@ class Settler:
         """Complete a node run whose report is frozen; `items` are its items in order, read up to the covered ones."""
         covered = run.covered or 0
         body = report_body(run, takewhile(lambda item: item.index < covered, items))
-        answer = await self._until_answered(
-            work, lambda: self._port.report(run.node_run_id, run.workflow_run_id, body)
-        )
+        answer = await self._until_answered(work, lambda: self._port.report(run.node_run_id, run.workflow_run_id, body))
         settled = await self._settled(work, run, answer)
         return ReportAnswered(
             node_run_id=run.node_run_id,
