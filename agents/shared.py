@@ -12,6 +12,7 @@ from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.registry import load_handlers
 from streams.app import app, settings
+from streams.exits import stop_process
 from streams.offsets import Turn
 from streams.records import DeadLetter, NodeRunEvent
 from tables.due import DueIndex
@@ -46,10 +47,16 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 def spawn(work: Coroutine[object, object, None]) -> None:
-    """Run a coroutine on its own; it is kept alive until it ends."""
+    """Run a coroutine on its own; it is kept alive until it ends. An exception of it ends the process."""
     task = asyncio.get_running_loop().create_task(work)
     _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
+    task.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        stop_process(f"an event could not be sent: {type(error).__name__}: {error}")
 
 
 async def send_outcome(event: NodeRunEvent) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
 
 import faust
-from faust.types import TP, ProducerT
+from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
@@ -139,6 +139,11 @@ class Worker(faust.App):
                 step(partition)
         streams = {spec.name for spec in (self.topic_specs.runs, self.topic_specs.arrivals, self.topic_specs.outcomes)}
         await self.offsets.assigned([tp for tp in assigned if tp.topic in streams])
+
+    async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
+        # Faust would start the agent again behind the event that it failed at, and so lose that event.
+        logger.error("agent %s failed", agent.name, exc_info=exc)
+        stop_process(f"agent {agent.name} failed: {type(exc).__name__}: {exc}")
 
     async def maybe_start_producer(self) -> ProducerT:
         """Return the producer, started. Called by Faust for every send.

@@ -22,6 +22,7 @@ import faust
 from faust.types import FutureMessage
 from rocksdict import Rdict
 
+from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
 
@@ -88,11 +89,15 @@ class LedgerTable(faust.Table[bytes, bytes]):
         if store is None:
             return
         key, value = cast("bytes", message.key), cast("bytes | None", message.value)
-        if value is None:
-            store.delete(key)
-        else:
-            store.put(key, value)
-        super()._on_changelog_sent(fut)
+        try:
+            if value is None:
+                store.delete(key)
+            else:
+                store.put(key, value)
+            super()._on_changelog_sent(fut)
+        except Exception as error:
+            # A full disk, say. The next record's offset would hide the hole for ever.
+            stop_process(f"the local store of the ledger cannot be written: {type(error).__name__}: {error}")
 
 
 class StoredRows:
