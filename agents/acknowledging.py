@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from faust.types import EventT, StreamT
@@ -55,15 +56,18 @@ class InOrder:
         turns.append(turn)
         self._count += 1
         for future in written:
-            if not future.done():
+            if not _on_broker(future):
                 turn.missing += 1
-                future.add_done_callback(lambda _, turn=turn: self._acknowledged(partition, turn))  # type: ignore[misc]
+                future.add_done_callback(partial(self._written, partition, turn))
         self._complete(partition)
         if self._count >= MOST_UNACKNOWLEDGED:
             self._room.clear()
             await self._room.wait()
 
-    def _acknowledged(self, partition: object, turn: _Turn) -> None:
+    def _written(self, partition: object, turn: _Turn, future: asyncio.Future[object]) -> None:
+        if not _on_broker(future):
+            # It failed, or was given up at the end: the event is never acknowledged, so that it comes again.
+            return
         turn.missing -= 1
         if not turn.missing:
             self._complete(partition)
@@ -79,3 +83,7 @@ class InOrder:
                 turn.event.ack()
         if self._count < MOST_UNACKNOWLEDGED:
             self._room.set()
+
+
+def _on_broker(future: asyncio.Future[object]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

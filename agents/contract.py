@@ -88,6 +88,7 @@ class Handler:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
 
+_BY_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _declared: Final[list[Handler]] = []
 
 
@@ -131,7 +132,7 @@ def _handler(
     if limit <= 0:
         raise HandlerError(f"{where}: deadline: must be above 0")
     parameters = list(inspect.signature(function).parameters.values())
-    if not 1 <= len(parameters) <= 2:
+    if not 1 <= len(parameters) <= 2 or not all(parameter.kind in _BY_PLACE for parameter in parameters):
         raise HandlerError(f"{where}: must take the event, and may take a Context as its second parameter")
     return Handler(
         event_type=event_type,
@@ -146,7 +147,10 @@ def _handler(
 
 
 def _model(function: Callable[..., object], parameter: str, where: str) -> type[BaseModel] | None:
-    annotation = get_type_hints(function).get(parameter, dict)
+    try:
+        annotation = get_type_hints(function).get(parameter, dict)
+    except Exception as error:
+        raise HandlerError(f"{where}: its annotations cannot be read: {type(error).__name__}: {error}") from error
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     if annotation in (dict, Mapping) or getattr(annotation, "__origin__", None) in (dict, Mapping):

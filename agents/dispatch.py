@@ -78,7 +78,9 @@ class Dispatch:
             if run is None:
                 return
             for index in touched:
-                self._act_on_item(partition, run, index, message)
+                if index < run.items:
+                    # Else the event was late: for an item that is not known there is nothing to start.
+                    self._act_on_item(partition, run, index, message)
             self._act_on_run(partition, run)
         except NotOwnedError:
             logger.debug("partition %d is gone", partition)
@@ -146,7 +148,9 @@ class Dispatch:
             self._payloads.move_to_end(key)
             return found
         kept = self.node_runs.message(partition, run, message)
-        items = items_of(kept.text) if kept is not None and kept.text else ()
+        if kept is None:
+            return ()
+        items = items_of(kept.text) if kept.text else ()
         self._payloads[key] = items
         if len(self._payloads) > _CACHED_MESSAGES:
             self._payloads.popitem(last=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from threading import Thread
@@ -27,6 +28,9 @@ MAX_OUTPUT_BYTES: Final = 1_000_000
 MAX_ERROR_CHARACTERS: Final = 2_000
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 300.0
+_MOST_DOUBLINGS: Final = 10
+_LETTING_GO: Final = 0.5
+"""Seconds that a coroutine has, after its deadline, to close what it had open."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Threads(Executor):
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:  # noqa: BLE001, RUF100 - the future is where it goes
-                future.set_exception(error)
+                future.set_exception(_carried(error))
             else:
                 future.set_result(result)
 
@@ -74,36 +78,66 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
     """Call the handler, within its deadline. Never raises but for the cancellation of this very task."""
     started_at = clock()
     try:
-        argument = _argument(call)
+        running = _start(call, _argument(call), threads)
     except ValidationError as wrong:
         return Ended(_failed(call, _readable(wrong), started_at, clock()))
-    running = _start(call, argument, threads)
+    except Exception as error:  # a validator of the model may raise anything
+        return Ended(_raised(call, error, started_at, clock()))
+    running.add_done_callback(_look_at)
     try:
         done, _ = await asyncio.wait({running}, timeout=call.handler.deadline)
     except asyncio.CancelledError:
         running.cancel()
         raise
-    if not done:
-        if call.handler.is_async:
-            running.cancel()
-            # A coroutine that takes its cancellation is gone after this; nothing else can be waited for.
-            await asyncio.sleep(0)
-        text = f"the deadline of {call.handler.deadline:g} s passed"
-        return Ended(_failed(call, text, started_at, clock()), None if running.done() else running)
-    return Ended(_result(call, running, started_at, clock()))
+    if done:
+        return Ended(_result(call, running, started_at, clock()))
+    text = f"the deadline of {call.handler.deadline:g} s passed"
+    event = _failed(call, text, started_at, clock())
+    if call.handler.is_async:
+        running.cancel()
+        await asyncio.wait({running}, timeout=_LETTING_GO)
+    # The future of a thread is not cancelled: it would be done at once, and the thread goes on.
+    return Ended(event, None if running.done() else running)
+
+
+def _look_at(ended: asyncio.Future[object]) -> None:
+    # asyncio logs an exception that nobody looked at, with a traceback, when what raised it late is ignored.
+    if not ended.cancelled():
+        ended.exception()
 
 
 def _argument(call: Call) -> object:
-    fields = dict(call.context.fields)
-    return fields if call.handler.model is None else call.handler.model.model_validate(fields)
+    if call.handler.model is not None:
+        return call.handler.model.model_validate(dict(call.context.fields))
+    # A copy to the ground: what a handler changes in it, the next attempt must not find changed.
+    return copy.deepcopy(dict(call.context.fields))
 
 
 def _start(call: Call, argument: object, threads: Executor) -> asyncio.Future[object]:
     handler = call.handler
     arguments = (argument, call.context) if handler.takes_context else (argument,)
     if handler.is_async:
-        return asyncio.ensure_future(cast("Awaitable[object]", handler.function(*arguments)))
+        return asyncio.ensure_future(_awaited(handler.function, *arguments))
     return asyncio.get_running_loop().run_in_executor(threads, handler.function, *arguments)
+
+
+async def _awaited(function: Callable[..., object], *arguments: object) -> object:
+    try:
+        return await cast("Awaitable[object]", function(*arguments))
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise _carried(error)  # noqa: B904 - it has its cause
+
+
+def _carried(error: BaseException) -> BaseException:
+    """Return what a future can carry. What a handler raises is the end of its item, never of the worker."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    # `sys.exit()` would end the worker, and a future that is to carry StopIteration is never done.
+    named = RuntimeError(f"the handler raised {type(error).__name__}: {_said(error)}")
+    named.__cause__ = error
+    return named
 
 
 def _result(
@@ -112,22 +146,34 @@ def _result(
     try:
         output = _output(running.result())
     except Fail as failure:
-        return _failed(call, str(failure) or "the handler raised Fail", started_at, ended_at)
+        return _failed(call, _said(failure) or "the handler raised Fail", started_at, ended_at)
     except RetryLater as later:
-        return _retry(call, str(later), ended_at + later.seconds)
+        return _retry(call, _said(later), ended_at + later.seconds)
     except asyncio.CancelledError:
         return _again(call, "the handler was cancelled", started_at, ended_at)
     except Exception as error:
-        logger.warning("handler %s failed for %s", call.handler.name, call.context.idempotency_key, exc_info=True)
-        return _again(call, f"{type(error).__name__}: {error}", started_at, ended_at)
+        return _raised(call, error, started_at, ended_at)
     return _finished(call, Result.SUCCESS, started_at, ended_at, output=output)
 
 
+def _raised(call: Call, error: Exception, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
+    logger.warning("handler %s failed for %s", call.handler.name, call.context.idempotency_key, exc_info=error)
+    return _again(call, f"{type(error).__name__}: {_said(error)}", started_at, ended_at)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its text cannot be read)"
+
+
 def _output(returned: object) -> str:
-    if returned is not None and not isinstance(returned, dict | BaseModel):
+    if returned is not None and not isinstance(returned, Mapping | BaseModel):
         raise Fail(f"the handler returned {type(returned).__name__}; it must return a dict, a pydantic model or None")
     try:
-        text = to_json({} if returned is None else returned, inf_nan_mode="null", by_alias=True)
+        plain = dict(returned) if isinstance(returned, Mapping) else returned
+        text = to_json({} if plain is None else plain, inf_nan_mode="null", by_alias=True)
     except (PydanticSerializationError, ValueError) as error:
         raise Fail(f"the handler's output cannot be written as JSON: {error}") from None
     if not text.startswith(b"{"):
@@ -141,7 +187,7 @@ def _again(call: Call, error: str, started_at: float, ended_at: float) -> ItemFi
     attempt = call.context.attempt
     if attempt > call.handler.retries:
         return _failed(call, error, started_at, ended_at)
-    return _retry(call, error, ended_at + min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+    return _retry(call, error, ended_at + min(_FIRST_PAUSE * 2 ** min(attempt - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE))
 
 
 def _retry(call: Call, error: str, due_at: float) -> ItemRetry:

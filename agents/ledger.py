@@ -87,7 +87,15 @@ async def _outcome(turn: Turn[OutcomeEvent]) -> None:
 async def _settle(turn: Turn[V], applied: Applied) -> None:
     written = rows.take_sent()
     EVENTS.labels(applied.note.value).inc()
-    await _finish(turn, written, lambda: _acknowledged(turn.partition, turn.value, applied))
+    await _finish(turn, written, lambda: _act(turn, applied))
+
+
+def _act(turn: Turn[V], applied: Applied) -> None:
+    try:
+        _acknowledged(turn.partition, turn.value, applied)
+    except Exception as error:
+        # Called by a future, where asyncio would only log it: the event would hold up every later one.
+        _stop(turn, error)
 
 
 def _acknowledged(partition: int, event: object, applied: Applied) -> None:

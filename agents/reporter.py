@@ -33,7 +33,8 @@ port = PortClient(
     on_call=_count,
 )
 settler = Settler(port, lambda partition: partition in dispatch.active)
-to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
+# Without a limit of its own: the feeder keeps to the concurrency, whatever that is.
+to_port: InMemoryChannel[ToPort] = InMemoryChannel(app, maxsize=0)
 feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
 feeder.attach(app)
 app.before_stop.append(port.close)

@@ -28,7 +28,8 @@ class HandlerAgent:
     """A handler, the Faust agent that calls it, and what feeds the agent."""
 
     def __init__(self, handler: Handler) -> None:
-        channel: InMemoryChannel[ItemWork] = InMemoryChannel(app)
+        # Without a limit of its own: the feeder keeps to the concurrency, whatever that is.
+        channel: InMemoryChannel[ItemWork] = InMemoryChannel(app, maxsize=0)
         self.handler = handler
         self.feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
         self.feeder.attach(app)
@@ -49,15 +50,15 @@ class HandlerAgent:
     async def _handle(self, work: ItemWork) -> None:
         try:
             call = _call(self.handler, work)
+            if call is None:
+                return
+            ended = await execute(call, self._threads)
         except NotOwnedError:
             return
         except Exception as error:
             logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
             await send_outcome(_failed(work, f"internal error: {type(error).__name__}: {error}"))
             return
-        if call is None:
-            return
-        ended = await execute(call, self._threads)
         _measure(self.handler, ended.event)
         await send_outcome(ended.event)
         if ended.remains is not None:
