@@ -57,7 +57,8 @@ class Dispatch:
     send: Callable[[NodeRunEvent], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
-    _items: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
+    _items: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
+    """The claimed items of each partition, with the attempt that is theirs."""
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
     _tells: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
     _payloads: OrderedDict[tuple[str, int], tuple[Fields, ...]] = field(default_factory=OrderedDict)
@@ -85,13 +86,15 @@ class Dispatch:
         except NotOwnedError:
             logger.debug("partition %d is gone", partition)
 
-    def call_ended(self, partition: int, node_run_id: str, index: int) -> None:
+    def call_ended(self, partition: int, node_run_id: str, index: int, attempt: int) -> None:
         """Take note that the outcome of a call that this worker made stands in the ledger.
 
         Until then the item is claimed, whatever else is said of it: the outcome of an earlier life's call may come
-        while this life's still runs.
+        while this life's still runs, and that of an earlier attempt may come again after a rebalance.
         """
-        self._items.get(partition, set()).discard((node_run_id, index))
+        claimed = self._items.get(partition, {})
+        if claimed.get((node_run_id, index)) == attempt:
+            del claimed[node_run_id, index]
 
     def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None) -> None:
         item = self.node_runs.item(partition, run, index)
@@ -100,13 +103,13 @@ class Dispatch:
             case Run(at=at):
                 self._run(partition, run, index, item, message if item is None else item.message, at)
             case Tell():
-                self._items.get(partition, set()).discard(key)
+                self._items.get(partition, {}).pop(key, None)
                 told = self._tells.setdefault(partition, set())
                 if key not in told:
                     told.add(key)
                     self.tell(TellWork(partition, run.node_run_id, index))
             case None:
-                self._items.get(partition, set()).discard(key)
+                self._items.get(partition, {}).pop(key, None)
                 self._tells.get(partition, set()).discard(key)
 
     def _run(
@@ -114,11 +117,10 @@ class Dispatch:
     ) -> None:
         if message is None:
             return
-        claimed = self._items.setdefault(partition, set())
+        claimed = self._items.setdefault(partition, {})
         if (run.node_run_id, index) in claimed:
             return
-        claimed.add((run.node_run_id, index))
-        attempt = 1 if item is None else item.attempt + 1
+        attempt = claimed[run.node_run_id, index] = 1 if item is None else item.attempt + 1
         payload = self.payload(partition, run, message)
         name = event_type(payload[index - message]) if index - message < len(payload) else None
         work = ItemWork(partition, run.node_run_id, index, message, name, attempt)

@@ -103,7 +103,7 @@ def _acknowledged(partition: int, event: object, applied: Applied) -> None:
         return
     overview.changed(partition, applied.before, applied.run)
     if isinstance(event, ItemFinished | ItemRetry) and event.worker == app.incarnation:
-        dispatch.call_ended(partition, event.node_run_id, event.index)
+        dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
     dispatch.act(partition, applied.run.node_run_id, applied.touched, applied.message)
 
 
