@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from local.kafka import EmbeddedKafka, KafkaError, fetch_jars, free_port
 from local.kafka import download as downloads
+from local.kafka.child import Child
 from local.kafka.net import answers, is_free
 from local.kafka.pinned import SHA256
 
@@ -133,6 +135,62 @@ class TestOrphans:
             running.send_signal(signal.SIGINT)
         assert running.returncode == 0
         assert is_free(port)
+
+
+class Interrupted(Exception):
+    """What the signal of a test raises."""
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_a_download_ends_with_whoever_asked_for_it(self, how: signal.Signals, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            environment = {"LOCAL_CACHE_DIR": str(tmp_path), "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "NO_PROXY": ""}
+            script = "from local.kafka import fetch_jars; fetch_jars()"
+            with subprocess.Popen(
+                [sys.executable, "-c", script], env=os.environ | environment, stderr=subprocess.DEVNULL
+            ) as caller:
+                silent.settimeout(60)
+                connection, _ = silent.accept()  # from now on the download waits for an answer
+                with connection:
+                    started = psutil.Process(caller.pid).children(recursive=True)
+                    assert any("local.kafka.download" in process.cmdline() for process in started)
+                    caller.send_signal(how)
+                    # Sooner than the download would give up by itself.
+                    assert not psutil.wait_procs([*started, psutil.Process(caller.pid)], timeout=7)[1]
+
+    def test_a_child_that_was_interrupted_while_it_started_is_ended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        began, go_on = tmp_path / "began", tmp_path / "go_on"
+        os.mkfifo(began)
+        os.mkfifo(go_on)
+        slow_python = tmp_path / "python"
+        slow_python.write_text(f'#!/bin/sh\necho >"{began}"\nread -r _ <"{go_on}"\nexec "{sys.executable}" "$@"\n')
+        slow_python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(slow_python))
+
+        def interrupt(*_: object) -> None:
+            go_on.write_text("\n")
+            raise Interrupted
+
+        def interrupt_once_begun(thread: int) -> None:
+            began.read_text()
+            signal.pthread_kill(thread, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        sender = threading.Thread(target=interrupt_once_begun, args=(threading.get_ident(),))
+        try:
+            sender.start()
+            with pytest.raises(Interrupted) as caught:
+                Child(["sleep", "600"], log=tmp_path / "log", environment=os.environ, folder=tmp_path)
+        finally:
+            sender.join()
+            signal.signal(signal.SIGUSR1, before)
+        left = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
+        assert not psutil.wait_procs(left, timeout=1)[1]
+        del caught  # until here it held on to what the constructor had made
 
 
 class TestErrors:

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pin", action="store_true", help="print the hashes of what is resolved, and keep nothing")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     downloads = options.folder.resolve() / "maven"
     # jgo takes its folder and its settings from the environment: the user's own are neither read nor written.
     os.environ |= {"M2_REPO": str(downloads), "JGO_CONFIG_FILE": os.devnull}
@@ -39,7 +41,7 @@ def main() -> int:
     except DownloadError as exc:
         _say(f"{FAILED}{exc}")
         return 1
-    except KeyboardInterrupt:  # from the terminal, which interrupts whoever started this as well
+    except KeyboardInterrupt:  # or SIGTERM: whoever started this was interrupted, or is gone
         return 130
     finally:
         shutil.rmtree(downloads, ignore_errors=True)

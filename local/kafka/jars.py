@@ -2,12 +2,13 @@
 
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from local.kafka.child import Child
 from local.kafka.errors import KafkaError
 from local.kafka.pinned import KAFKA_VERSION, SHA256
 
@@ -38,13 +39,13 @@ def fetch_jars(progress: Progress | None = None) -> list[Path]:
     jars = [folder / "jars" / name for name in SHA256]
     if not all(jar.exists() for jar in jars):
         report(f"Fetching Apache Kafka {KAFKA_VERSION} (42 MiB, once)")
-        with _only_one(folder):
-            _download(folder, report)
+        with _only_one(folder) as lock:
+            _download(folder, lock, report)
     return jars
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _only_one(folder: Path) -> Iterator[IO[str]]:
     """Hold the folder's lock; the kernel gives it up if this process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,25 +54,26 @@ def _only_one(folder: Path) -> Iterator[None]:
         raise KafkaError(f"Kafka cannot be stored under {folder}: {exc.strerror}") from exc
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
 
 
-def _download(folder: Path, report: Progress) -> None:
-    """Run the download as a process of its own, since it changes its environment.
+def _download(folder: Path, lock: IO[str], report: Progress) -> None:
+    """Run the download as a process of its own, since it changes its environment. It ends with this one.
 
     Returns at once if another process has fetched everything while this one waited for the lock.
     """
     command = [sys.executable, "-m", "local.kafka.download", str(folder)]
-    with subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as child:
-        reason = "it was interrupted"
-        for line in child.stdout or ():
+    child = Child(command, environment=os.environ, folder=Path.cwd(), hold=lock)
+    reason = "it was interrupted"
+    try:
+        for line in child.lines():
             if line.startswith(_FAILED):
                 reason = line.removeprefix(_FAILED).strip()
             else:
                 report(line.strip())
-    if child.returncode:
+    finally:  # also after an interrupt, which the child, in a session of its own, does not hear of
+        child.end()
+    if child.exit_status():
         raise KafkaError(f"Apache Kafka could not be downloaded ({reason}): check the network and try again.")
 
 
