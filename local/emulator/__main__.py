@@ -36,6 +36,8 @@ docs/emulator.md tells more.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit status: 2 for what the caller must change, said in one line."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # It logs every one of its many tries to reach a Kafka that is gone; the emulator says that once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         _run(_serve(Emulator(_config(_parser().parse_args(arguments)))))
     except JournalError as error:

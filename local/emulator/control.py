@@ -106,9 +106,19 @@ class Control:
         spec = new_spec(request)
         async with self._rendering:
             messages = await render_messages(request, spec, self._config.client_secret)
-        # Known before it is published: the answer may come before this goes on.
+        if self._publisher is None:
+            self._state.register(spec)
+            return Published(spec.workflow_run_id, spec.node_run_id, messages, ())
+        await self._publisher.connect()
+        # Known before it is published: its report may come before this goes on.
         self._state.register(spec)
-        places = () if self._publisher is None else await self._publisher.publish(spec.node_run_id, messages)
+        try:
+            places = await self._publisher.publish(spec.node_run_id, messages)
+        except PublishError as error:
+            if error.kept:
+                raise PublishError(f"{error}; {_kept(spec)}", error.status, kept=True) from error
+            self._state.withdraw(spec.node_run_id)
+            raise
         return Published(spec.workflow_run_id, spec.node_run_id, messages, places)
 
     async def _about(self, _query: str, _body: bytes) -> Reply:
@@ -163,6 +173,12 @@ class Control:
         for registration in registrations.node_runs:
             self._state.register(registration.spec())
         return ok(registered=len(registrations.node_runs))
+
+
+def _kept(spec: NodeRunSpec) -> str:
+    return (
+        f"a message of it may have been written, so the node run {spec.node_run_id} of {spec.workflow_run_id} is kept"
+    )
 
 
 def _number(query: str, name: str, default: int) -> int:

@@ -50,4 +50,5 @@ _NAMES = {
     413: "payload_too_large",
     422: "invalid_request",
     429: "rate_limit_exceeded",
+    503: "service_unavailable",
 }

@@ -25,7 +25,8 @@ from local.emulator.tokens import Tokens
 from local.emulator.workflow import Published, Publisher, PublishRequest
 
 _READ_LIMIT: Final = 64 * 1024 * 1024
-_STOP_SECONDS: Final = 1.0
+# aiohttp waits for it twice: before it cancels what is under way, and after.
+_STOP_SECONDS: Final = 0.5
 
 logger = logging.getLogger(__name__)
 

@@ -146,6 +146,11 @@ class State:
         )
         return self._register(spec, now)
 
+    def withdraw(self, node_run_id: str) -> None:
+        """Forget a node run that was registered in vain, and its workflow run where it was the only one."""
+        self._write({"withdraw": node_run_id})
+        self._withdraw(node_run_id)
+
     def update(self, node_run: NodeRun, body: Body, raw: bytes) -> Outcome:
         """Apply a checked report to a node run; `raw` is the body as it came."""
         if node_run.status == "COMPLETED":
@@ -206,6 +211,12 @@ class State:
         run.node_run_ids.append(spec.node_run_id)
         return node_run
 
+    def _withdraw(self, node_run_id: str) -> None:
+        run = self.runs[self.node_runs.pop(node_run_id).spec.workflow_run_id]
+        run.node_run_ids.remove(node_run_id)
+        if not run.node_run_ids:
+            del self.runs[run.workflow_run_id]
+
     def _update(self, node_run: NodeRun, body: Body, raw: bytes, now: float) -> None:
         node_run.updated_at = now
         if body["status"] == "IN_PROGRESS":
@@ -252,6 +263,8 @@ class State:
             if not isinstance(names, list):
                 raise TypeError("node must be an array")
             self._register(NodeRunSpec(*map(str, names)), _time(line))
+        elif "withdraw" in line:
+            self._withdraw(str(line["withdraw"]))
         elif "update" in line:
             raw = str(line["body"]).encode()
             self._update(self.node_runs[str(line["update"])], parse_report(raw), raw, _time(line))

@@ -1,6 +1,8 @@
 """The workflow side: an action node and its input become a message on `<orgId>.runs`, as a Port workflow makes it."""
 
 import asyncio
+import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -10,7 +12,15 @@ from typing import Annotated, Final, Literal
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from local.emulator.state import NodeRunSpec, iso
@@ -19,18 +29,34 @@ from port.render import render
 from port.signature import sign
 
 _RENDER_SECONDS: Final = 10.0
-_KAFKA_MILLISECONDS: Final = 15_000
+_CONNECT_SECONDS: Final = 5.0
+_SEND_SECONDS: Final = 5.0
+_KAFKA_MILLISECONDS: Final = 3_000
+_STOP_SECONDS: Final = 0.5
 _LARGEST_MESSAGE: Final = 64 * 1024 * 1024
+# With these the broker says that it has not written the message.
+_REFUSALS: Final = (
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+logger = logging.getLogger(__name__)
 
 Message = dict[str, JsonValue]
 
 
 class PublishError(Exception):
-    """A message could not be published. `status` is the HTTP status that says so."""
+    """A message could not be published. `status` is the HTTP status that says so.
 
-    def __init__(self, message: str, status: int = 503) -> None:
+    `kept` tells that a message of the node run stands on Kafka, or may stand there: the node run is kept then.
+    """
+
+    def __init__(self, message: str, status: int = 503, *, kept: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.kept = kept
 
 
 class PublishRequest(BaseModel):
@@ -139,7 +165,8 @@ def _wrapped(payload: JsonValue, form: str, spec: NodeRunSpec, secret: SecretStr
 class Publisher:
     """Publishes on one topic; connects at the first message, so that Kafka may start after the emulator.
 
-    With `partitions` the topic is created where it is missing; Port's own topic is always there.
+    With `partitions` the topic is created where it is missing; Port's own topic is always there. Where Kafka is gone
+    the producer is given up, since it would try for ever and log each try; the next message makes a new one.
     """
 
     def __init__(self, brokers: str, topic: str, partitions: int | None = None) -> None:
@@ -148,33 +175,89 @@ class Publisher:
         self._partitions = partitions
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._is_out = False
+
+    async def connect(self) -> None:
+        """Make sure that Kafka answers, within seconds. Raises PublishError where it does not; nothing is written."""
+        producer = None
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS), self._connecting:
+                producer = self._producer
+                if producer is None:
+                    self._producer = await self._new_producer()
+                else:  # a connection that stood may have gone
+                    await producer.client.fetch_all_metadata()
+        except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+            self._give_up(producer, error)
+            raise PublishError(self._reason(error)) from error
 
     async def publish(self, key: str, messages: Sequence[Message]) -> tuple[Place, ...]:
-        """Publish the messages in order, acknowledged by all replicas. Raises PublishError."""
-        try:
-            producer = await self._connected()
-            places = []
-            for message in messages:
-                sent = await producer.send_and_wait(self._topic, orjson.dumps(message), key=key.encode())
-                places.append(Place(sent.partition, sent.offset))
-        except MessageSizeTooLargeError as error:
-            raise PublishError("the message is larger than the topic allows", 413) from error
-        except (KafkaError, OSError) as error:
-            raise PublishError(f"Kafka at {self._brokers}: {type(error).__name__}: {error}") from error
+        """Publish the messages in order, acknowledged by all replicas, each within seconds. Raises PublishError."""
+        places: list[Place] = []
+        for message in messages:
+            try:
+                places.append(await self._publish_one(key.encode(), orjson.dumps(message)))
+            except PublishError as error:
+                if not places:
+                    raise
+                raise PublishError(
+                    f"{error}, after {len(places)} of {len(messages)}", error.status, kept=True
+                ) from error
+        self._note_success()
         return tuple(places)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection: waits half a second for what is under way, which ends within seconds at the latest."""
+        self._end_producer()
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_STOP_SECONDS)
+
+    async def _publish_one(self, key: bytes, value: bytes) -> Place:
+        producer, sent = self._producer, False
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                if producer is None:
+                    raise KafkaError("the connection was closed")
+                result = await producer.send(self._topic, value, key=key)
+                sent = True
+                written = await result
+        except MessageSizeTooLargeError as error:
+            raise PublishError("the message is larger than the topic allows", 413) from error
+        except _REFUSALS as error:
+            raise PublishError(self._reason(error)) from error
+        except (KafkaError, OSError) as error:
+            self._give_up(producer, error)
+            raise PublishError(self._reason(error), kept=sent) from error
+        return Place(written.partition, written.offset)
+
+    def _reason(self, error: Exception) -> str:
+        name = type(error).__name__
+        if isinstance(error, TimeoutError):
+            return f"Kafka at {self._brokers} did not answer in time"
+        return f"Kafka at {self._brokers}: {str(error) if str(error).startswith(name) else f'{name}: {error}'}"
+
+    def _give_up(self, producer: AIOKafkaProducer | None, error: Exception) -> None:
+        if producer is self._producer:  # others may have made a new one meanwhile
+            self._end_producer()
+        if not self._is_out:
+            self._is_out = True
+            logger.error("%s; nothing is published until it is back", self._reason(error))
+
+    def _note_success(self) -> None:
+        if self._is_out:
+            self._is_out = False
+            logger.info("Kafka at %s is back", self._brokers)
+
+    def _end_producer(self) -> None:
+        """Stop the producer without waiting: what others still send with it gets to its end, or to its timeout."""
         if self._producer is not None:
-            await self._producer.stop()
+            ending = asyncio.create_task(_stopped(self._producer))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            self._producer = None
 
-    async def _connected(self) -> AIOKafkaProducer:
-        async with self._connecting:
-            if self._producer is None:
-                self._producer = await self._connect()
-            return self._producer
-
-    async def _connect(self) -> AIOKafkaProducer:
+    async def _new_producer(self) -> AIOKafkaProducer:
         await self._require_topic()
         producer = AIOKafkaProducer(
             bootstrap_servers=self._brokers,
@@ -204,3 +287,12 @@ class Publisher:
         for _topic, code, *_rest in answer.topic_errors:
             if code not in (0, TopicAlreadyExistsError.errno):
                 raise for_code(code)
+
+
+async def _stopped(producer: AIOKafkaProducer) -> None:
+    """Stop a producer; where that is cut short, what it holds is closed all the same."""
+    try:
+        with contextlib.suppress(KafkaError, OSError):
+            await producer.stop()
+    finally:
+        await producer.client.close()
