@@ -15,7 +15,7 @@ from streams.durations import seconds
 Output: TypeAlias = Mapping[str, object] | BaseModel | None
 """What a handler may return: the item's output; None stands for an empty one. It must be writable as JSON."""
 HandlerFunction: TypeAlias = Callable[..., Output] | Callable[..., Awaitable[Output]]
-F = TypeVar("F", bound=Callable[..., object])
+F = TypeVar("F", bound=HandlerFunction)
 
 logger = logging.getLogger("handlers")
 

@@ -1,0 +1,321 @@
+"""What the states of the node runs ask for is started once each, on the worker that owns the partition."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import JsonValue
+
+from streams.records import Body, GraceOver, Settled
+from tables.state import State
+from tests.agents.desk import Desk, PartitionedRows
+from tests.agents.examples import ID, turns_of_the_loop, until
+
+GREETING: JsonValue = {"type": "greet"}
+
+
+async def test_an_item_is_started_once_however_often_its_message_comes() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.arrive(GREETING, again=True)
+    desk.dispatch.act(0, ID, (0,), 0)
+    assert desk.started == [(0, 1, "greet")]
+
+
+async def test_the_items_of_an_array_and_of_further_messages_are_started_with_their_event_types() -> None:
+    desk = Desk()
+    desk.arrive([{"type": "a"}, {"event": "b"}, {"name": "no type"}])
+    desk.arrive({"action": "c"})
+    assert desk.started == [(0, 1, "a"), (1, 1, "b"), (2, 1, None), (3, 1, "c")]
+    assert [work.message for work in desk.items] == [0, 0, 0, 3]
+
+
+async def test_a_report_is_started_once_and_no_more_when_it_is_settled() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    assert desk.reported == []
+    desk.finish()
+    desk.finish()
+    desk.arrive(GREETING, again=True)
+    assert desk.reported == [Body.FULL]
+    desk.answer()
+    desk.answer()
+    desk.arrive(GREETING, again=True)
+    assert (desk.reported, len(desk.items)) == ([Body.FULL], 1)
+
+
+async def test_the_small_report_is_started_when_port_refused_the_output() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.finish()
+    desk.answer(Settled.OUTPUT_REFUSED)
+    desk.answer(Settled.OUTPUT_REFUSED)
+    assert desk.reported == [Body.FULL, Body.SMALL]
+    desk.answer(Settled.OUTPUT_REFUSED, body=Body.SMALL)
+    assert desk.reported == [Body.FULL, Body.SMALL]
+    assert desk.overview.counts()[State.REFUSED] == 1
+
+
+async def test_a_failure_after_the_report_is_told_once() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.finish()
+    desk.arrive(GREETING)
+    desk.finish(1, message=1, error="no host")
+    desk.finish(1, message=1, error="no host")
+    desk.answer()
+    assert [work.index for work in desk.told] == [1]
+    desk.tell(1)
+    desk.tell(1)
+    desk.finish(1, message=1, error="no host")
+    assert len(desk.told) == 1
+
+
+async def test_nothing_is_started_for_a_partition_that_is_not_taken_over() -> None:
+    desk = Desk(active=False)
+    desk.arrive(GREETING)
+    desk.dispatch.act(0, ID, (0,), 0)
+    desk.finish()
+    assert (desk.items, desk.reports) == ([], [])
+
+
+async def test_a_partition_that_has_just_gone_is_left_alone() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    del desk.rows.partitions[0]
+    desk.dispatch.act(0, ID, (0,), 0)
+    desk.dispatch.act(0, "wfnr_unknown", (0,), 0)
+    desk.dispatch.act(1, "wfnr_unknown", (0,), 0)
+    assert len(desk.items) == 1
+
+
+async def test_an_outcome_for_an_item_that_is_not_known_starts_nothing() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.finish(7, message=7)
+    assert desk.started == [(0, 1, "greet")]
+
+
+async def test_an_item_stays_claimed_until_the_call_that_this_worker_made_has_ended() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.retry(worker="an earlier life")
+    await turns_of_the_loop()
+    assert desk.started == [(0, 1, "greet")], "the call of this life runs still"
+    desk.retry()
+    await until(lambda: len(desk.items) == 2)
+    assert desk.started[1:] == [(0, 2, "greet")]
+
+
+async def test_the_end_of_an_item_by_another_life_ends_its_claim() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.finish(worker="an earlier life")
+    assert desk.reported == [Body.FULL]
+    desk.finish()
+    assert (len(desk.items), len(desk.reports)) == (1, 1)
+
+
+async def test_a_retry_is_started_when_it_is_due_and_not_before() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.retry(pause=0.02)
+    desk.arrive(GREETING, again=True)
+    await turns_of_the_loop()
+    assert len(desk.items) == 1
+    assert desk.dispatch.due.keys(0) == [(ID, 0)]
+    desk.now += 0.02
+    await until(lambda: len(desk.items) == 2)
+    assert desk.started[1] == (0, 2, "greet")
+    await turns_of_the_loop()
+    assert len(desk.items) == 2
+    desk.retry(attempt=2)
+    await until(lambda: len(desk.items) == 3)
+
+
+async def test_the_outcome_of_an_earlier_attempt_that_comes_again_starts_nothing() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.retry()
+    await until(lambda: len(desk.items) == 2)
+    desk.retry()
+    desk.retry(worker="an earlier life")
+    await turns_of_the_loop()
+    assert desk.started == [(0, 1, "greet"), (0, 2, "greet")]
+
+
+async def test_the_end_of_a_grace_is_sent_when_it_is_due() -> None:
+    desk = Desk(grace=0.02)
+    desk.arrive(GREETING)
+    desk.finish()
+    assert desk.dispatch.due.keys(0) == [(ID, -1)]
+    desk.now += 0.02
+    await until(lambda: bool(desk.sent))
+    assert desk.sent == [GraceOver(node_run_id=ID, items=1)]
+    assert desk.reports == []
+    desk.outcome(desk.sent[0])
+    assert desk.reported == [Body.FULL]
+
+
+async def test_a_further_item_ends_the_grace() -> None:
+    desk = Desk(grace=1000.0)
+    desk.arrive(GREETING)
+    desk.finish()
+    desk.arrive(GREETING)
+    assert desk.dispatch.due.keys(0) == []
+    desk.finish(1, message=1)
+    assert desk.dispatch.due.keys(0) == [(ID, -1)]
+
+
+def _with_work(count: int) -> Desk:
+    """A worker that has taken nothing over, and a partition with so many node runs in several states."""
+    desk = Desk(active=False)
+    for number in range(count):
+        desk.arrive(GREETING, node_run_id=f"wfnr_{number:04d}")
+    desk.arrive([GREETING, GREETING])
+    desk.finish(0)
+    return desk
+
+
+async def test_a_take_over_starts_what_the_open_node_runs_ask_for() -> None:
+    desk = _with_work(3)
+    desk.finish(1, error="no host")
+    await desk.dispatch.take_over([0, 1])
+    assert [work.node_run_id for work in desk.items] == ["wfnr_0000", "wfnr_0001", "wfnr_0002"]
+    assert [work.node_run_id for work in desk.reports] == [ID]
+    assert desk.dispatch.active == {0, 1}
+    counts = desk.overview.counts()
+    assert (counts[State.WAITING], counts[State.REPORTING]) == (3, 1)
+
+
+async def test_a_take_over_starts_the_items_that_have_not_ended() -> None:
+    desk = _with_work(0)
+    desk.arrive({"type": "more"})
+    await desk.dispatch.take_over([0])
+    assert desk.started == [(1, 1, "greet"), (2, 1, "more")]
+
+
+async def test_a_take_over_waits_for_retries_and_counts_finished_node_runs() -> None:
+    desk = Desk(active=False)
+    desk.arrive(GREETING)
+    desk.retry(pause=500)
+    await desk.dispatch.take_over([0])
+    assert (desk.items, desk.dispatch.due.keys(0)) == ([], [(ID, 0)])
+    desk.dispatch.lost(0)
+    desk.finish(worker="another")
+    desk.answer()
+    await desk.dispatch.take_over([0])
+    assert (desk.items, desk.reports) == ([], [])
+    assert desk.overview.counts()[State.REPORTED] == 1
+    assert list(desk.overview.latest(9)) == [(0, ID)]
+
+
+async def test_a_take_over_lets_others_have_their_turn_and_stops_when_the_partition_goes() -> None:
+    desk = _with_work(1000)
+    taking = desk.dispatch.take_over([0])
+    taking.send(None)
+    some = len(desk.items)
+    assert 0 < some <= 200
+    desk.dispatch.lost(0)
+    with pytest.raises(StopIteration):
+        taking.send(None)
+    assert len(desk.items) == some
+    assert desk.overview.counts()[State.WAITING] == 0
+
+
+async def test_a_take_over_passes_a_partition_that_is_not_here_any_more() -> None:
+    desk = _with_work(1)
+    await desk.dispatch.take_over([7, 0])
+    assert len(desk.items) == 2
+    assert desk.dispatch.active == {0}
+
+
+class Vanishing(PartitionedRows):
+    """Rows whose partition goes while it is read."""
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        self.partitions.pop(partition, None)
+        return super().get(partition, key)
+
+
+async def test_a_partition_that_goes_while_it_is_taken_over_is_no_error() -> None:
+    desk = _with_work(3)
+    rows = Vanishing()
+    rows.partitions = desk.rows.partitions
+    desk.ledger.rows = rows
+    await desk.dispatch.take_over([0])
+    assert desk.items == []
+
+
+async def test_what_is_started_during_a_take_over_is_not_started_by_it_again() -> None:
+    desk = _with_work(300)
+    taking = desk.dispatch.take_over([0])
+    taking.send(None)
+    desk.arrive(GREETING, node_run_id="wfnr_zzzz")
+    desk.finish(1)
+    with pytest.raises(StopIteration):
+        taking.send(None)
+    ids = [work.node_run_id for work in desk.items]
+    assert len(ids) == len(set(ids)) == 301
+    assert len(desk.reports) == 1
+    assert sum(desk.overview.counts().values()) == 302
+
+
+async def test_a_lost_partition_is_forgotten_and_starts_afresh_when_it_comes_back() -> None:
+    desk = Desk(grace=1000.0)
+    desk.arrive(GREETING)
+    desk.finish()
+    desk.arrive(GREETING, node_run_id="wfnr_b", partition=1)
+    desk.arrive([GREETING, GREETING], node_run_id="wfnr_c")
+    started = len(desk.items)
+    desk.dispatch.lost(0)
+    assert desk.dispatch.active == {1}
+    assert len(desk.dispatch.due) == 0
+    assert sum(desk.overview.counts().values()) == 1
+    desk.dispatch.act(1, "wfnr_b", (0,), 0)
+    assert len(desk.items) == started, "the other partition's claims stand"
+    await desk.dispatch.take_over([0])
+    assert [(work.node_run_id, work.index) for work in desk.items[started:]] == [("wfnr_c", 0), ("wfnr_c", 1)]
+    assert desk.dispatch.due.keys(0) == [(ID, -1)]
+
+
+async def test_a_call_that_ends_after_its_partition_was_lost_changes_nothing() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.dispatch.lost(0)
+    desk.dispatch.call_ended(0, ID, 0, 1)
+    desk.finish()
+    assert desk.reports == []
+
+
+async def test_a_payload_is_read_once_for_all_its_items() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 100)
+    run = desk.ledger.run(0, ID)
+    assert run is not None
+    first = desk.dispatch.payload(0, run, 0)
+    assert len(first) == 100
+    assert desk.dispatch.payload(0, run, 0) is first
+    assert desk.rows.read[b"m"] == 1
+
+
+async def test_many_payloads_push_the_oldest_out() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 2)
+    run = desk.ledger.run(0, ID)
+    assert run is not None
+    first = desk.dispatch.payload(0, run, 0)
+    for number in range(200):
+        desk.arrive(GREETING, node_run_id=f"wfnr_{number}")
+    again = desk.dispatch.payload(0, run, 0)
+    assert again == first
+    assert again is not first
+
+
+async def test_a_message_that_is_not_there_is_not_remembered_as_empty() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    run = desk.ledger.run(0, ID)
+    assert run is not None
+    assert desk.dispatch.payload(0, run, 1) == ()
+    desk.arrive({"type": "more"})
+    assert desk.started[-1] == (1, 1, "more")

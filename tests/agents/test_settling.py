@@ -1,0 +1,302 @@
+"""Node runs are settled against the emulator of Port: what it answers, and what is made of that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+from agents.settling import FIRST_PAUSE, Settler
+from agents.work import ReportWork, TellWork
+from local.emulator import Emulator, FaultRule, FaultSettings, RateLimit
+from local.emulator.state import NodeRunSpec
+from port.client import AnswerKind, PortClient
+from port.models import Result
+from streams.records import Body, ReportAnswered, Settled
+from tables.rows import NotOwnedError
+from tables.state import Item, NodeRun
+from tests.agents.examples import ID, until
+from tests.tables.examples import ended
+
+OUTAGES = {
+    "5xx": FaultRule(status=503, count=3),
+    "rate limit": FaultRule(status=429, count=3),
+    "no rights for a while": FaultRule(paths=("report",), status=403, count=3),
+    "reset": FaultRule(reset=True, count=3),
+    "hang": FaultRule(paths=("report",), hang=True, count=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=10_000):
+        yield
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator() as one:
+        one.state.register(NodeRunSpec(ID, "wfr_a"))
+        yield one
+
+
+class Desk:
+    """A settler with its client, and the partitions that are here."""
+
+    def __init__(self, emulator: Emulator, port: PortClient) -> None:
+        self.emulator = emulator
+        self.here = {0}
+        self.settler = Settler(port, self.here.__contains__, clock=lambda: 500.0)
+
+    async def report(self, run: NodeRun, *items: Item) -> ReportAnswered:
+        async with asyncio.timeout(20):
+            return await self.settler.report(ReportWork(0, ID, run.body), run, iter(items or (ended(0),)))
+
+    async def settled(self, run: NodeRun) -> Settled:
+        return (await self.report(run)).settled
+
+    def calls(self, name: str) -> list[int | None]:
+        return [call.status for call in self.emulator.calls.named(name)]
+
+    def fail(self, *rules: FaultRule) -> None:
+        self.emulator.faults.set(FaultSettings(rules=rules))
+
+    @property
+    def result(self) -> str | None:
+        """What Port says of the node run."""
+        return self.emulator.state.node_runs[ID].result
+
+
+@pytest.fixture
+async def desk(emulator: Emulator) -> AsyncIterator[Desk]:
+    config = emulator.config
+    async with PortClient(emulator.base_url, config.client_id, config.client_secret, timeout=1.0) as port:
+        yield Desk(emulator, port)
+
+
+def frozen(
+    result: Result = Result.SUCCESS, *, body: Body = Body.FULL, workflow_run_id: str | None = "wfr_a", covered: int = 1
+) -> NodeRun:
+    """A node run whose report is frozen."""
+    return NodeRun(
+        node_run_id=ID,
+        workflow_run_id=workflow_run_id,
+        received_at=100.0,
+        items=covered,
+        succeeded=covered,
+        covered=covered,
+        result=result,
+        body=body,
+        digest="d",
+    )
+
+
+async def test_a_report_takes_one_call(desk: Desk) -> None:
+    answered = await desk.report(frozen())
+    assert answered == ReportAnswered(node_run_id=ID, body=Body.FULL, settled=Settled.REPORTED, status=200, at=500.0)
+    assert (desk.calls("report"), desk.calls("run"), desk.result) == ([200], [], "SUCCESS")
+    [call] = desk.emulator.calls.named("report")
+    assert call.path == f"/v1/workflows/runs/wfr_a/nodes/{ID}"
+    assert call.body == {"status": "COMPLETED", "result": "SUCCESS", "output": {"done": True}}
+
+
+async def test_a_node_run_without_a_workflow_run_is_reported_by_its_own_id(desk: Desk) -> None:
+    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REPORTED
+    assert desk.emulator.calls.named("report")[0].path == f"/v1/workflows/nodes/runs/{ID}"
+
+
+async def test_items_beyond_the_covered_ones_are_not_read(desk: Desk) -> None:
+    def items() -> Iterator[Item]:
+        yield from (ended(0), ended(1), ended(2))
+        raise AssertionError("read too far")
+
+    run = frozen(covered=2)
+    await desk.settler.report(ReportWork(0, ID, run.body), run, items())
+    [call] = desk.emulator.calls.named("report")
+    assert isinstance(call.body, dict)
+    output = call.body["output"]
+    assert isinstance(output, dict)
+    assert output["succeeded"] == 2
+
+
+async def test_the_same_report_again_is_settled_by_one_look(desk: Desk) -> None:
+    await desk.report(frozen())
+    again = await desk.report(frozen())
+    assert (again.settled, again.status, again.reason) == (Settled.REPORTED, 409, "")
+    assert (desk.calls("report"), desk.calls("run")) == ([200, 409], [200])
+
+
+async def test_a_report_that_contradicts_an_earlier_one_is_refused(desk: Desk) -> None:
+    await desk.report(frozen())
+    other = await desk.report(frozen(Result.FAILED), ended(0, error="no host"))
+    assert (other.settled, other.status) == (Settled.REFUSED, 409)
+    assert "completed before" in other.reason
+    assert (desk.calls("run"), desk.result) == ([200], "SUCCESS")
+
+
+async def test_a_lost_answer_is_settled_by_one_look(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), drop_answer=True, count=1))
+    assert await desk.settled(frozen()) is Settled.REPORTED
+    assert (desk.calls("report"), desk.calls("run"), desk.result) == ([200, 409], [200], "SUCCESS")
+
+
+async def test_a_lost_answer_without_a_workflow_run_cannot_be_looked_up(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), drop_answer=True, count=1))
+    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED
+    assert desk.calls("run") == []
+
+
+@pytest.mark.parametrize("status", [413, 422, 400])
+async def test_a_body_that_port_does_not_take_is_followed_by_a_small_one(desk: Desk, status: int) -> None:
+    desk.fail(FaultRule(paths=("report",), status=status, count=1))
+    answered = await desk.report(frozen())
+    assert (answered.settled, answered.status, answered.body) == (Settled.OUTPUT_REFUSED, status, Body.FULL)
+    assert answered.reason
+    assert await desk.settled(frozen(body=Body.SMALL)) is Settled.REPORTED
+    assert desk.result == "SUCCESS"
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_a_small_body_that_port_does_not_take_is_the_end(desk: Desk, status: int) -> None:
+    desk.fail(FaultRule(paths=("report",), status=status))
+    answered = await desk.report(frozen(body=Body.SMALL))
+    assert (answered.settled, answered.status, answered.body) == (Settled.REFUSED, status, Body.SMALL)
+    assert desk.result is None
+
+
+async def test_a_422_to_what_was_completed_with_the_same_result_is_reported(desk: Desk) -> None:
+    await desk.report(frozen())
+    desk.fail(FaultRule(paths=("report",), status=422))
+    assert await desk.settled(frozen()) is Settled.REPORTED
+
+
+async def test_a_422_without_a_workflow_run_to_look_at_is_refused(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=422))
+    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED
+
+
+async def test_a_node_run_that_port_does_not_know_is_refused(desk: Desk) -> None:
+    answered = await desk.report(frozen(workflow_run_id="wfr_other"))
+    assert (answered.settled, answered.status) == (Settled.REFUSED, 404)
+    assert desk.calls("run") == []
+
+
+async def test_a_dispute_about_a_run_that_port_does_not_know_is_refused(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=409))
+    assert await desk.settled(frozen(workflow_run_id="wfr_other")) is Settled.REFUSED
+    assert desk.calls("run") == [404]
+
+
+async def test_a_dispute_about_a_node_run_that_is_not_in_its_run_is_refused(desk: Desk) -> None:
+    desk.emulator.state.register(NodeRunSpec("wfnr_b", "wfr_b"))
+    desk.fail(FaultRule(paths=("report",), status=409))
+    assert await desk.settled(frozen(workflow_run_id="wfr_b")) is Settled.REFUSED
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_an_outage_is_waited_out(desk: Desk, outage: str) -> None:
+    desk.fail(OUTAGES[outage])
+    assert await desk.settled(frozen()) is Settled.REPORTED
+    assert desk.result == "SUCCESS"
+    assert desk.calls("report").count(200) == 1
+
+
+async def test_a_port_that_refuses_connections_is_waited_for(desk: Desk) -> None:
+    tries: list[int] = []
+
+    def hook(details: RetryDetails) -> None:
+        tries.append(details.retry_num)
+
+    await desk.emulator.stop()
+    set_on_retry_hooks([hook])
+    try:
+        report = asyncio.create_task(desk.report(frozen()))
+        await until(lambda: len(tries) > 3)
+        await desk.emulator.start()
+        assert (await report).settled is Settled.REPORTED
+    finally:
+        set_on_retry_hooks(None)
+    assert desk.result == "SUCCESS"
+
+
+async def test_an_outage_during_the_look_is_waited_out(desk: Desk) -> None:
+    await desk.report(frozen())
+    desk.fail(FaultRule(paths=("run",), status=502, count=3))
+    assert await desk.settled(frozen()) is Settled.REPORTED
+    assert desk.calls("run") == [502, 502, 502, 200]
+
+
+async def test_a_token_that_was_revoked_is_replaced(desk: Desk) -> None:
+    await desk.report(frozen())
+    desk.emulator.tokens.revoke()
+    desk.emulator.state.register(NodeRunSpec("wfnr_b", "wfr_b"))
+    run = frozen().model_copy(update={"node_run_id": "wfnr_b", "workflow_run_id": "wfr_b"})
+    assert await desk.settled(run) is Settled.REPORTED
+
+
+async def _pauses(desk: Desk, rule: FaultSettings) -> float:
+    """The first pause that a report makes, were it made."""
+    pauses: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    desk.emulator.faults.set(rule)
+
+    def hook(details: RetryDetails) -> None:
+        if not pauses.done():
+            pauses.set_result(details.wait_for)
+
+    set_on_retry_hooks([hook])
+    report = asyncio.create_task(desk.report(frozen()))
+    try:
+        with stamina.set_testing(False):
+            async with asyncio.timeout(10):
+                return await pauses
+    finally:
+        set_on_retry_hooks(None)
+        report.cancel()
+        await asyncio.wait({report})
+
+
+async def test_port_is_left_in_peace_for_as_long_as_it_asks(desk: Desk) -> None:
+    await desk.report(frozen())
+    limit = RateLimit(limit=1, period=100, burst=1)
+    assert await desk.settled(frozen()) is Settled.REPORTED
+    desk.emulator.faults.set(FaultSettings(rate_limit=limit))
+    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED, "uses up the one call that is allowed"
+    assert await _pauses(desk, FaultSettings(rate_limit=limit)) >= 90
+
+
+async def test_a_port_that_asks_for_no_pause_gets_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.emulator.faults.Bucket.take", lambda _: False)
+    monkeypatch.setattr("local.emulator.faults.Bucket.headers", lambda _: {"Retry-After": "0"})
+    assert await _pauses(desk, FaultSettings(rate_limit=RateLimit())) >= FIRST_PAUSE
+
+
+async def test_a_partition_that_is_gone_is_left_to_its_new_owner(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=503))
+    report = asyncio.create_task(desk.report(frozen()))
+    await until(lambda: len(desk.calls("report")) > 2)
+    desk.here.clear()
+    with pytest.raises(NotOwnedError, match="partition 0 is gone"):
+        await report
+    assert desk.result is None
+
+
+async def test_a_late_failure_stands_in_the_log(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("logs",), status=503, count=2))
+    items = (ended(3, error="no host"), ended(4, error="no disk").model_copy(update={"event_type": None}))
+    for item in items:
+        answer = await desk.settler.tell(TellWork(0, ID, item.index), frozen(), item)
+        assert answer.kind is AnswerKind.ACCEPTED
+    assert desk.emulator.state.node_runs[ID].logs == [
+        {"level": "ERROR", "message": "item 3 (type 0) failed after the report: no host"},
+        {"level": "ERROR", "message": "item 4 (no event type) failed after the report: no disk"},
+    ]
+
+
+async def test_a_log_that_port_does_not_take_is_not_sent_for_ever(desk: Desk) -> None:
+    answer = await desk.settler.tell(
+        TellWork(0, "wfnr_b", 3), frozen().model_copy(update={"node_run_id": "wfnr_b"}), ended(3, error="no host")
+    )
+    assert answer.kind is AnswerKind.NOT_FOUND
