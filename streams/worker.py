@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 import faust
@@ -16,7 +16,7 @@ from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
-from streams.creation import TopicsError, ensure_topics
+from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
 from streams.membership import Group
 from streams.offsets import EveryOffset, KafkaLog
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 SESSION_TIMEOUT: Final = 15.0
 """Seconds after which the group takes a silent worker for dead."""
+STOP_SECONDS: Final = 10.0
+"""Time that Faust gets for its own stop, once running items have ended. With Kafka there it takes about two seconds."""
 COMPILED_STREAMS: Final = "faust._cython.streams"
 
 
@@ -97,7 +99,8 @@ class Worker(faust.App):
             key_serializer="raw",
             value_serializer="raw",
             store="rocksdb://",
-            datadir=str(settings.data_dir),
+            # A store belongs to one group: found by another it would be taken for its own.
+            datadir=str(settings.data_dir / settings.app_id),
             table_standby_replicas=0,
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
@@ -119,11 +122,14 @@ class Worker(faust.App):
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         _refuse_slow_streams()
         _refuse_open_web(self)
+        _refuse_busy_port(self)
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
         except OSError as wrong:
             stop_process(f"DATA_DIR: {wrong}", status=WRONG_SETTING)
+        except ClusterAwayError as away:
+            stop_process(str(away))
         except TopicsError as wrong:
             stop_process(str(wrong), status=WRONG_SETTING)
         await self.log_reader.start()
@@ -167,13 +173,30 @@ class Worker(faust.App):
             stop_process(f"the group's assignment lacks {', '.join(sorted(missing))}")
 
     async def stop(self) -> None:
-        """Stop taking work up, then stop Faust."""
-        async with contextlib.AsyncExitStack() as last:
-            # Whatever fails on the way, the rest is stopped too.
-            for stop in (self.group.stop, self.log_reader.stop, super().stop):
-                last.push_async_callback(stop)
+        """Stop taking work up, then stop Faust; past STOP_SECONDS the process ends without it."""
+        try:
             for step in self.before_stop:
                 await step()
+        finally:
+            with _limited():
+                async with contextlib.AsyncExitStack() as last:
+                    # Whatever fails on the way, the rest is stopped too.
+                    for stop in (self.group.stop, self.log_reader.stop, super().stop):
+                        last.push_async_callback(stop)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """End the process where the block takes too long: Faust waits for Kafka to take its commits, without limit.
+
+    Nothing is lost by that. What was not acknowledged is read again.
+    """
+    why = f"Kafka did not let Faust stop within {STOP_SECONDS:g} s"
+    limit = asyncio.get_running_loop().call_later(STOP_SECONDS, stop_process, why)
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def _credentials(settings: Settings) -> CredentialsT | None:
@@ -195,6 +218,14 @@ def _refuse_slow_streams() -> None:
             "compiler, then: pip install --force-reinstall --no-binary faust-streaming faust-streaming==0.15.3",
             status=WRONG_SETTING,
         )
+
+
+def _refuse_busy_port(app: Worker) -> None:
+    where = (app.conf.web_bind, app.conf.web_port)
+    try:
+        socket.create_server(where, family=socket.AF_INET6 if ":" in app.conf.web_bind else socket.AF_INET).close()
+    except OSError as busy:
+        stop_process(f"WEB_HOST, WEB_PORT: cannot listen on {where[0]}:{where[1]}: {busy.strerror}", WRONG_SETTING)
 
 
 def _refuse_open_web(app: Worker) -> None:
