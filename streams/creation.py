@@ -28,11 +28,15 @@ class TopicsError(Exception):
     """A topic does not fit the settings, or the cluster refuses to make it; the text says what to do."""
 
 
+class ClusterAwayError(TopicsError):
+    """The cluster did not answer in time: to be tried again."""
+
+
 async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.0) -> None:
     """Create the topics that are missing and check those that are there, in at most `wait` seconds.
 
     Raises:
-        TopicsError: one line that says what is wrong and what to do.
+        TopicsError: one line that says what is wrong and what to do; ClusterAwayError where time may mend it.
     """
     brokers = f"Kafka at {','.join(settings.kafka_brokers)}"
     admin = AIOKafkaAdminClient(client_id=f"{settings.app_id}.topics", **settings.kafka_client())
@@ -45,9 +49,9 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
                 await asyncio.sleep(_PAUSE_SECONDS)
     except TimeoutError:
         advice = "check KAFKA_BROKERS, the other KAFKA_ settings and the rights on the topics"
-        raise TopicsError(f"{brokers}: the topics were not ready within {wait:g} seconds; {advice}") from None
+        raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {advice}") from None
     except (KafkaError, OSError) as error:
-        raise TopicsError(f"{brokers}: {error}") from error
+        raise ClusterAwayError(f"{brokers}: {error}") from error
     finally:
         await admin.close()
 
@@ -65,7 +69,8 @@ async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]
         elif spec.partitions is not None and found != spec.partitions:
             raise TopicsError(
                 f"topic {spec.name} has {found} partitions, PARTITIONS is {spec.partitions}; the number is fixed once "
-                f"topics exist: set PARTITIONS={found}, or start with a new CONSUMER_GROUP"
+                f"topics exist: set PARTITIONS={found}, or start with a new CONSUMER_GROUP, which has topics of its own "
+                "and reads the runs topic from its beginning"
             )
     return missing
 

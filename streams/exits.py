@@ -17,5 +17,10 @@ def stop_process(why: str, status: int = RESTART) -> NoReturn:
 
     No clean-up runs: what is not acknowledged is left to be read again after the restart.
     """
-    print(f"port-runs: stopped: {why}", file=sys.stderr, flush=True)  # noqa: T201
+    # Not `sys.stderr`: Faust may have put its log there. Its spinner hides the cursor of a terminal.
+    stderr = sys.__stderr__
+    if stderr is not None:
+        shown = "\x1b[?25h" if stderr.isatty() else ""
+        stderr.write(f"{shown}port-runs: stopped: {why}\n")
+        stderr.flush()
     os._exit(status)

@@ -5,7 +5,6 @@ Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 beh
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final
 
 from faust.transport.drivers import aiokafka as driver
@@ -70,14 +69,7 @@ class Producer(driver.Producer):
             await self._producer.flush()
 
 
-SWITCH_INTERVAL: Final = 0.0005
-"""Seconds. aiokafka's consumer has a thread of its own, and at Python's 5 ms the event loop waits for it at every turn:
-under load half of the throughput was lost to that.
-"""
-
-
 def install() -> None:
     """Have every Faust app of this process use what is above; called before one is built."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
     driver.Transport.Consumer = Consumer
     driver.Transport.Producer = Producer

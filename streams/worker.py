@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -225,7 +226,9 @@ def _refuse_busy_port(app: Worker) -> None:
     try:
         socket.create_server(where, family=socket.AF_INET6 if ":" in app.conf.web_bind else socket.AF_INET).close()
     except OSError as busy:
-        stop_process(f"WEB_HOST, WEB_PORT: cannot listen on {where[0]}:{where[1]}: {busy.strerror}", WRONG_SETTING)
+        stop_process(
+            f"WEB_HOST, WEB_PORT: cannot listen on {where[0]}:{where[1]}: {os.strerror(busy.errno or 0)}", WRONG_SETTING
+        )
 
 
 def _refuse_open_web(app: Worker) -> None:
