@@ -11,6 +11,7 @@ from local.kafka.net import is_free
 _EPILOG = """\
 With make, options go into DEMO_ARGS, on the command line or in the environment:
   make demo DEMO_ARGS="--web-port 6067 --once"
+  make demo DEMO_ARGS="--handlers my_handlers"
 """
 
 
@@ -22,6 +23,7 @@ class Options:
     emulator_port: int
     web_port: int
     data_dir: Path
+    handlers: tuple[str, ...]
     once: bool
     follow_parent: bool
 
@@ -52,6 +54,13 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--emulator-port", type=_port, default=8090, metavar="N", help="port of the Port emulator (%(default)s)")
     add("--web-port", type=_port, default=6066, metavar="N", help="port of the worker's web view (%(default)s)")
     add("--data-dir", type=Path, default=Path(".data"), metavar="DIR", help="data and logs (%(default)s)")
+    add(
+        "--handlers",
+        type=_modules,
+        default=(),
+        metavar="MODULES",
+        help="your own modules with handlers, in this folder, separated by commas; the examples stay",
+    )
     add("--once", action="store_true", help="end when the examples are complete; status 1 if they are not within 60 s")
     add("--follow-parent", action="store_true", help="end when the parent process is interrupted or gone, as make is")
     return Options(**vars(parser.parse_args(arguments)))
@@ -61,3 +70,10 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError("must be a number from 1 to 65535")
     return int(text)
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    modules = tuple(part.strip() for part in text.split(","))
+    if any(module.endswith(".py") or not all(map(str.isidentifier, module.split("."))) for module in modules):
+        raise argparse.ArgumentTypeError("must be names of modules separated by commas, as in an import: without .py")
+    return modules

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from local.demo import calls
 from local.demo.errors import DemoError
@@ -14,8 +15,10 @@ from local.demo.screen import Row, Screen
 from local.examples import load_examples
 from local.kafka import fetch_jars
 from local.kafka.net import LOOPBACK, answers
+from streams.settings import Settings
 
 _ORG_ID = "demo"
+_HANDLERS: tuple[str, ...] = Settings.model_fields["handlers"].default
 _KAFKA_SECONDS = 60.0
 _EMULATOR_SECONDS = 20.0
 _WORKER_SECONDS = 60.0
@@ -41,7 +44,8 @@ class Session:
         kafka = ["--port", str(options.kafka_port), "--data-dir", str(self._folder.absolute / "kafka")]
         self._kafka = self._program("Kafka", ["local.kafka", *kafka])
         self._emulator = self._program("the emulator", ["local.emulator", *self._emulator_arguments()])
-        self._worker = self._program("the worker", ["faust", "-A", "streams.app", "worker", "-l", "info"])
+        worker = ["faust", "-A", "streams.app", "worker", "-l", "info"]
+        self._worker = self._program("the worker", worker, self._handlers())
 
     def run(self) -> int:
         """Run the demo, by `--once` to the end of the examples, else for ever. Returns the exit status.
@@ -157,12 +161,12 @@ Publish yourself:
 Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         )
 
-    def _program(self, name: str, module: Sequence[str]) -> Program:
+    def _program(self, name: str, module: Sequence[str], more: dict[str, str] | None = None) -> Program:
         return Program(
             name,
             [sys.executable, "-m", *module],
             log=self._folder.absolute / "logs" / f"{name.removeprefix('the ').lower()}.log",
-            environment=self._environment(),
+            environment=self._environment() | (more or {}),
             # Not the folder of the user, whose .env would be read.
             folder=self._folder.absolute / "worker",
         )
@@ -171,6 +175,12 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         state = str(self._folder.absolute / "emulator")
         port = str(self._options.emulator_port)
         return ["--port", port, "--kafka", f"{LOOPBACK}:{self._options.kafka_port}", "--state-dir", state]
+
+    def _handlers(self) -> dict[str, str]:
+        """The settings for handlers of the user's own, which are in the folder where the demo was started."""
+        if not self._options.handlers:
+            return {}
+        return {"HANDLERS": ",".join([*_HANDLERS, *self._options.handlers]), "PYTHONPATH": str(Path.cwd())}
 
     def _environment(self) -> dict[str, str]:
         return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {

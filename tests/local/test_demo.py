@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from local.demo import calls
 from local.demo.errors import DemoError
 from local.demo.options import parse
 from local.demo.program import Program
@@ -160,6 +162,35 @@ def test_once_ends_by_itself_and_takes_nothing_from_the_users_settings(demo: Dem
     assert demo.wait(UP_SECONDS) == 0, demo.output
     assert "All 4 node runs are completed." in demo.output
     demo.assert_nothing_left()
+
+
+def test_handlers_of_ones_own_in_the_folder_of_the_start(demo: Demo, tmp_path: Path) -> None:
+    """The module and the call of the README, and before it a module that cannot be imported."""
+    readme = (ROOT / "README.md").read_text()
+    [module] = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    [body] = re.findall(r"curl -s \S+ -d '(.*?)'\n", readme, re.DOTALL)
+    (tmp_path / "my_handlers.py").write_text("import nothing_like_this\n" + module)
+    demo.start("--handlers", "my_handlers", cwd=tmp_path)
+    assert demo.wait(UP_SECONDS) == 1
+    told = "HANDLERS: my_handlers cannot be imported: ModuleNotFoundError: No module named 'nothing_like_this'"
+    assert demo.output.count(told) == 1
+    assert "Traceback" not in demo.output
+    demo.assert_nothing_left()
+
+    (tmp_path / "my_handlers.py").write_text(module)
+    demo.start("--handlers", "my_handlers", cwd=tmp_path)
+    assert_four_completions(demo)
+    calls.publish(demo.emulator, json.loads(body))
+    assert until(lambda: results(demo) == ["SUCCESS"] * 5, 30.0), demo.output
+    [output] = [call["body"]["output"] for call in demo.ask("/emulator/calls")["calls"][-1:]]
+    assert output == {"deployed": "checkout 1.4.0"}
+
+
+@pytest.mark.parametrize("modules", ["", "my_handlers.py", "one,,two", "handlers/mine"])
+def test_what_is_no_module_is_refused(modules: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["--handlers", modules])
+    assert "argument --handlers: must be names of modules separated by commas" in capsys.readouterr().err
 
 
 def test_nothing_outlives_a_demo_that_is_killed_and_the_next_one_goes_on(demo: Demo) -> None:

@@ -1,0 +1,168 @@
+"""What README.md and docs/ say, as far as it can be held against the code."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import orjson
+import pytest
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from local.demo.options import parse
+from streams.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+HANDLERS = (ROOT / "docs" / "handlers.md").read_text()
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HERE_DOCUMENT = re.compile(r"<<'EOF'\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
+IN_WORDS = {
+    "KAFKA_CA_FILE": "the system's",
+    "CONSUMER_GROUP": "`<orgId>.port-runs`",
+    "REPLICATION_FACTOR": "the broker's",
+}
+EXECUTE = """
+import asyncio, json, sys
+from agents.contract import Context, declared_in
+from agents.execution import Call, Threads, execute
+import my_handlers
+[handler] = declared_in(("my_handlers",))
+fields = json.loads(sys.argv[1])
+context = Context("wfnr_1", "wfr_1", "w", "n", handler.event_type, index=0, attempt=1, received_at=0.0, fields=fields)
+print(asyncio.run(execute(Call(handler, context, 0, "worker"), Threads())).event.model_dump_json())
+"""
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for name, body in FENCED.findall(text) if name == language]
+
+
+def python(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python with nothing in its environment: no settings, no Kafka."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env={}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+class TestSettings:
+    TABLE = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
+
+    def test_the_table_holds_each_setting_with_its_default(self) -> None:
+        told: dict[str, str] = {}
+        for names, default in re.findall(r"^\| (`[A-Z].*?) \| (.*?) \|", self.TABLE, re.MULTILINE):
+            variables = re.findall(r"[A-Z_]+", names)
+            defaults = default.split(", ") if ", " in default else [default] * len(variables)
+            told |= dict(zip(variables, defaults, strict=True))
+        assert told == {name.upper(): self.shown(name.upper(), f.default) for name, f in Settings.model_fields.items()}
+
+    def shown(self, name: str, default: object) -> str:
+        if default is PydanticUndefined:
+            return "required"
+        if default is None:
+            return IN_WORDS[name]
+        text = default.get_secret_value() if isinstance(default, SecretStr) else default
+        text = ",".join(text) if isinstance(text, tuple) else text
+        if isinstance(text, int | float):
+            return f"{text:g}"
+        return f"`{text}`" if str(text) else "empty"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text())):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
+            broken.append(link)
+    assert broken == []
+
+
+@by_page
+def test_python_compiles(page: Path) -> None:
+    text = page.read_text()
+    for code in [*blocks(text, "python"), *HERE_DOCUMENT.findall(text)]:
+        compile(code, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_handler_of_the_readme_handles_what_its_curl_publishes(tmp_path: Path) -> None:
+    [code] = blocks(README, "python")
+    (tmp_path / "my_handlers.py").write_text(code)
+    [body] = re.findall(r"curl -s \S+ -d '(.*?)'\n", README, re.DOTALL)
+    payload = orjson.loads(body)["node"]["config"]["payload"]
+    for fields, result, said in [
+        (payload | {"service": "checkout"}, "SUCCESS", '{"deployed":"checkout 1.4.0"}'),
+        (payload | {"environment": "nowhere"}, "FAILED", "there is no environment nowhere"),
+    ]:
+        done = python(tmp_path, "-c", EXECUTE, orjson.dumps(fields).decode())
+        assert done.returncode == 0, done.stderr
+        event = orjson.loads(done.stdout)
+        assert (event["result"], event["output"] or event["error"]) == (result, said)
+
+
+def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
+    handler, tests = blocks(HANDLERS, "python")
+    (tmp_path / "my_handlers.py").write_text(handler)
+    (tmp_path / "test_my_handlers.py").write_text(tests)
+    done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@cache
+def options_of(*command: str) -> set[str]:
+    """The options that `--help` lists."""
+    shown = python(ROOT, "-m", *command, "--help")
+    assert shown.returncode == 0, shown.stderr
+    return set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", shown.stdout))
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def known(words: list[str]) -> bool:
+    """Whether a command is one of this project's, with options that it has."""
+    options = {word for word in words if re.match(r"--?[A-Za-z]", word)}
+    match words:
+        case ["make", target, *rest]:
+            for arguments in (word.removeprefix("DEMO_ARGS=") for word in rest):
+                parse(shlex.split(arguments))
+            return target in targets()
+        case [".venv/bin/faust", "-A", "streams.app", command, *_]:
+            return options <= options_of("faust") | options_of("faust", command)
+        case [".venv/bin/python" | "python", "-m", module, *_]:
+            return options - {"-m"} <= options_of(module)
+        case [".venv/bin/python", "-"]:
+            return True
+        case ["curl", *_]:
+            return options <= {"-s", "-X", "-d"}
+    return False
+
+
+@by_page
+def test_commands_are_known(page: Path) -> None:
+    text = page.read_text()
+    unknown = []
+    for block in blocks(text, "sh"):
+        plain = HERE_DOCUMENT.sub("", block).replace("\\\n", " ")
+        for line in re.findall(r"(?:'[^']*'|[^'\n])+", plain):
+            words = shlex.split(line, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                del words[0]
+            if words and not known(words):
+                unknown.append(line)
+    assert unknown == []
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets()
