@@ -26,7 +26,8 @@ from tables.state import EndGrace, Item, NodeRun, Report, Run, Tell, ask_of_item
 
 logger = logging.getLogger(__name__)
 
-_CACHED_MESSAGES: Final = 64
+_CACHED_CHARACTERS: Final = 4_000_000
+"""Of message texts, whose parsed payloads are kept for a while; parsed, they take several times as much memory."""
 _CHUNK: Final = 200
 _NO_ITEM: Final = -1
 
@@ -61,7 +62,8 @@ class Dispatch:
     """The claimed items of each partition, with the attempt that is theirs."""
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
     _tells: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
-    _payloads: OrderedDict[tuple[str, int], tuple[Fields, ...]] = field(default_factory=OrderedDict)
+    _payloads: OrderedDict[tuple[str, int], tuple[tuple[Fields, ...], int]] = field(default_factory=OrderedDict)
+    _cached: int = 0
 
     def act(self, partition: int, node_run_id: str, touched: Iterable[int], message: int | None = None) -> None:
         """Start what a node run asks for. Called when the changelog has acknowledged its state.
@@ -148,14 +150,16 @@ class Dispatch:
         key = (run.node_run_id, message)
         if (found := self._payloads.get(key)) is not None:
             self._payloads.move_to_end(key)
-            return found
+            return found[0]
         kept = self.node_runs.message(partition, run, message)
         if kept is None:
             return ()
         items = items_of(kept.text) if kept.text else ()
-        self._payloads[key] = items
-        if len(self._payloads) > _CACHED_MESSAGES:
-            self._payloads.popitem(last=False)
+        self._payloads[key] = (items, len(kept.text))
+        self._cached += len(kept.text)
+        while self._cached > _CACHED_CHARACTERS and len(self._payloads) > 1:
+            _, (_, size) = self._payloads.popitem(last=False)
+            self._cached -= size
         return items
 
     def lost(self, partition: int) -> None:

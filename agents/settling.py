@@ -5,6 +5,7 @@ Knows nothing of Faust.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
@@ -23,6 +24,8 @@ from tables.state import Item, NodeRun
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+LONGEST_ASKED_PAUSE: Final = 300.0
+"""The window of Port's rate limit: no longer pause is heeded, whoever asks for it."""
 _WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.RATE_LIMITED, AnswerKind.UNAUTHORIZED})
 _DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
 
@@ -141,7 +144,10 @@ def _pause(error: Exception) -> bool | float:
         return False
     asked = error.answer.retry_after
     # Port may ask for no pause at all ("Retry-After: 0"): heeded, that would be a loop without one.
-    return True if asked is None or asked < FIRST_PAUSE else asked
+    if asked is None or asked < FIRST_PAUSE:
+        return True
+    # Spread, so that those who were told the same do not come back all at once.
+    return min(asked, LONGEST_ASKED_PAUSE) * random.uniform(1.0, 1.1)  # noqa: S311
 
 
 def _output_refused(work: ReportWork) -> Settled:
