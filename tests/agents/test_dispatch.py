@@ -305,7 +305,7 @@ async def test_many_payloads_push_the_oldest_out() -> None:
     assert run is not None
     first = desk.dispatch.payload(0, run, 0)
     for number in range(50):
-        desk.arrive(GREETING | {"text": "x" * 100_000}, node_run_id=f"wfnr_{number}")
+        desk.arrive({"type": "greet", "text": "x" * 100_000}, node_run_id=f"wfnr_{number}")
     again = desk.dispatch.payload(0, run, 0)
     assert again == first
     assert again is not first
