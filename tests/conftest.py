@@ -6,6 +6,17 @@ from collections.abc import Iterator
 import pytest
 
 from local.kafka import EmbeddedKafka
+from streams.settings import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_settings() -> Iterator[None]:
+    """Nothing of the developer's own settings in the environment of the tests, nor of the programs they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

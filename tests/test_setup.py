@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -131,6 +132,31 @@ class TestSystemPackages:
         done = sh(self.REQUIRE, str(tools))
         assert done.returncode == 1
         assert "Missing on this system" in done.stderr
+
+
+class TestDeveloper:
+    def test_settings_in_the_environment_are_kept_from_the_tests(self) -> None:
+        own = {
+            "PORT_ORG_ID": "mine",
+            "PORT_CLIENT_ID": "me",
+            "HANDLERS": "mine",
+            "WEB_TOKEN": "x",
+            "KAFKA_BROKERS": "k:1",
+        }
+        test = "tests/local/test_emulator_cli.py::test_the_options_reach_the_api"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+            cwd=ROOT,
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    def test_a_package_that_is_added_later_is_found(self) -> None:
+        [entry] = Path(sysconfig.get_path("purelib")).glob("__editable__.port_runs-*.pth")
+        assert Path(entry.read_text().strip()) == ROOT, "run `make setup`"
 
 
 class TestMake:
