@@ -72,6 +72,8 @@ class Demo:
         self._start(["make", "demo"], ROOT, {"DEMO_ARGS": " ".join(self.options)})
 
     def _start(self, command: list[str], cwd: Path, environment: dict[str, str]) -> None:
+        # A shell that runs these tests in the background has SIGINT ignored, and what is started would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # These tests may themselves be run by make, whose flags are not meant for another one.
         own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
         with self._log.open("wb") as output:
