@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from faust.types import StreamT
 
@@ -25,7 +25,6 @@ from tables.ledger import Applied
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
-V = TypeVar("V")
 _done = InOrder()
 
 
@@ -33,7 +32,7 @@ _done = InOrder()
 async def ledger_arrivals(stream: StreamT[Arrival]) -> None:
     """Enter node runs, and further items of them, into the ledger."""
     async for turn in app.offsets.turns(unacknowledged(stream), specs.arrivals):
-        await _arrival(turn)
+        await _enter(turn)
 
 
 @app.agent(outcomes, name="ledger-outcomes")
@@ -42,30 +41,11 @@ async def ledger_outcomes(stream: StreamT[OutcomeEvent]) -> None:
     async for turn in app.offsets.turns(unacknowledged(stream), specs.outcomes):
         if isinstance(turn.value, Tick):
             async for missed in app.offsets.catch_up(specs.arrivals, turn.partition):
-                await _arrival(missed)
-        await _outcome(turn)
+                await _enter(missed)
+        await _enter(turn)
 
 
-async def _arrival(turn: Turn[Arrival]) -> None:
-    value = turn.value
-    if turn.repeated:
-        await _finish(turn)
-        return
-    if isinstance(value, Bad):
-        await _finish(turn, [await send_dead_letter(turn, value.reason)])
-        return
-    try:
-        applied = ledger.arrival(turn.partition, value)
-    except NotOwnedError:
-        # Acknowledged without being committed: the commit of a partition that is gone is discarded.
-        await _finish(turn)
-        return
-    except Exception as error:
-        _stop(turn, error)
-    await _settle(turn, applied)
-
-
-async def _outcome(turn: Turn[OutcomeEvent]) -> None:
+async def _enter(turn: Turn[Arrival] | Turn[OutcomeEvent]) -> None:
     value = turn.value
     if turn.repeated or isinstance(value, Tick):
         await _finish(turn)
@@ -74,7 +54,10 @@ async def _outcome(turn: Turn[OutcomeEvent]) -> None:
         await _finish(turn, [await send_dead_letter(turn, value.reason)])
         return
     try:
-        applied = ledger.outcome(turn.partition, value)
+        if isinstance(value, Arrival):
+            applied = ledger.arrival(turn.partition, value)
+        else:
+            applied = ledger.outcome(turn.partition, value)
     except NotOwnedError:
         # Acknowledged without being committed: the commit of a partition that is gone is discarded.
         await _finish(turn)
@@ -84,13 +67,13 @@ async def _outcome(turn: Turn[OutcomeEvent]) -> None:
     await _settle(turn, applied)
 
 
-async def _settle(turn: Turn[V], applied: Applied) -> None:
+async def _settle(turn: Turn[object], applied: Applied) -> None:
     written = rows.take_sent()
     EVENTS.labels(applied.note.value).inc()
     await _finish(turn, written, lambda: _act(turn, applied))
 
 
-def _act(turn: Turn[V], applied: Applied) -> None:
+def _act(turn: Turn[object], applied: Applied) -> None:
     try:
         _acknowledged(turn.partition, turn.value, applied)
     except Exception as error:
@@ -108,13 +91,13 @@ def _acknowledged(partition: int, event: object, applied: Applied) -> None:
 
 
 async def _finish(
-    turn: Turn[V], written: Iterable[asyncio.Future[object]] = (), then: Callable[[], None] | None = None
+    turn: Turn[object], written: Iterable[asyncio.Future[object]] = (), then: Callable[[], None] | None = None
 ) -> None:
     # One queue for both agents: an arrival may have its turn in either, and is acknowledged behind its first.
     await _done.add((turn.topic, turn.partition), turn.event, written, then)
 
 
-def _stop(turn: Turn[V], error: Exception) -> NoReturn:
+def _stop(turn: Turn[object], error: Exception) -> NoReturn:
     # Going on would acknowledge an event that changed nothing: its node run would hang for ever.
     logger.exception("the ledger failed at offset %d of %s[%d]", turn.offset, turn.topic, turn.partition)
     stop_process(f"the ledger failed at offset {turn.offset} of {turn.topic}: {type(error).__name__}: {error}")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
@@ -21,7 +21,6 @@ from tables.overview import Overview
 from tables.rows import LatestRows
 
 logger = logging.getLogger(__name__)
-V = TypeVar("V")
 
 try:
     handlers = load_handlers(settings.handlers)
@@ -64,7 +63,7 @@ async def send_outcome(event: NodeRunEvent) -> None:
     await (await outcomes.send(key=event.node_run_id.encode(), value=event))
 
 
-async def send_dead_letter(turn: Turn[V], reason: str) -> asyncio.Future[object]:
+async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
     """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement."""
     logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
     letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.kafka_brokers[0]))

@@ -27,6 +27,7 @@ from streams.topics import MAX_RECORD_BYTES, TopicSpec
 
 logger = logging.getLogger(__name__)
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
 
 STALLED_SECONDS: Final = 3.0
 """A partition whose end stays above the expected offset for so long, without progress, lost its last records."""
@@ -35,7 +36,7 @@ _until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait
 
 
 @dataclass(frozen=True)
-class Turn(Generic[V]):
+class Turn(Generic[V_co]):
     """One record's turn."""
 
     topic: str
@@ -44,7 +45,7 @@ class Turn(Generic[V]):
     timestamp: float
     key: bytes | None
     raw: bytes | None
-    value: V | Bad
+    value: V_co | Bad
     event: EventT[object] | None = None
     """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
     repeated: bool = False
