@@ -32,7 +32,7 @@ lint: setup ## check format, code, types, shell scripts, Dockerfile and compose 
 	$(PY) -m mypy
 	$(VENV)/bin/shellcheck --external-sources .ci/run scripts/*.sh
 	$(VENV)/bin/hadolint Dockerfile
-	$(VENV)/bin/compose-lint docker-compose.yml
+	$(VENV)/bin/compose-lint --no-env docker-compose.yml
 
 format: setup ## format the code and repair what the linter can repair
 	$(PY) -m ruff check --fix .

@@ -158,6 +158,13 @@ class TestDeveloper:
         [entry] = Path(sysconfig.get_path("purelib")).glob("__editable__.port_runs-*.pth")
         assert Path(entry.read_text().strip()) == ROOT, "run `make setup`"
 
+    def test_a_file_with_secrets_beside_the_compose_file_is_not_judged(self, tmp_path: Path) -> None:
+        [lint] = re.findall(r"^\t\$\(VENV\)/bin/(compose-lint .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+        (tmp_path / ".env").write_text("PORT_CLIENT_SECRET=of-the-developer\n")
+        done = sh(lint, f"{Path(sys.executable).parent}:{os.environ['PATH']}", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout
+
 
 class TestMake:
     def test_help_lists_every_target(self) -> None:
