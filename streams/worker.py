@@ -19,6 +19,7 @@ from yarl import URL
 
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
+from streams.logs import quieten
 from streams.membership import Group
 from streams.offsets import EveryOffset, KafkaLog
 from streams.settings import LOOPBACK, Settings
@@ -121,6 +122,7 @@ class Worker(faust.App):
 
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
+        quieten()
         _refuse_slow_streams()
         _refuse_open_web(self)
         _refuse_busy_port(self)
