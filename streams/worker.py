@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 import secrets
@@ -13,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final, cast
 
 import faust
+from faust import streams as faust_streams
 from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
@@ -32,7 +32,6 @@ SESSION_TIMEOUT: Final = 15.0
 """Seconds after which the group takes a silent worker for dead."""
 STOP_SECONDS: Final = 10.0
 """Time that Faust gets for its own stop, once running items have ended. With Kafka there it takes about two seconds."""
-COMPILED_STREAMS: Final = "faust._cython.streams"
 
 
 class FailStop(faust.Sensor):
@@ -215,10 +214,12 @@ def _credentials(settings: Settings) -> CredentialsT | None:
 
 
 def _refuse_slow_streams() -> None:
-    if importlib.util.find_spec(COMPILED_STREAMS) is None:
+    # The one written in Python acknowledges events of an assignment that has ended.
+    if cast("Any", faust_streams)._CStreamIterator is None:
         stop_process(
-            f"{COMPILED_STREAMS} is missing: faust-streaming was installed without its compiled part. Install a C "
-            "compiler, then: pip install --force-reinstall --no-binary faust-streaming faust-streaming==0.15.3",
+            "Faust's compiled stream iterator (faust._cython.streams) is not in use. Unset NO_CYTHON; if it is not "
+            "installed, install a C compiler, then: pip install --force-reinstall --no-binary faust-streaming "
+            "faust-streaming==0.15.3",
             status=WRONG_SETTING,
         )
 
