@@ -53,7 +53,7 @@ SHAPES: dict[str, dict[str, object] | list[object]] = {
     ],
 }
 
-# Where the ids may stand, after PORT.md, "The message on `{orgId}.runs`".
+# Every place where the ids are known to stand in a message on `{orgId}.runs`.
 FORMS: dict[str, dict[str, object]] = {
     "both ids in the context": {"context": {"workflowRunId": WORKFLOW_RUN, "nodeRunId": NODE_RUN}},
     "workflowNodeRunId": {"context": {"workflowRunId": WORKFLOW_RUN, "workflowNodeRunId": NODE_RUN}},
