@@ -58,6 +58,7 @@ class Dispatch:
     send: Callable[[NodeRunEvent], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
+    _begun: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
     _items: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
     """The claimed items of each partition, with the attempt that is theirs."""
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
@@ -165,36 +166,46 @@ class Dispatch:
     def lost(self, partition: int) -> None:
         """Forget the work of a partition that another worker owns now. What runs, runs on."""
         self.active.discard(partition)
+        self._begun.pop(partition, None)
         self.due.drop_partition(partition)
         self.overview.drop(partition)
         self._items.pop(partition, None)
         self._reports.pop(partition, None)
         self._tells.pop(partition, None)
 
-    async def take_over(self, partitions: Iterable[int]) -> None:
-        """Start what the open node runs of partitions ask for, in chunks, so that the worker goes on meanwhile."""
-        # All as they stand at this moment; what changes from now on is told by `Overview.changed`.
-        known = {partition: self._begin(partition) for partition in partitions}
-        for partition, runs in known.items():
+    def begin(self, partitions: Iterable[int]) -> None:
+        """Take partitions on, as their rows stand at this moment: before any event of them is acknowledged.
+
+        What changes from now on is told by `Overview.changed`; what stands there is started by `take_over`.
+        """
+        for partition in partitions:
+            try:
+                open_runs, finished_runs = self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition)
+            except NotOwnedError:
+                continue
+            self.active.add(partition)
+            self._begun[partition] = itertools.chain(open_runs, finished_runs)
+
+    async def take_over(self) -> None:
+        """Start what the open node runs of the partitions begun ask for, in chunks: the worker goes on meanwhile."""
+        while self._begun:
+            partition, runs = self._begun.popitem()
             try:
                 await self._take_over(partition, runs)
             except NotOwnedError:
                 logger.info("partition %d went on while it was taken over", partition)
 
-    def _begin(self, partition: int) -> Iterator[NodeRun]:
-        try:
-            runs = itertools.chain(self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition))
-        except NotOwnedError:
-            return iter(())
-        self.active.add(partition)
-        return runs
-
     async def _take_over(self, partition: int, runs: Iterable[NodeRun]) -> None:
+        opened: set[str] = set()
         for number, run in enumerate(runs, 1):
-            if partition not in self.active:
+            if partition not in self.active or partition in self._begun:
                 return
+            # After a crash a node run may have both rows: the open one, which comes first, wins.
+            if run.node_run_id in opened:
+                continue
             self.overview.changed(partition, None, run)
             if not run.finished:
+                opened.add(run.node_run_id)
                 self._resume(partition, run.node_run_id)
             if number % _CHUNK == 0:
                 await asyncio.sleep(0)

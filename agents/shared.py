@@ -71,10 +71,11 @@ async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[ob
     return cast("asyncio.Future[object]", sent)
 
 
-async def _take_over() -> None:
-    await dispatch.take_over(sorted(app.owned - dispatch.active))
+def _begin() -> None:
+    dispatch.begin(sorted(app.owned - dispatch.active))
 
 
 app.on_lost += [ledger.taken_over, dispatch.lost]
-app.after_rebalance.append(_take_over)
+app.on_settled.append(_begin)
+app.after_rebalance.append(dispatch.take_over)
 dispatch.send = lambda event: spawn(send_outcome(event))

@@ -57,7 +57,8 @@ class Worker(faust.App):
         offsets: follows the offsets of its streams.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
-        after_rebalance: called, in order, when the tables are recovered and the streams run again.
+        on_settled: called, in order, at the moment when the tables are recovered and the streams run again.
+        after_rebalance: called, in order, from then on.
         before_stop: called, in order, before Faust stops anything.
     """
 
@@ -72,6 +73,7 @@ class Worker(faust.App):
         self.owned: frozenset[int] = frozenset()
         self._settling = asyncio.Lock()
         self.on_lost: list[Callable[[int], None]] = []
+        self.on_settled: list[Callable[[], None]] = []
         self.after_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.before_stop: list[Callable[[], Awaitable[None]]] = []
         super().__init__(
@@ -165,6 +167,8 @@ class Worker(faust.App):
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
+        for step in self.on_settled:
+            step()
         self.add_future(self._settle())
 
     async def _settle(self) -> None:

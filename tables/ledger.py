@@ -61,10 +61,8 @@ class NodeRuns:
         return (NodeRun.model_validate_json(raw) for _, raw in self.rows.scan(partition, b"o/"))
 
     def finished_runs(self, partition: int) -> Iterator[NodeRun]:
-        """Yield the finished node runs of a partition."""
-        runs = (NodeRun.model_validate_json(raw) for _, raw in self.rows.scan(partition, b"f/"))
-        # After a crash the row of the open node run may be there still: it wins.
-        return (run for run in runs if self.rows.get(partition, _key("o", run.node_run_id)) is None)
+        """Yield the finished node runs of a partition. After a crash one may have an open row too, which wins."""
+        return (NodeRun.model_validate_json(raw) for _, raw in self.rows.scan(partition, b"f/"))
 
     def item(self, partition: int, run: NodeRun, index: int) -> Item | None:
         """Return what is written of an item; None if nothing is."""

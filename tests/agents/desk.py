@@ -87,6 +87,11 @@ class Desk:
     def reported(self) -> list[Body]:
         return [work.body for work in self.reports]
 
+    async def take_over(self, partitions: list[int]) -> None:
+        """Have the dispatch take partitions on, and start what they ask for."""
+        self.dispatch.begin(partitions)
+        await self.dispatch.take_over()
+
     def arrive(self, payload: JsonValue, *, node_run_id: str = ID, partition: int = 0, again: bool = False) -> None:
         """A message comes; `again` where it is the last one once more."""
         self._offset += not again

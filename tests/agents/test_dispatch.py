@@ -179,7 +179,7 @@ def _with_work(count: int) -> Desk:
 async def test_a_take_over_starts_what_the_open_node_runs_ask_for() -> None:
     desk = _with_work(3)
     desk.finish(1, error="no host")
-    await desk.dispatch.take_over([0, 1])
+    await desk.take_over([0, 1])
     assert [work.node_run_id for work in desk.items] == ["wfnr_0000", "wfnr_0001", "wfnr_0002"]
     assert [work.node_run_id for work in desk.reports] == [ID]
     assert desk.dispatch.active == {0, 1}
@@ -190,7 +190,7 @@ async def test_a_take_over_starts_what_the_open_node_runs_ask_for() -> None:
 async def test_a_take_over_starts_the_items_that_have_not_ended() -> None:
     desk = _with_work(0)
     desk.arrive({"type": "more"})
-    await desk.dispatch.take_over([0])
+    await desk.take_over([0])
     assert desk.started == [(1, 1, "greet"), (2, 1, "more")]
 
 
@@ -198,12 +198,12 @@ async def test_a_take_over_waits_for_retries_and_counts_finished_node_runs() -> 
     desk = Desk(active=False)
     desk.arrive(GREETING)
     desk.retry(pause=500)
-    await desk.dispatch.take_over([0])
+    await desk.take_over([0])
     assert (desk.items, desk.dispatch.due.keys(0)) == ([], [(ID, 0)])
     desk.dispatch.lost(0)
     desk.finish(worker="another")
     desk.answer()
-    await desk.dispatch.take_over([0])
+    await desk.take_over([0])
     assert (desk.items, desk.reports) == ([], [])
     assert desk.overview.counts()[State.REPORTED] == 1
     assert list(desk.overview.latest(9)) == [(0, ID)]
@@ -211,7 +211,7 @@ async def test_a_take_over_waits_for_retries_and_counts_finished_node_runs() -> 
 
 async def test_a_take_over_lets_others_have_their_turn_and_stops_when_the_partition_goes() -> None:
     desk = _with_work(1000)
-    taking = desk.dispatch.take_over([0])
+    taking = desk.take_over([0])
     taking.send(None)
     some = len(desk.items)
     assert 0 < some <= 200
@@ -224,7 +224,7 @@ async def test_a_take_over_lets_others_have_their_turn_and_stops_when_the_partit
 
 async def test_a_take_over_passes_a_partition_that_is_not_here_any_more() -> None:
     desk = _with_work(1)
-    await desk.dispatch.take_over([7, 0])
+    await desk.take_over([7, 0])
     assert len(desk.items) == 2
     assert desk.dispatch.active == {0}
 
@@ -242,13 +242,13 @@ async def test_a_partition_that_goes_while_it_is_taken_over_is_no_error() -> Non
     rows = Vanishing()
     rows.partitions = desk.rows.partitions
     desk.ledger.rows = rows
-    await desk.dispatch.take_over([0])
+    await desk.take_over([0])
     assert desk.items == []
 
 
 async def test_what_is_started_during_a_take_over_is_not_started_by_it_again() -> None:
     desk = _with_work(300)
-    taking = desk.dispatch.take_over([0])
+    taking = desk.take_over([0])
     taking.send(None)
     desk.arrive(GREETING, node_run_id="wfnr_zzzz")
     desk.finish(1)
@@ -273,7 +273,7 @@ async def test_a_lost_partition_is_forgotten_and_starts_afresh_when_it_comes_bac
     assert sum(desk.overview.counts().values()) == 1
     desk.dispatch.act(1, "wfnr_b", (0,), 0)
     assert len(desk.items) == started, "the other partition's claims stand"
-    await desk.dispatch.take_over([0])
+    await desk.take_over([0])
     assert [(work.node_run_id, work.index) for work in desk.items[started:]] == [("wfnr_c", 0), ("wfnr_c", 1)]
     assert desk.dispatch.due.keys(0) == [(ID, -1)]
 
