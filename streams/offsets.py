@@ -22,6 +22,7 @@ from faust.types import TP, EventT
 from stamina import AsyncRetryingCaller
 
 from streams.messages import Bad
+from streams.metrics import RECOVERED
 from streams.records import Source
 from streams.topics import MAX_RECORD_BYTES, TopicSpec
 
@@ -239,6 +240,7 @@ class EveryOffset:
             return
         self.interventions += 1
         self.recovered += found
+        RECOVERED.labels(tp.topic).inc(found)
         logger.warning(
             "%s[%d]: read %d records again that were not delivered, offsets %d to %d",
             tp.topic,

@@ -1,4 +1,4 @@
-"""The one index of what becomes due: retries, ends of grace, deadlines."""
+"""The one index of what becomes due: retries and ends of grace."""
 
 from __future__ import annotations
 
