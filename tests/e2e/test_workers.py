@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from rocksdict import AccessType, Options, Rdict
 
 from tests.e2e.conftest import NewCluster
@@ -70,22 +70,27 @@ class Reported:
         return True
 
 
-async def changelog(cluster: Cluster) -> dict[int, Rows]:
-    """Return the rows of each partition as a fresh reader of the changelog finds them."""
-    topic = f"{cluster.org}.port-runs-ledger-changelog"
-    rows: dict[int, Rows] = {partition: {} for partition in range(PARTITIONS)}
+async def records_of(cluster: Cluster, topic: str) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
+    """Yield what a topic with PARTITIONS partitions holds, from its beginning to its present end."""
     partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
     async with AIOKafkaConsumer(bootstrap_servers=cluster.kafka.bootstrap, group_id=None) as consumer:
         consumer.assign(partitions)
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(partitions)
         while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-            for partition, records in (await consumer.getmany(timeout_ms=500)).items():
+            for records in (await consumer.getmany(timeout_ms=500)).values():
                 for one in records:
-                    if one.value is None:
-                        rows[partition.partition].pop(one.key, None)
-                    else:
-                        rows[partition.partition][one.key] = one.value
+                    yield one
+
+
+async def changelog(cluster: Cluster) -> dict[int, Rows]:
+    """Return the rows of each partition as a fresh reader of the changelog finds them."""
+    rows: dict[int, Rows] = {partition: {} for partition in range(PARTITIONS)}
+    async for one in records_of(cluster, f"{cluster.org}.port-runs-ledger-changelog"):
+        if one.value is None:
+            rows[one.partition].pop(one.key, None)
+        else:
+            rows[one.partition][one.key] = one.value
     return rows
 
 
@@ -103,18 +108,10 @@ def stored(folder: Path) -> dict[int, Rows]:
 
 async def outcome_partitions(cluster: Cluster) -> dict[str, int]:
     """Return the partition in which the events of each node run stand."""
-    topic = f"{cluster.org}.port-runs.outcomes"
     places: dict[str, int] = {}
-    partitions = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-    async with AIOKafkaConsumer(bootstrap_servers=cluster.kafka.bootstrap, group_id=None) as consumer:
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning()
-        ends = await consumer.end_offsets(partitions)
-        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-            for partition, records in (await consumer.getmany(timeout_ms=500)).items():
-                for one in records:
-                    if one.key is not None:
-                        assert places.setdefault(one.key.decode(), partition.partition) == partition.partition
+    async for one in records_of(cluster, f"{cluster.org}.port-runs.outcomes"):
+        if one.key is not None:
+            assert places.setdefault(one.key.decode(), one.partition) == one.partition
     return places
 
 
