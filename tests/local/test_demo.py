@@ -136,10 +136,17 @@ def assert_all_of_it_runs(demo: Demo) -> None:
         assert any(name in line for line in lines), lines
 
 
+def reported(demo: Demo) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{demo.web}/api/node-runs", timeout=10) as answer:
+        return int(json.load(answer)["counts"]["reported"])
+
+
 def test_make_demo_completes_the_examples_and_ends_with_ctrl_c(demo: Demo) -> None:
     demo.make()
     assert_four_completions(demo)
     assert_all_of_it_runs(demo)
+    # Interrupted before it stands in the ledger that Port has answered, a report is sent again at the next start.
+    assert until(lambda: reported(demo) == 4, 30.0)
     # As a terminal does: to everybody in its foreground.
     os.killpg(demo.started.pid, signal.SIGINT)
     demo.wait()
