@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from pydantic import JsonValue
@@ -19,10 +20,11 @@ from agents.work import ItemWork, ReportWork, TellWork
 from streams.messages import event_type, items_of
 from streams.records import Body, GraceOver, NodeRunEvent
 from tables.due import DueIndex
-from tables.ledger import NodeRuns
+from tables.ledger import Applied, NodeRuns
 from tables.overview import Overview
+from tables.ownership import Ownership
 from tables.rows import NotOwnedError
-from tables.state import EndGrace, Item, NodeRun, Report, Run, Tell, ask_of_item, ask_of_run
+from tables.state import EndGrace, Item, NodeRun, Note, Report, Run, Tell, ask_of_item, ask_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,9 @@ class Dispatch:
         overview: what the views show; kept up to date here.
         grace: `REPORT_GRACE`, in seconds.
 
-    The agents set `run_item`, `report` and `tell`, which take a piece of work on, and `send`, which sends an event to
-    the outcomes topic; none of them waits.
+    The agents set `run_item`, `report` and `tell`, which take a piece of work on, `record`, which enters an event of a
+    node run, and `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged;
+    none of them waits.
     """
 
     node_runs: NodeRuns
@@ -55,10 +58,16 @@ class Dispatch:
     run_item: Callable[[ItemWork], None] = field(init=False)
     report: Callable[[ReportWork], None] = field(init=False)
     tell: Callable[[TellWork], None] = field(init=False)
-    send: Callable[[NodeRunEvent], None] = field(init=False)
+    record: Callable[[int, NodeRunEvent], None] = field(init=False)
+    mend: Callable[[int, str, Callable[[], None]], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
     _begun: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
+    _ready: set[int] = field(default_factory=set)
+    _awaiting: set[int] = field(default_factory=set)
+    """The partitions of which earlier owners may run what they have not named."""
+    _elsewhere: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
+    """The items of each partition that others run, with the attempt."""
     _items: dict[int, dict[tuple[str, int], int]] = field(default_factory=dict)
     """The claimed items of each partition, with the attempt that is theirs."""
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
@@ -66,25 +75,20 @@ class Dispatch:
     _payloads: OrderedDict[tuple[str, int], tuple[tuple[Fields, ...], int]] = field(default_factory=OrderedDict)
     _cached: int = 0
 
-    def act(self, partition: int, node_run_id: str, touched: Iterable[int], message: int | None = None) -> None:
-        """Start what a node run asks for. Called when the changelog has acknowledged its state.
-
-        Args:
-            partition: the node run's partition.
-            node_run_id: its id.
-            touched: the items that an event touched.
-            message: the index of the first item of the message that they came in, where the event says.
-        """
-        if partition not in self.active:
+    def act(self, partition: int, applied: Applied) -> None:
+        """Start what a node run asks for after an event. Called when the changelog has acknowledged its state."""
+        if partition not in self.active or applied.run is None:
             return
+        # What comes for the first time nobody else can be running.
+        fresh = applied.note is Note.APPLIED
         try:
-            run = self.node_runs.run(partition, node_run_id)
+            run = self.node_runs.run(partition, applied.run.node_run_id)
             if run is None:
                 return
-            for index in touched:
+            for index in applied.touched:
                 if index < run.items:
                     # Else the event was late: for an item that is not known there is nothing to start.
-                    self._act_on_item(partition, run, index, message)
+                    self._act_on_item(partition, run, index, applied.message, fresh=fresh)
             self._act_on_run(partition, run)
         except NotOwnedError:
             logger.debug("partition %d is gone", partition)
@@ -99,12 +103,13 @@ class Dispatch:
         if claimed.get((node_run_id, index)) == attempt:
             del claimed[node_run_id, index]
 
-    def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None) -> None:
+    def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None, *, fresh: bool) -> None:
         item = self.node_runs.item(partition, run, index)
         key = (run.node_run_id, index)
         match ask_of_item(run, index, item):
             case Run(at=at):
-                self._run(partition, run, index, item, message if item is None else item.message, at)
+                if fresh or partition not in self._awaiting:
+                    self._run(partition, run, index, item, message if item is None else item.message, at)
             case Tell():
                 self._items.get(partition, {}).pop(key, None)
                 told = self._tells.setdefault(partition, set())
@@ -120,10 +125,11 @@ class Dispatch:
     ) -> None:
         if message is None:
             return
-        claimed = self._items.setdefault(partition, {})
-        if (run.node_run_id, index) in claimed:
+        claimed, key = self._items.setdefault(partition, {}), (run.node_run_id, index)
+        attempt = 1 if item is None else item.attempt + 1
+        if key in claimed or self._elsewhere.get(partition, {}).get(key, 0) >= attempt:
             return
-        attempt = claimed[run.node_run_id, index] = 1 if item is None else item.attempt + 1
+        claimed[key] = attempt
         payload = self.payload(partition, run, message)
         name = event_type(payload[index - message]) if index - message < len(payload) else None
         work = ItemWork(partition, run.node_run_id, index, message, name, attempt)
@@ -141,7 +147,9 @@ class Dispatch:
                     self.report(ReportWork(partition, run.node_run_id, body))
             case EndGrace(since=since, items=items):
                 event = GraceOver(node_run_id=run.node_run_id, items=items)
-                self.due.set(partition, (run.node_run_id, _NO_ITEM), since + self.grace, lambda: self.send(event))
+                self.due.set(
+                    partition, (run.node_run_id, _NO_ITEM), since + self.grace, lambda: self.record(partition, event)
+                )
             case None:
                 self._reports.get(partition, {}).pop(run.node_run_id, None)
                 self.due.drop(partition, (run.node_run_id, _NO_ITEM))
@@ -167,54 +175,84 @@ class Dispatch:
         """Forget the work of a partition that another worker owns now. What runs, runs on."""
         self.active.discard(partition)
         self._begun.pop(partition, None)
+        self._ready.discard(partition)
+        self._awaiting.discard(partition)
+        self._elsewhere.pop(partition, None)
         self.due.drop_partition(partition)
         self.overview.drop(partition)
         self._items.pop(partition, None)
         self._reports.pop(partition, None)
         self._tells.pop(partition, None)
 
-    def begin(self, partitions: Iterable[int]) -> None:
-        """Take partitions on, as their rows stand at this moment: before any event of them is acknowledged.
+    def begin(self, partition: int, ownership: Ownership, running: Iterable[ItemWork] = ()) -> None:
+        """Take a partition on, as its rows stand at this moment: before any event of it is acknowledged.
 
         What changes from now on is told by `Overview.changed`; what stands there is started by `take_over`.
+
+        Args:
+            partition: the partition.
+            ownership: what others may run of it.
+            running: what this worker itself still runs of it.
         """
-        for partition in partitions:
-            try:
-                open_runs, finished_runs = self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition)
-            except NotOwnedError:
-                continue
-            self.active.add(partition)
-            self._begun[partition] = itertools.chain(open_runs, finished_runs)
+        try:
+            open_runs, finished_runs = self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition)
+        except NotOwnedError:
+            return
+        self.active.add(partition)
+        self._items[partition] = {(work.node_run_id, work.index): work.attempt for work in running}
+        self._begun[partition] = itertools.chain(open_runs, finished_runs)
+        self.owned(partition, ownership)
+
+    def owned(self, partition: int, ownership: Ownership) -> None:
+        """Take note of what others may run of a partition; what they do not is started by the next `take_over`."""
+        if partition not in self.active:
+            return
+        self._elsewhere[partition] = {(item.node_run_id, item.index): item.attempt for item in ownership.elsewhere}
+        if ownership.awaited:
+            self._awaiting.add(partition)
+            return
+        self._awaiting.discard(partition)
+        self._ready.add(partition)
 
     async def take_over(self) -> None:
-        """Start what the open node runs of the partitions begun ask for, in chunks: the worker goes on meanwhile."""
+        """Start what the open node runs ask for, where others have said what they run; in chunks: the worker goes on
+        meanwhile.
+        """
+        while self._ready:
+            await self._each(self._ready.pop(), self.node_runs.open_runs, self._resume)
         while self._begun:
             partition, runs = self._begun.popitem()
-            try:
-                await self._take_over(partition, runs)
-            except NotOwnedError:
-                logger.info("partition %d went on while it was taken over", partition)
+            opened: set[str] = set()
+            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, opened))  # type: ignore[misc]
 
-    async def _take_over(self, partition: int, runs: Iterable[NodeRun]) -> None:
-        opened: set[str] = set()
-        for number, run in enumerate(runs, 1):
-            if partition not in self.active or partition in self._begun:
-                return
-            # After a crash a node run may have both rows: the open one, which comes first, wins.
-            if run.node_run_id in opened:
-                continue
+    async def _each(
+        self, partition: int, runs: Callable[[int], Iterable[NodeRun]], do: Callable[[int, NodeRun], None]
+    ) -> None:
+        try:
+            for number, run in enumerate(runs(partition), 1):
+                if partition not in self.active:
+                    return
+                do(partition, run)
+                if number % _CHUNK == 0:
+                    await asyncio.sleep(0)
+        except NotOwnedError:
+            logger.info("partition %d went on while it was taken over", partition)
+
+    def _count(self, opened: set[str], partition: int, run: NodeRun) -> None:
+        # After a crash a node run may have both rows: the open one, which comes first, wins.
+        if run.node_run_id not in opened:
             self.overview.changed(partition, None, run)
-            if not run.finished:
-                opened.add(run.node_run_id)
-                self._resume(partition, run.node_run_id)
-            if number % _CHUNK == 0:
-                await asyncio.sleep(0)
+        if not run.finished:
+            opened.add(run.node_run_id)
 
-    def _resume(self, partition: int, node_run_id: str) -> None:
+    def _resume(self, partition: int, run: NodeRun) -> None:
+        self.mend(partition, run.node_run_id, lambda: self._start(partition, run.node_run_id))
+
+    def _start(self, partition: int, node_run_id: str) -> None:
         run = self.node_runs.run(partition, node_run_id)
         if run is None:
             return
         for message in list(self.node_runs.messages(partition, run)):
             for index in range(message.first, message.first + message.count):
-                self._act_on_item(partition, run, index, message.first)
+                self._act_on_item(partition, run, index, message.first, fresh=False)
         self._act_on_run(partition, run)

@@ -6,6 +6,7 @@ when the channel was cleared is offered again.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
@@ -61,13 +62,14 @@ class Feeder(Generic[W]):
         self._waiting: deque[W] = deque()
         self._offered: dict[int, W] = {}
         self._running: dict[int, W] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.stopped = False
 
     def attach(self, app: Worker) -> None:
         """Follow the app's rebalances and its stop."""
         app.on_lost.append(self.drop)
         app.after_rebalance.append(self.offer_again)
-        app.before_stop.append(self.stop)
 
     @property
     def pending(self) -> list[W]:
@@ -100,12 +102,15 @@ class Feeder(Generic[W]):
         if self._offered.pop(id(work), None) is None:
             return False
         self._running[id(work)] = work
+        self._idle.clear()
         return True
 
     def done(self, work: W) -> None:
         """Called by an actor when it has ended, however it ended."""
         self._running.pop(id(work), None)
         self._feed()
+        if not self._running:
+            self._idle.set()
 
     def drop(self, partition: int) -> None:
         """Drop what has not begun of a partition."""
@@ -126,6 +131,12 @@ class Feeder(Generic[W]):
             self._put(work)
         self._feed()
 
-    async def stop(self) -> None:
-        """Offer nothing any more."""
+    def stop(self) -> None:
+        """Offer nothing any more, and let nothing begin that was offered."""
         self.stopped = True
+        self._waiting.extendleft(reversed(self._offered.values()))
+        self._offered = {}
+
+    async def idle(self) -> None:
+        """Wait until no actor works on anything."""
+        await self._idle.wait()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from typing import Final
 
 from faust.types import StreamT
 
+from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel, put_on
 from agents.settling import LONGEST_PAUSE, Settler, ToPort
-from agents.shared import dispatch, node_runs, send_outcome
+from agents.shared import dispatch, node_runs
 from agents.work import ReportWork, TellWork
 from port.client import AnswerKind, PortClient
 from streams.app import app, settings
@@ -18,6 +21,8 @@ from streams.records import FailureTold, Settled
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
+ANSWER_SECONDS: Final = 2.0
+"""At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
 
 
 def _count(call: str, status: int | None, took: float) -> None:
@@ -37,7 +42,6 @@ settler = Settler(port, lambda partition: partition in dispatch.active)
 to_port: InMemoryChannel[ToPort] = InMemoryChannel(app, maxsize=0)
 feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
 feeder.attach(app)
-app.before_stop.append(port.close)
 
 
 @app.agent(to_port, name="reporter", concurrency=settings.report_concurrency)
@@ -63,7 +67,7 @@ async def _report(work: ReportWork) -> None:
     answered = await settler.report(work, run, node_runs.items(work.partition, run))
     if answered.settled is Settled.REFUSED:
         logger.warning("Port refused the report of %s: %s %s", run.node_run_id, answered.status, answered.reason)
-    await send_outcome(answered)
+    await record(work.partition, answered)
 
 
 async def _tell(work: TellWork) -> None:
@@ -74,8 +78,17 @@ async def _tell(work: TellWork) -> None:
     answer = await settler.tell(work, run, item)
     if answer.kind is not AnswerKind.ACCEPTED:
         logger.warning("Port took no log for %s: %s %s", run.node_run_id, answer.status, answer.reason)
-    await send_outcome(FailureTold(node_run_id=run.node_run_id, index=work.index))
+    await record(work.partition, FailureTold(node_run_id=run.node_run_id, index=work.index))
+
+
+async def finish() -> None:
+    """Send no more reports, and wait a moment for the answers to those that are on their way."""
+    feeder.stop()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(feeder.idle(), ANSWER_SECONDS)
+    await port.close()
 
 
 dispatch.report = feeder.add
 dispatch.tell = feeder.add
+app.before_stop.append(finish)

@@ -1,6 +1,7 @@
-"""The router: reads `<orgId>.runs` and passes the node runs on, keyed by their id, to the arrivals topic.
+"""The router: reads `<orgId>.runs` and passes the node runs on to the worker that owns the partition of their id.
 
-So a source of one partition still spreads over all workers. What is for other consumers is left alone; what cannot be
+That may be this one; to the others they go by the arrivals topic, keyed by their id, so that a source of one partition
+still spreads over all workers. What is for other consumers is left alone; what cannot be
 read goes to the dead letters with its raw bytes.
 """
 
@@ -16,7 +17,9 @@ from aiokafka.errors import IllegalStateError
 from faust.types import TP, StreamT
 
 from agents.acknowledging import InOrder, unacknowledged
-from agents.shared import arrivals, handlers, outcomes, runs, send_dead_letter, specs
+from agents.backlog import backlog
+from agents.entering import enter
+from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
@@ -24,6 +27,8 @@ from streams.metrics import MESSAGES
 from streams.offsets import Turn
 from streams.records import Arrival, Tick
 from streams.settings import UnknownEvents
+from streams.topics import partition_of
+from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ _done = InOrder()
 
 @app.agent(runs, name="router")
 async def router(stream: StreamT[Message]) -> None:
-    """Sort the messages of `<orgId>.runs` out: ours to the arrivals topic, unreadable ones to the dead letters."""
+    """Sort the messages of `<orgId>.runs` out: ours to the ledger, unreadable ones to the dead letters."""
     async for turn in app.offsets.turns(unacknowledged(stream), specs.runs):
         await _done.add(turn.partition, turn.event, [] if turn.repeated else await route(turn))
 
@@ -74,9 +79,22 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             return [await send_dead_letter(turn, reason)]
         case NodeRunMessage():
             MESSAGES.labels("arrival").inc()
-            record = _arrival(message, turn)
-            sent = await arrivals.send(key=record.node_run_id.encode(), value=record)
-            return [cast("asyncio.Future[object]", sent)]
+            return [await _pass_on(_arrival(message, turn))]
+
+
+async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
+    """Enter a node run here, where this worker owns its partition, or send it to its owner."""
+    key = arrival.node_run_id.encode()
+    partition = partition_of(key, settings.partitions)
+    if partition in dispatch.active and app.settled.is_set() and not backlog.full:
+        entered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        try:
+            enter(partition, arrival, lambda: entered.set_result(None))
+        except NotOwnedError:
+            logger.debug("partition %d went just now", partition)
+        else:
+            return entered
+    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
 from faust.types import StreamT
 
+from agents import owning
 from agents.contract import Context, Handler
+from agents.entering import record
 from agents.execution import Call, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel, put_on
-from agents.shared import dispatch, handlers, node_runs, send_outcome, spawn
+from agents.shared import dispatch, handlers, node_runs, spawn
 from agents.work import ItemWork
 from port.models import Result
-from streams.app import app
+from streams.app import app, settings
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
 from streams.records import ItemFinished, ItemRetry
 from tables.rows import NotOwnedError
@@ -33,6 +36,7 @@ class HandlerAgent:
         self.handler = handler
         self.feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
         self.feeder.attach(app)
+        owning.running.append(lambda: self.feeder.running)
         self._threads = Threads()
         self._overdue = 0
 
@@ -57,10 +61,10 @@ class HandlerAgent:
             return
         except Exception as error:
             logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
-            await send_outcome(_failed(work, f"internal error: {type(error).__name__}: {error}"))
+            await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
             return
         _measure(self.handler, ended.event)
-        await send_outcome(ended.event)
+        await record(work.partition, ended.event)
         if ended.remains is not None:
             await self._outlast(ended.remains, call)
 
@@ -86,7 +90,7 @@ class HandlerAgent:
             return
         error = f"all {self._overdue} calls of the handler go on past their deadline of {self.handler.deadline:g} s"
         for work in self.feeder.withdraw(waiting):
-            spawn(send_outcome(_failed(work, error)))
+            spawn(record(work.partition, _failed(work, error)))
         self._watch()
 
 
@@ -129,7 +133,7 @@ def run_item(work: ItemWork) -> None:
     if found is not None:
         found.feeder.add(work)
     else:
-        spawn(send_outcome(_failed(work, _no_handler(work))))
+        spawn(record(work.partition, _failed(work, _no_handler(work))))
 
 
 def _no_handler(work: ItemWork) -> str:
@@ -154,4 +158,22 @@ def _failed(work: ItemWork, error: str) -> ItemFinished:
     )
 
 
+async def drain() -> None:
+    """Begin no more calls, and wait for those that run, for `DRAIN_SECONDS` at most."""
+    feeders = [agent.feeder for agent in handler_agents.values()]
+    for feeder in feeders:
+        feeder.stop()
+    calls = sum(len(feeder.running) for feeder in feeders)
+    if not calls:
+        return
+    logger.info("waiting up to %g s for %d calls of handlers", settings.drain_seconds, calls)
+    ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(ended, settings.drain_seconds)
+    left = sum(len(feeder.running) for feeder in feeders)
+    if left:
+        logger.warning("%d calls of handlers are cut off; other workers begin them anew", left)
+
+
 dispatch.run_item = run_item
+app.before_stop.append(drain)

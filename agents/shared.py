@@ -14,7 +14,7 @@ from agents.registry import load_handlers
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.offsets import Turn
-from streams.records import DeadLetter, NodeRunEvent
+from streams.records import DeadLetter
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
@@ -58,24 +58,9 @@ def _ended(task: asyncio.Task[None]) -> None:
         stop_process(f"an event could not be sent: {type(error).__name__}: {error}")
 
 
-async def send_outcome(event: NodeRunEvent) -> None:
-    """Send an event to the outcomes topic and wait until the broker has it. A refusal ends the process."""
-    await (await outcomes.send(key=event.node_run_id.encode(), value=event))
-
-
 async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
     """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement."""
     logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
     letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.kafka_brokers[0]))
     sent = await dead_letters.send(key=turn.key, value=turn.raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)
-
-
-def _begin() -> None:
-    dispatch.begin(sorted(app.owned - dispatch.active))
-
-
-app.on_lost += [ledger.taken_over, dispatch.lost]
-app.on_settled.append(_begin)
-app.after_rebalance.append(dispatch.take_over)
-dispatch.send = lambda event: spawn(send_outcome(event))

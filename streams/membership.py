@@ -47,27 +47,43 @@ class Group:
         Asks until the group is stable, for 10 seconds at most: during a rebalance nothing is certain.
         """
         for _ in range(_TRIES):
-            try:
-                assigned = await self._assigned()
-            except (KafkaError, OSError) as error:
-                logger.info("the group cannot be described now: %s", error)
-                return None
-            if assigned is not None:
-                return (self._topics - assigned) or None
+            members = await self._members()
+            if members is not None:
+                return (self._topics - frozenset().union(*members.values())) or None
             await asyncio.sleep(_PAUSE_SECONDS)
         return None
 
-    async def _assigned(self) -> frozenset[str] | None:
+    async def alive(self) -> frozenset[str] | None:
+        """Return the client ids of the members: the incarnations of the workers that live.
+
+        A worker that was killed is one until its session ends. None while the group is not stable, or the cluster does
+        not answer: then nothing is certain.
+        """
+        members = await self._members()
+        return None if members is None else frozenset(members)
+
+    async def _members(self) -> dict[str, frozenset[str]] | None:
+        """Return the topics that each member reads, by client id; None while nothing is certain."""
         if self._admin is None:
             raise RuntimeError("Group.start was not called")
-        [answer] = await self._admin.describe_consumer_groups([self._group])
-        [(error, _group, state, _type, _protocol, members, *_rest)] = answer.groups
-        if error or state != "Stable":
+        try:
+            [answer] = await self._admin.describe_consumer_groups([self._group])
+        except (KafkaError, OSError) as error:
+            logger.info("the group cannot be described now: %s", error)
             return None
-        found: set[str] = set()
+        [(failed, _group, state, _type, _protocol, members, *_rest)] = answer.groups
+        if failed or state != "Stable":
+            return None
+        found: dict[str, frozenset[str]] = {}
         for _member, *fields in members:
-            assignment = next(part for part in reversed(fields) if isinstance(part, bytes))
-            if assignment:  # empty for a member that the group's leader left out
-                decoded = ConsumerProtocolMemberAssignment.decode(assignment)
-                found.update(topic for topic, partitions in decoded.assignment if partitions)
-        return frozenset(found)
+            # By the version of the answer, the instance's id may stand before the client's id and host.
+            client_id = [part for part in fields if isinstance(part, str)][-2]
+            found[client_id] = _topics(next(part for part in reversed(fields) if isinstance(part, bytes)))
+        return found
+
+
+def _topics(assignment: bytes) -> frozenset[str]:
+    if not assignment:  # of a member that the group's leader left out
+        return frozenset()
+    decoded = ConsumerProtocolMemberAssignment.decode(assignment)
+    return frozenset(topic for topic, partitions in decoded.assignment if partitions)

@@ -148,6 +148,26 @@ class FailureTold(Record):
     index: int
 
 
+class RunningItem(BaseModel):
+    """An item whose handler a worker was calling when it lost the partition."""
+
+    model_config = ConfigDict(frozen=True)
+    worker: str
+    node_run_id: str
+    index: int
+    attempt: int
+
+
+class Released(Record):
+    """A worker lost a partition and goes on with these items only; what waited there it has forgotten."""
+
+    kind: Literal["released"] = "released"
+    worker: str
+    generation: int
+    """Of its ownership: `tables.ownership.Ownership.generation`."""
+    running: tuple[RunningItem, ...] = ()
+
+
 class Tick(Record):
     """Nothing happened: brings the readers of a partition to its end where Faust dropped its last records."""
 
@@ -155,7 +175,7 @@ class Tick(Record):
 
 
 NodeRunEvent = ItemFinished | ItemRetry | GraceOver | ReportAnswered | FailureTold
-OutcomeEvent = Annotated[NodeRunEvent | Tick, Field(discriminator="kind")]
+OutcomeEvent = Annotated[NodeRunEvent | Released | Tick, Field(discriminator="kind")]
 
 
 class DeadLetter(BaseModel):

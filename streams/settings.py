@@ -97,8 +97,10 @@ class Settings(BaseSettings):
     unknown_events: UnknownEvents = UnknownEvents.FAIL
     partitions: int = Field(default=8, ge=1, le=1000)
     replication_factor: int | None = Field(default=None, ge=1, le=15)
+    max_open: int = Field(default=200_000, ge=1)
     report_concurrency: int = Field(default=100, ge=1, le=10_000)
     report_grace: Duration = 0.0
+    drain_seconds: Duration = 30.0
 
     data_dir: Path = Path(".data")
     web_host: str = "127.0.0.1"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from aiokafka.partitioner import murmur2
 from pydantic import TypeAdapter
 
 from streams.messages import Message, sort_out
@@ -66,6 +67,11 @@ class Topics:
     def consumed(self) -> frozenset[str]:
         """The names of those that the workers of a group share among them."""
         return frozenset({self.runs.name, self.arrivals.name, self.outcomes.name, self.changelog.name})
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition in which Kafka's default partitioner puts a key: murmur2, as the Java client has it."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 LEDGER_TABLE: Final = "ledger"

@@ -5,7 +5,7 @@ Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 beh
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -57,6 +57,18 @@ class Consumer(driver.Consumer):
 
 class Producer(driver.Producer):
     """Faust's producer."""
+
+    async def on_start(self) -> None:
+        """Start; from then on nothing is sent by a process that stood still: others may own what it writes."""
+        await super().on_start()
+        client, check = cast("Any", self._producer).client, cast("Any", self.app).standstill.check
+        send = client.send
+
+        async def checked(*args: Any, **kwargs: Any) -> Any:
+            check()
+            return await send(*args, **kwargs)
+
+        client.send = checked
 
     async def flush(self) -> None:
         """Wait until the broker has what was sent so far.

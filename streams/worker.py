@@ -23,6 +23,7 @@ from streams.logs import quieten
 from streams.membership import Group
 from streams.offsets import EveryOffset, KafkaLog
 from streams.settings import LOOPBACK, Settings
+from streams.standstill import StandStill
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import install
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 SESSION_TIMEOUT: Final = 15.0
 """Seconds after which the group takes a silent worker for dead."""
+MAX_STANDSTILL: Final = 0.7 * SESSION_TIMEOUT
+"""Seconds after which a process that stood still ends: its partitions may have other owners by now."""
 STOP_SECONDS: Final = 10.0
 """Time that Faust gets for its own stop, once running items have ended. With Kafka there it takes about two seconds."""
 
@@ -57,9 +60,12 @@ class Worker(faust.App):
         offsets: follows the offsets of its streams.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
+        before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
+            changelogs before that.
         on_settled: called, in order, at the moment when the tables are recovered and the streams run again.
         after_rebalance: called, in order, from then on.
         before_stop: called, in order, before Faust stops anything.
+        settled: set but while a rebalance goes on: who owns what is not known then, and nothing may be written.
     """
 
     def __init__(self, settings: Settings, *, autodiscover: Iterable[str]) -> None:
@@ -67,12 +73,15 @@ class Worker(faust.App):
         self.settings = settings
         self.incarnation = incarnation_id()
         self.topic_specs: Topics = topics_of(settings)
+        self.standstill = StandStill(MAX_STANDSTILL)
         self.group = Group(settings.app_id, settings.kafka_client(), self.topic_specs.consumed)
         self.log_reader = KafkaLog(settings.app_id, settings.kafka_client())
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
         self._settling = asyncio.Lock()
+        self.settled = asyncio.Event()
         self.on_lost: list[Callable[[int], None]] = []
+        self.before_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.on_settled: list[Callable[[], None]] = []
         self.after_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.before_stop: list[Callable[[], Awaitable[None]]] = []
@@ -136,9 +145,16 @@ class Worker(faust.App):
             stop_process(str(away))
         except TopicsError as wrong:
             stop_process(str(wrong), status=WRONG_SETTING)
+        self.standstill.start()
         await self.log_reader.start()
         await self.group.start()
         await super().on_first_start()
+
+    async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.settled.clear()
+        await super()._on_partitions_revoked(revoked)
+        for step in self.before_rebalance:
+            await step()
 
     async def _assigned(self, app: object, assigned: Iterable[TP], **_: object) -> None:
         changelog = self.topic_specs.changelog.name
@@ -167,6 +183,7 @@ class Worker(faust.App):
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
+        self.settled.set()
         for step in self.on_settled:
             step()
         self.add_future(self._settle())

@@ -7,6 +7,7 @@
 | message | `m/<node-run id>/<first item, 8 hex digits>` | `Message` |
 | digest of a further message | `d/<node-run id>/<digest>` | first item, 8 hex digits |
 | item | `i/<node-run id>/<index, 8 hex digits>` | `Item` |
+| the partition itself | `p/owner` | `Ownership` |
 
 The node run's row is written last: after a crash its details may be ahead of it, never behind.
 """
@@ -18,9 +19,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from streams.records import Arrival, FailureTold, ItemFinished, ItemRetry, NodeRunEvent
+from tables.ownership import Ownership
 from tables.rows import Readable, Rows
-from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, recount
+from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, closed, recount
 
+_OWNERSHIP: Final = b"p/owner"
 INLINE_BYTES: Final = 4096
 """A message or item up to this size stands in its node run's own row, where it is the node run's first."""
 
@@ -139,6 +142,30 @@ class Ledger(NodeRuns):
             self._recounted[partition].discard(event.node_run_id)
         message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
         return Applied(change.note, run, change.run, () if index is None else (index,), message)
+
+    def ownership(self, partition: int) -> Ownership | None:
+        """Return who owns the partition, by its row; None where nobody has taken it yet."""
+        raw = self.rows.get(partition, _OWNERSHIP)
+        return None if raw is None else Ownership.model_validate_json(raw)
+
+    def own(self, partition: int, ownership: Ownership) -> None:
+        """Write who owns the partition."""
+        self.rows.put(partition, _OWNERSHIP, ownership.encode())
+
+    def resume(self, partition: int, node_run_id: str) -> bool:
+        """Go on with an open node run where a crash left it; returns whether that changed anything.
+
+        The rows of its items may have outlived the crash, and what they make of its own row not.
+        """
+        before = self.run(partition, node_run_id)
+        run = self.load(partition, node_run_id)
+        if before is None or run is None:
+            return False
+        run = closed(run, self.grace)
+        if run == before:
+            return False
+        self._write(partition, Change(run, Note.APPLIED))
+        return True
 
     def load(self, partition: int, node_run_id: str) -> NodeRun | None:
         """Return a node run for a change: open or finished, its counters true to its item rows."""

@@ -17,6 +17,7 @@ LATEST: Final = 500
 @dataclass
 class _Partition:
     counts: Counter[State] = field(default_factory=Counter)
+    open: int = 0
     latest: list[tuple[float, str]] = field(default_factory=list)
     """A heap of receipt and node-run id: the oldest of the latest first."""
 
@@ -28,6 +29,8 @@ class Overview:
 
     def __init__(self) -> None:
         self._partitions: dict[int, _Partition] = {}
+        self.open = 0
+        """How many node runs are not finished."""
 
     def changed(self, partition: int, before: NodeRun | None, after: NodeRun | None) -> None:
         """Take note of a node run's change of state; `before` is None where it was not counted yet."""
@@ -41,10 +44,14 @@ class Overview:
             if len(place.latest) > LATEST:
                 heapq.heappop(place.latest)
         place.counts[_counted(after)] += 1
+        opened = (not after.finished) - (before is not None and not before.finished)
+        place.open += opened
+        self.open += opened
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""
-        self._partitions.pop(partition, None)
+        if (place := self._partitions.pop(partition, None)) is not None:
+            self.open -= place.open
 
     def counts(self) -> dict[State, int]:
         """Return how many node runs stand where."""

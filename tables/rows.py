@@ -7,24 +7,25 @@ A row is sent to the changelog and kept *pending* in memory; it enters the local
 it. So the store, too, is a prefix of the changelog at any moment. (Faust itself writes the store at once: after a crash
 it may hold rows that the changelog never got, and recovery then puts older records on top of newer rows.)
 
-Kept apart here, because it leans on how faust-streaming 0.15.3 behaves: where the store's partitions are, and that
-`_on_changelog_sent` is called for each record in order, before its future's callbacks.
+Kept apart here, because it leans on how faust-streaming 0.15.3 behaves: where the store's partitions are, and the key
+under which a store keeps the offset up to which it follows the changelog.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, takewhile
 from typing import Any, Final, Protocol, cast
 
 import faust
-from faust.types import FutureMessage
-from rocksdict import Rdict
+from aiokafka import AIOKafkaProducer
+from rocksdict import Rdict, WriteBatch
 
 from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
+from tables.changelog import ChangelogPartition, Write, batches
 
 
 class NotOwnedError(LookupError):
@@ -62,6 +63,10 @@ ROCKSDB_OPTIONS: Final = {
 """Per partition. Faust's defaults would take up to 192 MiB of buffers and a cache of 2 GiB for each."""
 
 
+MOST_UNACKNOWLEDGED: Final = 4000
+"""Writes; beyond it whoever can wait, waits."""
+
+
 class LedgerTable(faust.Table[bytes, bytes]):
     """A Faust table that is written by partition, changelog first. Not to be written as a mapping."""
 
@@ -81,20 +86,20 @@ class LedgerTable(faust.Table[bytes, bytes]):
         """Return the local store of a partition, None where it is not open here."""
         return cast("Rdict | None", cast("Any", self.data)._dbs.get(partition))
 
-    def _on_changelog_sent(self, fut: FutureMessage) -> None:
-        # Called by Faust for each record that the broker has acknowledged. The row goes into the store before the
-        # offset that says so: in between, recovery would write it a second time, which changes nothing.
-        message = fut.message
-        store = self.store(cast("int", message.partition))
+    def follow(self, partition: int, writes: list[Write], offset: int) -> None:
+        """Put what the changelog has acknowledged into the store, and that it follows up to this offset, in one."""
+        store = self.store(partition)
         if store is None:
-            return
-        key, value = cast("bytes", message.key), cast("bytes | None", message.value)
-        try:
+            stop_process(f"partition {partition} of the ledger went while it was written")
+        batch = WriteBatch(raw_mode=True)
+        for key, value in writes:
             if value is None:
-                store.delete(key)
+                batch.delete(key)
             else:
-                store.put(key, value)
-            super()._on_changelog_sent(fut)
+                batch.put(key, value)
+        batch.put(cast("Any", self.data).offset_key, str(offset).encode())
+        try:
+            store.write(batch)
         except Exception as error:
             # A full disk, say. The next record's offset would hide the hole for ever.
             stop_process(f"the local store of the ledger cannot be written: {type(error).__name__}: {error}")
@@ -134,9 +139,12 @@ class LatestRows:
         self.table = LedgerTable(app)
         app.tables.add(self.table)
         self.stored = StoredRows(app, self.table)
+        self._app = app
         self._pending: dict[int, Pending] = {}
-        self._sent: list[asyncio.Future[object]] = []
-        app.on_lost.append(self._forget)
+        self._changelogs: dict[int, ChangelogPartition] = {}
+        self._room = asyncio.Event()
+        app.on_lost.append(self._lost)
+        app.before_rebalance.append(self.written)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a row, None if there is none."""
@@ -162,19 +170,65 @@ class LatestRows:
 
     def _write(self, partition: int, key: bytes, value: bytes | None) -> None:
         self.stored.of(partition)
-        future = cast("asyncio.Future[object]", self.table.send_changelog(partition, key, value))
-        self._sent.append(future)
-        pending = self._pending.setdefault(partition, Pending())
-        pending.add(key, value)
-        future.add_done_callback(lambda _: pending.done(key))
+        self._changelog(partition).write(key, value)
+        self._pending.setdefault(partition, Pending()).add(key, value)
 
-    def take_sent(self) -> list[asyncio.Future[object]]:
-        """Return the futures of the changelog records written since the last call; each is done when acknowledged."""
-        sent, self._sent = self._sent, []
-        return sent
+    def then(self, partition: int, call: Callable[[], None]) -> None:
+        """Call when all rows of the partition written so far are acknowledged; these calls keep their order."""
+        self._changelog(partition).then(call)
 
-    def _forget(self, partition: int) -> None:
+    @property
+    def unacknowledged(self) -> int:
+        """How many writes are not acknowledged yet."""
+        return sum(changelog.unacknowledged for changelog in self._changelogs.values())
+
+    async def room(self) -> None:
+        """Wait while very many writes are not acknowledged yet."""
+        while self.unacknowledged > MOST_UNACKNOWLEDGED:
+            self._room.clear()
+            await self._room.wait()
+
+    async def written(self) -> None:
+        """Wait until everything written so far is acknowledged."""
+        loop = asyncio.get_running_loop()
+        waiting = []
+        for changelog in self._changelogs.values():
+            done = loop.create_future()
+            changelog.then(_resolve(done))
+            waiting.append(done)
+        await asyncio.gather(*waiting)
+
+    def _changelog(self, partition: int) -> ChangelogPartition:
+        found = self._changelogs.get(partition)
+        if found is None:
+            topic = self.table.changelog_topic_name
+            send = batches(lambda: producer_of(self._app), topic, partition)
+            found = ChangelogPartition(send, lambda writes, offset: self._acknowledged(partition, writes, offset))
+            self._changelogs[partition] = found
+        return found
+
+    def _acknowledged(self, partition: int, writes: list[Write], offset: int) -> None:
+        self.table.follow(partition, writes, offset)
+        pending = self._pending[partition]
+        for key, _ in writes:
+            pending.done(key)
+        self._room.set()
+
+    def _lost(self, partition: int) -> None:
+        changelog = self._changelogs.pop(partition, None)
+        if changelog is not None and changelog.unacknowledged:
+            # Whether its new owner reads these records is not known. After a restart all is read anew.
+            stop_process(f"partition {partition} of the ledger went while it was written")
         self._pending.pop(partition, None)
+
+
+def producer_of(app: Worker) -> AIOKafkaProducer:
+    """Return the producer that Faust's sends, too, go through. It is there while the app runs."""
+    return cast("AIOKafkaProducer", cast("Any", app.producer)._producer)
+
+
+def _resolve(done: asyncio.Future[None]) -> Callable[[], None]:
+    return lambda: None if done.done() else done.set_result(None)
 
 
 class Pending:

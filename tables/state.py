@@ -232,7 +232,7 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
         return Change(run, Note.LATE)
     if item is not None and item.result is not None:
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
-        return Change(_close(run, item, grace), Note.DUPLICATE, item=item)
+        return Change(closed(run, grace), Note.DUPLICATE, item=item)
     ended = Item(
         index=event.index,
         message=event.message,
@@ -259,16 +259,16 @@ def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
             "last_ended_at": item.ended_at,
         }
     )
-    return _close(counted, item, grace)
+    return closed(counted, grace)
 
 
-def _close(run: NodeRun, last: Item, grace: float) -> NodeRun:
-    """Once every item has ended: freeze what is reported, or begin the grace before it."""
+def closed(run: NodeRun, grace: float) -> NodeRun:
+    """Return a node run once every item has ended: with what is reported frozen, or with the grace before it begun."""
     if run.covered is not None or not run.all_ended:
         return run
     if not grace:
         return _freeze(run)
-    return run if run.grace_from is not None else run.model_copy(update={"grace_from": last.ended_at})
+    return run if run.grace_from is not None else run.model_copy(update={"grace_from": run.last_ended_at})
 
 
 def _freeze(run: NodeRun) -> NodeRun:
@@ -325,13 +325,16 @@ def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
     """
     covered = run.items if run.covered is None else run.covered
     succeeded = failed = untold = 0
+    last_ended_at = run.last_ended_at
     for item in items:
         if item.result is None or item.index >= run.items:
             continue
         succeeded += item.result is not Result.FAILED
         failed += item.result is Result.FAILED
         untold += item.index >= covered and item.result is Result.FAILED and not item.told
-    return run.model_copy(update={"succeeded": succeeded, "failed": failed, "untold": untold})
+        last_ended_at = max(last_ended_at or 0.0, item.ended_at or 0.0)
+    counters = {"succeeded": succeeded, "failed": failed, "untold": untold, "last_ended_at": last_ended_at}
+    return run.model_copy(update=counters)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pydantic import JsonValue
 
@@ -24,7 +24,9 @@ from streams.records import (
 from tables.due import DueIndex
 from tables.ledger import Applied, Ledger
 from tables.overview import Overview
+from tables.ownership import Ownership
 from tables.rows import NotOwnedError
+from tables.state import NodeRun, Note
 from tests.agents.examples import ID
 from tests.tables.rows import DictRows
 
@@ -73,7 +75,8 @@ class Desk:
         self.dispatch.run_item = self.items.append
         self.dispatch.report = self.reports.append
         self.dispatch.tell = self.told.append
-        self.dispatch.send = self.sent.append
+        self.dispatch.record = lambda _, event: self.sent.append(event)
+        self.dispatch.mend = self._mend
         if active:
             self.dispatch.active |= {0, 1}
         self._offset = 0
@@ -89,8 +92,13 @@ class Desk:
 
     async def take_over(self, partitions: list[int]) -> None:
         """Have the dispatch take partitions on, and start what they ask for."""
-        self.dispatch.begin(partitions)
+        for partition in partitions:
+            self.dispatch.begin(partition, Ownership(owner=WORKER))
         await self.dispatch.take_over()
+
+    def _mend(self, partition: int, node_run_id: str, then: Callable[[], None]) -> None:
+        self.ledger.resume(partition, node_run_id)
+        then()
 
     def arrive(self, payload: JsonValue, *, node_run_id: str = ID, partition: int = 0, again: bool = False) -> None:
         """A message comes; `again` where it is the last one once more."""
@@ -115,7 +123,12 @@ class Desk:
         self.overview.changed(partition, applied.before, applied.run)
         if isinstance(event, ItemFinished | ItemRetry) and event.worker == WORKER:
             self.dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
-        self.dispatch.act(partition, applied.run.node_run_id, applied.touched, applied.message)
+        self.dispatch.act(partition, applied)
+
+    def act_again(self, node_run_id: str = ID, *, partition: int = 0) -> None:
+        """Have the dispatch act on item 0 of a node run, and on the node run, once more."""
+        run = NodeRun(node_run_id=node_run_id, received_at=0.0, digest="")
+        self.dispatch.act(partition, Applied(Note.APPLIED, None, run, (0,), 0))
 
     def finish(
         self, index: int = 0, *, message: int = 0, error: str | None = None, worker: str = WORKER, attempt: int = 1

@@ -17,7 +17,7 @@ async def test_an_item_is_started_once_however_often_its_message_comes() -> None
     desk = Desk()
     desk.arrive(GREETING)
     desk.arrive(GREETING, again=True)
-    desk.dispatch.act(0, ID, (0,), 0)
+    desk.act_again()
     assert desk.started == [(0, 1, "greet")]
 
 
@@ -73,7 +73,7 @@ async def test_a_failure_after_the_report_is_told_once() -> None:
 async def test_nothing_is_started_for_a_partition_that_is_not_taken_over() -> None:
     desk = Desk(active=False)
     desk.arrive(GREETING)
-    desk.dispatch.act(0, ID, (0,), 0)
+    desk.act_again()
     desk.finish()
     assert (desk.items, desk.reports) == ([], [])
 
@@ -82,9 +82,9 @@ async def test_a_partition_that_has_just_gone_is_left_alone() -> None:
     desk = Desk()
     desk.arrive(GREETING)
     del desk.rows.partitions[0]
-    desk.dispatch.act(0, ID, (0,), 0)
-    desk.dispatch.act(0, "wfnr_unknown", (0,), 0)
-    desk.dispatch.act(1, "wfnr_unknown", (0,), 0)
+    desk.act_again()
+    desk.act_again("wfnr_unknown")
+    desk.act_again("wfnr_unknown", partition=1)
     assert len(desk.items) == 1
 
 
@@ -271,7 +271,7 @@ async def test_a_lost_partition_is_forgotten_and_starts_afresh_when_it_comes_bac
     assert desk.dispatch.active == {1}
     assert len(desk.dispatch.due) == 0
     assert sum(desk.overview.counts().values()) == 1
-    desk.dispatch.act(1, "wfnr_b", (0,), 0)
+    desk.act_again("wfnr_b", partition=1)
     assert len(desk.items) == started, "the other partition's claims stand"
     await desk.take_over([0])
     assert [(work.node_run_id, work.index) for work in desk.items[started:]] == [("wfnr_c", 0), ("wfnr_c", 1)]

@@ -118,7 +118,7 @@ async def test_nothing_is_offered_after_the_stop() -> None:
     feeder, channel = fed(1)
     one, _ = added(feeder, 2)
     assert feeder.take(one)
-    await feeder.stop()
+    feeder.stop()
     feeder.done(one)
     added(feeder, 1)
     await feeder.offer_again()
@@ -131,7 +131,7 @@ async def test_a_feeder_follows_the_app() -> None:
     rebalanced: list[Callable[[], Awaitable[None]]] = []
     stopping: list[Callable[[], Awaitable[None]]] = []
     feeder, channel = fed(1)
-    app = SimpleNamespace(on_lost=lost, after_rebalance=rebalanced, before_stop=stopping)
+    app = SimpleNamespace(on_lost=lost, after_rebalance=rebalanced, )
     feeder.attach(cast("Worker", app))
     added(feeder, 1, partition=1)
     [kept] = added(feeder, 1, partition=2)

@@ -1,0 +1,83 @@
+"""Enters events into the ledger: applies them, and acts on what they lead to when the changelog has acknowledged it.
+
+The worker that owns a node run's partition enters its own events directly. Those of others come to it through the
+topics: arrivals from the router of another worker, outcomes of a call that another worker had begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agents.backlog import backlog
+from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn
+from streams.app import app
+from streams.exits import stop_process
+from streams.metrics import EVENTS
+from streams.records import Arrival, ItemFinished, ItemRetry, NodeRunEvent
+from tables.ledger import Applied
+from tables.rows import NotOwnedError
+
+logger = logging.getLogger(__name__)
+
+
+def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None]) -> None:
+    """Apply an event now, and call `then` when it is acknowledged and what it leads to has been started.
+
+    Raises:
+        NotOwnedError: the partition is not here; nothing was done.
+    """
+    try:
+        applied = ledger.arrival(partition, event) if isinstance(event, Arrival) else ledger.outcome(partition, event)
+    except NotOwnedError:
+        raise
+    except Exception as error:
+        # Going on would acknowledge an event that changed nothing: its node run would hang for ever.
+        logger.exception("the ledger failed")
+        stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
+    EVENTS.labels(applied.note.value).inc()
+
+    def acknowledged() -> None:
+        _act(partition, event, applied)
+        then()
+
+    rows.then(partition, acknowledged)
+
+
+def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> None:
+    if applied.run is None or partition not in dispatch.active:
+        return
+    overview.changed(partition, applied.before, applied.run)
+    backlog.look()
+    if isinstance(event, ItemFinished | ItemRetry) and event.worker == app.incarnation:
+        dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
+    dispatch.act(partition, applied)
+
+
+async def record(partition: int, event: NodeRunEvent) -> None:
+    """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain."""
+    await app.settled.wait()
+    done = asyncio.get_running_loop().create_future()
+    try:
+        if partition in dispatch.active:
+            enter(partition, event, lambda: done.set_result(None))
+            await done
+            return
+    except NotOwnedError:
+        logger.debug("partition %d went just now", partition)
+    # A refusal raises, and so ends the process.
+    await (await outcomes.send(key=event.node_run_id.encode(), value=event))
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _mend(partition: int, node_run_id: str, then: Callable[[], None]) -> None:
+    ledger.resume(partition, node_run_id)
+    rows.then(partition, then)
+
+
+dispatch.record = lambda partition, event: spawn(record(partition, event))
+dispatch.mend = _mend

@@ -1,0 +1,105 @@
+"""Takes partitions over and hands them on, so that a rebalance repeats no call of a handler.
+
+Nothing is written when a call begins. A worker that lost a partition says once what it still runs of it (`Released`);
+the new owner waits for that word, or for the death of the worker, before it starts older items.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from agents.shared import dispatch, ledger, outcomes, rows, spawn
+from agents.work import ItemWork
+from streams.app import app
+from streams.records import Released, RunningItem
+from tables.ownership import Ownership, cleared, released, taken
+from tables.rows import NotOwnedError
+
+logger = logging.getLogger(__name__)
+_LOOK_SECONDS: Final = 1.0
+
+running: list[Callable[[], Iterable[ItemWork]]] = []
+"""Filled by the handler agents: what each of them runs."""
+_taken: dict[int, Ownership] = {}
+
+
+def _begin() -> None:
+    """Take what this worker owns now and did not before. Called when the tables are recovered, before any event."""
+    mine = [work for works in running for work in works()]
+    for partition in sorted(app.owned - dispatch.active):
+        try:
+            before = ledger.ownership(partition)
+            _taken[partition] = now = taken(before, app.incarnation)
+            ledger.own(partition, now)
+        except NotOwnedError:
+            continue
+        if now.awaited:
+            logger.info("partition %d: waiting for word of %s", partition, ", ".join(now.awaited))
+        dispatch.begin(partition, now, [work for work in mine if work.partition == partition])
+
+
+def _lost(partition: int) -> None:
+    """Say what this worker still runs of a partition that it has just lost."""
+    row = _taken.pop(partition, None)
+    if row is None:
+        return
+    still = tuple(
+        RunningItem(worker=app.incarnation, node_run_id=work.node_run_id, index=work.index, attempt=work.attempt)
+        for works in running
+        for work in works()
+        if work.partition == partition
+    )
+    word = Released(worker=app.incarnation, generation=row.generation, running=still)
+    spawn(_say(partition, word))
+
+
+async def _say(partition: int, word: Released) -> None:
+    await (await outcomes.send(partition=partition, value=word))
+
+
+def enter_word(partition: int, word: Released) -> None:
+    """Take note of what an earlier owner still runs."""
+    row = _taken.get(partition)
+    if row is not None:
+        _change(partition, row, released(row, word))
+
+
+def _change(partition: int, before: Ownership, after: Ownership) -> None:
+    if after is before:
+        return
+    _taken[partition] = after
+    ledger.own(partition, after)
+    rows.then(partition, lambda: _owned(partition, after))
+
+
+def _owned(partition: int, ownership: Ownership) -> None:
+    dispatch.owned(partition, ownership)
+    spawn(dispatch.take_over())
+
+
+async def look_for_the_dead() -> None:
+    """Wait no longer for workers that have died."""
+    waiting = [partition for partition, row in _taken.items() if row.awaited or row.elsewhere]
+    if not waiting or not app.settled.is_set() or app.should_stop:
+        return
+    alive = await app.group.alive()
+    if alive is None or app.incarnation not in alive or not app.settled.is_set():
+        return
+    for partition in waiting:
+        row = _taken.get(partition)
+        if row is not None:
+            _change(partition, row, cleared(row, alive, lambda item, where=partition: _ended(where, item)))  # type: ignore[misc]
+
+
+def _ended(partition: int, item: RunningItem) -> bool:
+    run = ledger.run(partition, item.node_run_id)
+    known = None if run is None else ledger.item(partition, run, item.index)
+    return known is not None and (known.result is not None or known.attempt >= item.attempt)
+
+
+app.timer(interval=_LOOK_SECONDS)(look_for_the_dead)
+app.on_lost += [_lost, ledger.taken_over, dispatch.lost]
+app.on_settled.append(_begin)
+app.after_rebalance += [look_for_the_dead, dispatch.take_over]
