@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from agents.backlog import backlog
 from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn
@@ -18,8 +19,10 @@ from streams.metrics import EVENTS
 from streams.records import Arrival, ItemFinished, ItemRetry, NodeRunEvent
 from tables.ledger import Applied
 from tables.rows import NotOwnedError
+from tables.state import Note
 
 logger = logging.getLogger(__name__)
+_counters: Final = {note: EVENTS.labels(note.value) for note in Note}
 
 
 def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None]) -> None:
@@ -36,7 +39,7 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         # Going on would acknowledge an event that changed nothing: its node run would hang for ever.
         logger.exception("the ledger failed")
         stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
-    EVENTS.labels(applied.note.value).inc()
+    _counters[applied.note].inc()
 
     def acknowledged() -> None:
         _act(partition, event, applied)

@@ -1,14 +1,14 @@
-"""Hands work to the actors of a Faust agent on an in-memory channel, one piece for each actor that is free.
+"""Hands work to the actors of a Faust agent, a piece to each actor that is free.
 
-The channel is never the queue: Faust clears it at a rebalance. What waits, waits here; what was offered and not taken
-when the channel was cleared is offered again.
+What an actor waits on is the feeder and not a channel of Faust: that one is cleared at every rebalance, and what is
+lost with it would have to be offered again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 import faust
@@ -28,58 +28,37 @@ W = TypeVar("W", bound=Piece)
 
 
 class InMemoryChannel(faust.Channel[W]):
-    """A channel of this process; `faust agents` lists the agents on it like those on topics."""
+    """The channel of an agent that a feeder feeds: nothing is ever on it; `faust agents` lists the agent by it."""
 
     def get_topic_name(self) -> str:
         """Return what stands in the place of a topic's name."""
         return "(in memory)"
 
 
-def put_on(channel: InMemoryChannel[W]) -> Callable[[W], None]:
-    """Return what puts a piece on the channel of a Faust agent at once, for the next actor that is free.
-
-    `Channel.put` waits while a rebalance goes on, and whoever waits there may be cancelled.
-    """
-
-    def put(work: W) -> None:
-        for subscriber in channel._subscribers:
-            subscriber.queue.put_nowait(work)
-
-    return put
-
-
 class Feeder(Generic[W]):
-    """Feeds one agent.
+    """Feeds one agent, however many actors it has."""
 
-    Args:
-        concurrency: how many actors the agent has.
-        put: puts a piece on the agent's channel without waiting.
-    """
-
-    def __init__(self, concurrency: int, put: Callable[[W], None]) -> None:
-        self._concurrency = concurrency
-        self._put = put
+    def __init__(self) -> None:
         self._waiting: deque[W] = deque()
-        self._offered: dict[int, W] = {}
+        self._free: deque[asyncio.Future[None]] = deque()
         self._running: dict[int, W] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.stopped = False
 
     def attach(self, app: Worker) -> None:
-        """Follow the app's rebalances and its stop."""
+        """Follow the app's rebalances."""
         app.on_lost.append(self.drop)
-        app.after_rebalance.append(self.offer_again)
 
     @property
     def pending(self) -> list[W]:
         """The pieces that no actor has begun."""
-        return [*self._offered.values(), *self._waiting]
+        return list(self._waiting)
 
     @property
     def waiting(self) -> int:
         """How many pieces wait for an actor."""
-        return len(self._waiting) + len(self._offered)
+        return len(self._waiting)
 
     @property
     def running(self) -> list[W]:
@@ -89,53 +68,50 @@ class Feeder(Generic[W]):
     def add(self, work: W) -> None:
         """Take a piece of work on."""
         self._waiting.append(work)
-        self._feed()
+        self._wake()
 
-    def _feed(self) -> None:
-        while self._waiting and not self.stopped and len(self._offered) + len(self._running) < self._concurrency:
-            work = self._waiting.popleft()
-            self._offered[id(work)] = work
-            self._put(work)
+    def _wake(self) -> None:
+        while self._free:
+            free = self._free.popleft()
+            if not free.done():
+                free.set_result(None)
+                return
 
-    def take(self, work: W) -> bool:
-        """Called by an actor before it begins. False: the piece was dropped, or another actor has it."""
-        if self._offered.pop(id(work), None) is None:
-            return False
+    async def take(self) -> W:
+        """Return the next piece, for an actor that begins it now. Waits until there is one."""
+        while self.stopped or not self._waiting:
+            free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._free.append(free)
+            await free
+        return self.begin()
+
+    def begin(self) -> W:
+        """Return the next piece as begun. There must be one."""
+        work = self._waiting.popleft()
         self._running[id(work)] = work
         self._idle.clear()
-        return True
+        return work
 
     def done(self, work: W) -> None:
         """Called by an actor when it has ended, however it ended."""
-        self._running.pop(id(work), None)
-        self._feed()
+        del self._running[id(work)]
         if not self._running:
             self._idle.set()
 
     def drop(self, partition: int) -> None:
         """Drop what has not begun of a partition."""
         self._waiting = deque(work for work in self._waiting if work.partition != partition)
-        self._offered = {key: work for key, work in self._offered.items() if work.partition != partition}
 
     def withdraw(self, works: Iterable[W]) -> list[W]:
         """Take pieces back; returns those that no actor had begun."""
         asked = set(map(id, works))
-        withdrawn = [work for work in self.pending if id(work) in asked]
+        withdrawn = [work for work in self._waiting if id(work) in asked]
         self._waiting = deque(work for work in self._waiting if id(work) not in asked)
-        self._offered = {key: work for key, work in self._offered.items() if key not in asked}
         return withdrawn
 
-    async def offer_again(self) -> None:
-        """Called after a rebalance: put what no actor took on the channel again. `take` lets it through once."""
-        for work in list(self._offered.values()):
-            self._put(work)
-        self._feed()
-
     def stop(self) -> None:
-        """Offer nothing any more, and let nothing begin that was offered."""
+        """Let nothing begin any more."""
         self.stopped = True
-        self._waiting.extendleft(reversed(self._offered.values()))
-        self._offered = {}
 
     async def idle(self) -> None:
         """Wait until no actor works on anything."""

@@ -10,7 +10,7 @@ from typing import Final
 from faust.types import StreamT
 
 from agents.entering import record
-from agents.feeding import Feeder, InMemoryChannel, put_on
+from agents.feeding import Feeder, InMemoryChannel
 from agents.settling import LONGEST_PAUSE, Settler, ToPort
 from agents.shared import dispatch, node_runs
 from agents.work import ReportWork, TellWork
@@ -38,26 +38,25 @@ port = PortClient(
     on_call=_count,
 )
 settler = Settler(port, lambda partition: partition in dispatch.active)
-# Without a limit of its own: the feeder keeps to the concurrency, whatever that is.
-to_port: InMemoryChannel[ToPort] = InMemoryChannel(app, maxsize=0)
-feeder: Feeder[ToPort] = Feeder(settings.report_concurrency, put_on(to_port))
+to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
+feeder: Feeder[ToPort] = Feeder()
 feeder.attach(app)
 
 
 @app.agent(to_port, name="reporter", concurrency=settings.report_concurrency)
-async def reporter(stream: StreamT[ToPort]) -> None:
+async def reporter(_: StreamT[ToPort]) -> None:
     """Complete node runs at Port, and tell failures that came after the report in their logs."""
-    async for work in stream:
-        if feeder.take(work):
-            try:
-                await (_report(work) if isinstance(work, ReportWork) else _tell(work))
-            except NotOwnedError:
-                logger.info("%s went to another worker before it was reported", work.node_run_id)
-            except Exception:
-                logger.exception("reporting %s failed; it is tried again", work.node_run_id)
-                asyncio.get_running_loop().call_later(LONGEST_PAUSE, feeder.add, work)
-            finally:
-                feeder.done(work)
+    while True:
+        work = await feeder.take()
+        try:
+            await (_report(work) if isinstance(work, ReportWork) else _tell(work))
+        except NotOwnedError:
+            logger.info("%s went to another worker before it was reported", work.node_run_id)
+        except Exception:
+            logger.exception("reporting %s failed; it is tried again", work.node_run_id)
+            asyncio.get_running_loop().call_later(LONGEST_PAUSE, feeder.add, work)
+        finally:
+            feeder.done(work)
 
 
 async def _report(work: ReportWork) -> None:

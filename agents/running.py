@@ -13,7 +13,7 @@ from agents import owning
 from agents.contract import Context, Handler
 from agents.entering import record
 from agents.execution import Call, Threads, execute
-from agents.feeding import Feeder, InMemoryChannel, put_on
+from agents.feeding import Feeder, InMemoryChannel
 from agents.shared import dispatch, handlers, node_runs, spawn
 from agents.work import ItemWork
 from port.models import Result
@@ -31,22 +31,21 @@ class HandlerAgent:
     """A handler, the Faust agent that calls it, and what feeds the agent."""
 
     def __init__(self, handler: Handler) -> None:
-        # Without a limit of its own: the feeder keeps to the concurrency, whatever that is.
-        channel: InMemoryChannel[ItemWork] = InMemoryChannel(app, maxsize=0)
+        channel: InMemoryChannel[ItemWork] = InMemoryChannel(app)
         self.handler = handler
-        self.feeder: Feeder[ItemWork] = Feeder(handler.concurrency, put_on(channel))
+        self.feeder: Feeder[ItemWork] = Feeder()
         self.feeder.attach(app)
         owning.running.append(lambda: self.feeder.running)
         self._threads = Threads()
         self._overdue = 0
 
-        async def handle(stream: StreamT[ItemWork]) -> None:
-            async for work in stream:
-                if self.feeder.take(work):
-                    try:
-                        await self._handle(work)
-                    finally:
-                        self.feeder.done(work)
+        async def handle(_: StreamT[ItemWork]) -> None:
+            while True:
+                work = await self.feeder.take()
+                try:
+                    await self._handle(work)
+                finally:
+                    self.feeder.done(work)
 
         handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
         app.agent(channel, name=f"handler-{handler.event_type}", concurrency=handler.concurrency)(handle)

@@ -1,14 +1,18 @@
-"""Writes the changelog of one partition, batch after batch.
+"""Writes the changelog, round after round.
 
-While a batch is on its way to the broker the next one gathers: under load the batches grow by themselves, and without
-load a record waits for nobody. A batch has one future and one write into the local store, however many records it has;
-with a future for each record and Faust's way of sending them, they were the larger part of a node run's cost.
+While a round of batches, one for each partition, is on its way to the broker the next one gathers: under load the
+batches grow by themselves, and without load a record waits for nobody. A batch has one future and one write into the
+local store, however many records it has; with a future for each record and Faust's way of sending them, they were the
+larger part of a node run's cost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from aiokafka import AIOKafkaProducer
@@ -19,58 +23,85 @@ from streams.exits import stop_process
 
 Write: TypeAlias = tuple[bytes, bytes | None]
 """Key and value of a row; None deletes it."""
+ROUND_SECONDS: Final = 0.01
+"""Rounds begin no sooner after one another; as long as the producer lingers for the other topics."""
 
 
 class Send(Protocol):
-    """Sends records to one partition, in their order."""
+    """Sends records to a partition."""
 
-    def __call__(self, writes: list[Write]) -> Awaitable[tuple[int, int]]:
-        """Send the first few, at least one; return how many when the broker has them, and the offset of the first."""
+    async def __call__(self, partition: int, writes: list[Write]) -> tuple[int, Awaitable[int]]:
+        """Send the first few, at least one, in their order; return how many, and what to await for their
+        acknowledgement: the offset of the first.
+        """
 
 
-class ChangelogPartition:
-    """The writes of one partition that the broker has not acknowledged yet.
+@dataclass
+class _Partition:
+    next: list[Write] = field(default_factory=list)
+    thens: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
+    written: int = 0
+    acknowledged: int = 0
+
+
+class Changelog:
+    """What the broker has not acknowledged yet.
 
     Args:
         send: sends a batch.
-        store: called with each acknowledged batch and the offset of its last record.
+        store: called with each acknowledged batch, its partition, and the offset of its last record.
     """
 
-    def __init__(self, send: Send, store: Callable[[list[Write], int], None]) -> None:
+    def __init__(self, send: Send, store: Callable[[int, list[Write], int], None]) -> None:
         self._send = send
         self._store = store
-        self._next: list[Write] = []
-        self._thens: list[tuple[int, Callable[[], None]]] = []
-        self._written = self._acknowledged = 0
+        self._partitions: dict[int, _Partition] = {}
+        self._ready: set[int] = set()
+        self._began = 0.0
         self._pump: asyncio.Task[None] | None = None
-
-    @property
-    def unacknowledged(self) -> int:
+        self.unacknowledged = 0
         """How many writes the broker has not acknowledged yet."""
-        return self._written - self._acknowledged
 
-    def write(self, key: bytes, value: bytes | None) -> None:
+    def write(self, partition: int, key: bytes, value: bytes | None) -> None:
         """Write a row; it is on its way when this returns, and what is written later is behind it."""
-        self._next.append((key, value))
-        self._written += 1
+        place = self._partitions.get(partition)
+        if place is None:
+            place = self._partitions[partition] = _Partition()
+        place.next.append((key, value))
+        place.written += 1
+        self.unacknowledged += 1
+        self._ready.add(partition)
         if self._pump is None:
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
-    def then(self, call: Callable[[], None]) -> None:
-        """Call when all that is written so far is acknowledged, in the order of these calls; at once if it is."""
-        if self._thens or self.unacknowledged:
-            self._thens.append((self._written, call))
+    def then(self, partition: int, call: Callable[[], None]) -> None:
+        """Call when all that is written so far of a partition is acknowledged, in the order of these calls; at once
+        if it is.
+        """
+        place = self._partitions.get(partition)
+        if place is not None and (place.thens or place.written > place.acknowledged):
+            place.thens.append((place.written, call))
         else:
             call()
 
+    def drop(self, partition: int) -> bool:
+        """Forget a partition; returns whether something of it was not acknowledged."""
+        place = self._partitions.pop(partition, None)
+        return place is not None and place.written > place.acknowledged
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that were written."""
+        return list(self._partitions)
+
     async def _run(self) -> None:
         try:
-            while self._next:
-                writes, self._next = self._next, []
-                while writes:
-                    count, offset = await self._send(writes)
-                    self._done(writes[:count], offset + count - 1)
-                    del writes[:count]
+            while self._ready:
+                early = self._began + ROUND_SECONDS - time.monotonic()
+                if early > 0:
+                    await asyncio.sleep(early)
+                self._began = time.monotonic()
+                await self._round()
         except ProducerClosed:
             # The worker has stopped; what is not acknowledged comes again.
             return
@@ -80,24 +111,34 @@ class ChangelogPartition:
         finally:
             self._pump = None
 
-    def _done(self, writes: list[Write], last: int) -> None:
-        self._store(writes, last)
-        self._acknowledged += len(writes)
-        ready = 0
+    async def _round(self) -> None:
+        ready, self._ready = self._ready, set()
+        sent: list[tuple[int, _Partition, list[Write], Awaitable[int]]] = []
+        for partition in ready:
+            place = self._partitions[partition]
+            writes, place.next = place.next, []
+            count, offset = await self._send(partition, writes)
+            if count < len(writes):
+                place.next[:0] = writes[count:]
+                self._ready.add(partition)
+            sent.append((partition, place, writes[:count], offset))
+        for partition, place, writes, offset in sent:
+            self._done(partition, place, writes, await offset + len(writes) - 1)
+
+    def _done(self, partition: int, place: _Partition, writes: list[Write], last: int) -> None:
+        self._store(partition, writes, last)
+        place.acknowledged += len(writes)
+        self.unacknowledged -= len(writes)
         # A call may add further ones; those are behind what it has just seen.
-        while ready < len(self._thens) and self._thens[ready][0] <= self._acknowledged:
-            self._thens[ready][1]()
-            ready += 1
-        del self._thens[:ready]
+        while place.thens and place.thens[0][0] <= place.acknowledged:
+            place.thens[0][1]()
+            place.thens.popleft()
 
 
-_TOO_LARGE: Final = "the record of row %r is larger than a batch may be"
+def batches(producer: Callable[[], AIOKafkaProducer], topic: str) -> Send:
+    """Return what sends closed batches to the partitions of a topic: they wait for no further records."""
 
-
-def batches(producer: Callable[[], AIOKafkaProducer], topic: str, partition: int) -> Send:
-    """Return what sends batches to a partition of a topic, closed ones that wait for no further records."""
-
-    async def send(writes: list[Write]) -> tuple[int, int]:
+    async def send(partition: int, writes: list[Write]) -> tuple[int, Awaitable[int]]:
         connected = producer()
         batch = connected.create_batch()
         count = 0
@@ -106,10 +147,13 @@ def batches(producer: Callable[[], AIOKafkaProducer], topic: str, partition: int
                 break
             count += 1
         if not count:
-            raise ValueError(_TOO_LARGE % writes[0][0])
+            raise ValueError(f"the record of row {writes[0][0]!r} is larger than a batch may be")
         batch.close()
         future = await connected.send_batch(batch, topic, partition=partition)
-        sent = cast("RecordMetadata", await cast("Any", future))
-        return count, sent.offset
+        return count, _offset(cast("Awaitable[Any]", future))
 
     return send
+
+
+async def _offset(sent: Awaitable[RecordMetadata]) -> int:
+    return cast("int", (await sent).offset)

@@ -48,6 +48,29 @@ def _number(index: int) -> str:
     return f"{index:08x}"
 
 
+_known_rows: Final[dict[bytes, NodeRun]] = {}
+"""The node runs written or read last, by the bytes of their rows: each is read several times within a short while."""
+_MOST_KNOWN: Final = 4096
+
+
+def _decoded(raw: bytes) -> NodeRun:
+    run = _known_rows.get(raw)
+    return run if run is not None else _remembered(raw, NodeRun.model_validate_json(raw))
+
+
+def _encoded(run: NodeRun) -> bytes:
+    raw = run.encode()
+    _remembered(raw, run)
+    return raw
+
+
+def _remembered(raw: bytes, run: NodeRun) -> NodeRun:
+    while len(_known_rows) >= _MOST_KNOWN:
+        del _known_rows[next(iter(_known_rows))]
+    _known_rows[raw] = run
+    return run
+
+
 @dataclass
 class NodeRuns:
     """The node runs of the partitions that this worker owns, read from rows. Every method raises NotOwnedError."""
@@ -57,7 +80,7 @@ class NodeRuns:
     def run(self, partition: int, node_run_id: str) -> NodeRun | None:
         """Return a node run as its row says, None if it is not known. An open one wins over a finished one."""
         raw = self.rows.get(partition, _key("o", node_run_id)) or self.rows.get(partition, _key("f", node_run_id))
-        return None if raw is None else NodeRun.model_validate_json(raw)
+        return None if raw is None else _decoded(raw)
 
     def open_runs(self, partition: int) -> Iterator[NodeRun]:
         """Yield the open node runs of a partition."""
@@ -196,10 +219,10 @@ class Ledger(NodeRuns):
             run = self._write_item(partition, run, change.item)
         node_run_id = run.node_run_id
         if run.finished:
-            self.rows.put(partition, _key("f", node_run_id), run.encode())
+            self.rows.put(partition, _key("f", node_run_id), _encoded(run))
             self.rows.delete(partition, _key("o", node_run_id))
             return
-        self.rows.put(partition, _key("o", node_run_id), run.encode())
+        self.rows.put(partition, _key("o", node_run_id), _encoded(run))
         if run.settled is not None:
             self.rows.delete(partition, _key("f", node_run_id))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, takewhile
 from typing import Any, Final, Protocol, cast
 
@@ -25,7 +26,7 @@ from rocksdict import Rdict, WriteBatch
 from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
-from tables.changelog import ChangelogPartition, Write, batches
+from tables.changelog import Changelog, Write, batches
 
 
 class NotOwnedError(LookupError):
@@ -139,9 +140,9 @@ class LatestRows:
         self.table = LedgerTable(app)
         app.tables.add(self.table)
         self.stored = StoredRows(app, self.table)
-        self._app = app
         self._pending: dict[int, Pending] = {}
-        self._changelogs: dict[int, ChangelogPartition] = {}
+        send = batches(lambda: producer_of(app), self.table.changelog_topic_name)
+        self._changelog = Changelog(send, self._acknowledged)
         self._room = asyncio.Event()
         app.on_lost.append(self._lost)
         app.before_rebalance.append(self.written)
@@ -170,42 +171,27 @@ class LatestRows:
 
     def _write(self, partition: int, key: bytes, value: bytes | None) -> None:
         self.stored.of(partition)
-        self._changelog(partition).write(key, value)
+        self._changelog.write(partition, key, value)
         self._pending.setdefault(partition, Pending()).add(key, value)
 
     def then(self, partition: int, call: Callable[[], None]) -> None:
         """Call when all rows of the partition written so far are acknowledged; these calls keep their order."""
-        self._changelog(partition).then(call)
-
-    @property
-    def unacknowledged(self) -> int:
-        """How many writes are not acknowledged yet."""
-        return sum(changelog.unacknowledged for changelog in self._changelogs.values())
+        self._changelog.then(partition, call)
 
     async def room(self) -> None:
         """Wait while very many writes are not acknowledged yet."""
-        while self.unacknowledged > MOST_UNACKNOWLEDGED:
+        while self._changelog.unacknowledged > MOST_UNACKNOWLEDGED:
             self._room.clear()
             await self._room.wait()
 
     async def written(self) -> None:
         """Wait until everything written so far is acknowledged."""
-        loop = asyncio.get_running_loop()
         waiting = []
-        for changelog in self._changelogs.values():
-            done = loop.create_future()
-            changelog.then(_resolve(done))
+        for partition in self._changelog.partitions:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._changelog.then(partition, partial(done.set_result, None))
             waiting.append(done)
         await asyncio.gather(*waiting)
-
-    def _changelog(self, partition: int) -> ChangelogPartition:
-        found = self._changelogs.get(partition)
-        if found is None:
-            topic = self.table.changelog_topic_name
-            send = batches(lambda: producer_of(self._app), topic, partition)
-            found = ChangelogPartition(send, lambda writes, offset: self._acknowledged(partition, writes, offset))
-            self._changelogs[partition] = found
-        return found
 
     def _acknowledged(self, partition: int, writes: list[Write], offset: int) -> None:
         self.table.follow(partition, writes, offset)
@@ -215,8 +201,7 @@ class LatestRows:
         self._room.set()
 
     def _lost(self, partition: int) -> None:
-        changelog = self._changelogs.pop(partition, None)
-        if changelog is not None and changelog.unacknowledged:
+        if self._changelog.drop(partition):
             # Whether its new owner reads these records is not known. After a restart all is read anew.
             stop_process(f"partition {partition} of the ledger went while it was written")
         self._pending.pop(partition, None)
@@ -225,10 +210,6 @@ class LatestRows:
 def producer_of(app: Worker) -> AIOKafkaProducer:
     """Return the producer that Faust's sends, too, go through. It is there while the app runs."""
     return cast("AIOKafkaProducer", cast("Any", app.producer)._producer)
-
-
-def _resolve(done: asyncio.Future[None]) -> Callable[[], None]:
-    return lambda: None if done.done() else done.set_result(None)
 
 
 class Pending:

@@ -253,7 +253,8 @@ async def test_what_is_started_during_a_take_over_is_not_started_by_it_again() -
     desk.arrive(GREETING, node_run_id="wfnr_zzzz")
     desk.finish(1)
     with pytest.raises(StopIteration):
-        taking.send(None)
+        while True:
+            taking.send(None)
     ids = [work.node_run_id for work in desk.items]
     assert len(ids) == len(set(ids)) == 301
     assert len(desk.reports) == 1

@@ -40,7 +40,6 @@ from tests.tables.rows import DictRows
 _SEARCH = settings(profile(4000), derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)
 
 _item_finished = tables.state._item_finished
-_close = tables.state._close
 _freeze = tables.state._freeze
 _apply_arrival = tables.state.apply_arrival
 _write_item = Ledger._write_item
@@ -50,7 +49,7 @@ def _counts_twice(run: NodeRun, item: Item | None, event: ItemFinished, grace: f
     return _item_finished(run, None, event, grace)
 
 
-def _freezes_early(run: NodeRun, last: Item, grace: float) -> NodeRun:
+def _freezes_early(run: NodeRun, grace: float) -> NodeRun:
     return _freeze(run) if run.covered is None else run
 
 
@@ -118,7 +117,7 @@ def _row_first(self: Ledger, partition: int, change: Change) -> None:
     ("module", "name", "mutant"),
     [
         pytest.param(tables.state, "_item_finished", _counts_twice, id="counts an outcome twice"),
-        pytest.param(tables.state, "_close", _freezes_early, id="freezes too early"),
+        pytest.param(tables.state, "closed", _freezes_early, id="freezes too early"),
         pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
         pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),
         pytest.param(tables.state, "_item_finished", _closes_no_repeat, id="closes no repeated outcome"),

@@ -56,7 +56,7 @@ class FakeWorker:
         self.rows = MemoryRows()
         self.overview = Overview()
         ledger = self.ledger = Ledger(self.rows)
-        self.feeder: Feeder[ItemWork] = Feeder(2, lambda work: None)
+        self.feeder: Feeder[ItemWork] = Feeder()
         dispatch = Dispatch(ledger, DueIndex(), self.overview, 0.0)
         dispatch.active = set(range(PARTITIONS))
         self.app = SimpleNamespace(
@@ -110,7 +110,7 @@ class FakeWorker:
     def run(self, node_run_id: str, index: int = 0) -> ItemWork:
         """A handler begins."""
         work = self.wait(node_run_id, index)
-        assert self.feeder.take(work)
+        assert self.feeder.begin() is work
         return work
 
     def wait(self, node_run_id: str, index: int = 0) -> ItemWork:

@@ -57,7 +57,7 @@ class TestStates:
         assert states(worker) == {State.DEFERRED: 1}
         works = [worker.wait("wfnr_a", index) for index in (1, 2)]
         assert states(worker) == {State.WAITING: 1}
-        assert worker.feeder.take(works[0])
+        assert worker.feeder.begin() is works[0]
         assert states(worker) == {State.RUNNING: 1}
         read = worker.here.read("wfnr_a", 0, 10)
         assert (read.state, read.running, read.deferred) == (State.RUNNING, frozenset({1}), frozenset({0}))
