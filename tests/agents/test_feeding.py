@@ -143,12 +143,16 @@ async def _history(steps: list[tuple[int, int]], actors: int) -> None:
         await turns_of_the_loop()
         assert len(feeder.running) <= actors
         assert not feeder.pending or len(feeder.running) == actors, "no actor is free while something waits"
-    while feeder.running:
-        for piece in feeder.running:
-            ends[piece].set()
-        await turns_of_the_loop()
+    await _ended(feeder, ends)
     for task in tasks:
         task.cancel()
     assert len(begun) == len(set(begun)), "nothing begins twice"
     assert set(begun) | gone == set(every)
     assert not set(begun) & gone
+
+
+async def _ended(feeder: Feeder[Piece], ends: dict[Piece, asyncio.Event]) -> None:
+    while feeder.running:
+        for piece in feeder.running:
+            ends[piece].set()
+        await turns_of_the_loop()

@@ -20,7 +20,9 @@ from streams.records import (
     NewerFormatError,
     OutcomeEvent,
     Record,
+    Released,
     ReportAnswered,
+    RunningItem,
     Settled,
     Source,
     Tick,
@@ -68,6 +70,7 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
     ReportAnswered(node_run_id="wfnr_1", body=Body.SMALL, settled=Settled.REFUSED, status=409, reason="x", at=3.5),
     ReportAnswered(node_run_id="wfnr_1", body=Body.FULL, settled=Settled.REPORTED, at=3.5),
     FailureTold(node_run_id="wfnr_1", index=1),
+    Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
     Tick(),
 ]
 EVERY: list[tuple[TypeAdapter[Record], Record]] = [
