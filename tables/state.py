@@ -332,7 +332,8 @@ def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
         succeeded += item.result is not Result.FAILED
         failed += item.result is Result.FAILED
         untold += item.index >= covered and item.result is Result.FAILED and not item.told
-        last_ended_at = max(last_ended_at or 0.0, item.ended_at or 0.0)
+        if item.ended_at is not None:
+            last_ended_at = max(last_ended_at or item.ended_at, item.ended_at)
     counters = {"succeeded": succeeded, "failed": failed, "untold": untold, "last_ended_at": last_ended_at}
     return run.model_copy(update=counters)
 
