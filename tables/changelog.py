@@ -112,9 +112,10 @@ class Changelog:
             self._pump = None
 
     async def _round(self) -> None:
-        ready, self._ready = self._ready, set()
         sent: list[tuple[int, _Partition, list[Write], Awaitable[int]]] = []
-        for partition in ready:
+        for partition in list(self._ready):
+            # While one partition is sent another may be written: that goes along.
+            self._ready.discard(partition)
             place = self._partitions[partition]
             writes, place.next = place.next, []
             count, offset = await self._send(partition, writes)
