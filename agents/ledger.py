@@ -43,8 +43,8 @@ async def _enter(turn: Turn[Arrival] | Turn[OutcomeEvent]) -> None:
     try:
         await _entered(turn)
     except NotOwnedError:
-        # Acknowledged without being committed: the commit of a partition that is gone is discarded.
-        _acknowledge(turn)
+        # Never acknowledged: its new owner reads it, or this worker, which is about to stop, at its next start.
+        logger.debug("%s[%d] offset %d is left to others", turn.topic, turn.partition, turn.offset)
     await rows.room()
 
 
