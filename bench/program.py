@@ -1,0 +1,96 @@
+"""A process that is measured or measured with, and what it takes of the machine."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+from bench.errors import BenchError
+from local.kafka.child import Child
+
+_ROOT: Final = Path(__file__).parents[1]
+_PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
+_STOP_SECONDS: Final = 20.0
+_LAST_LINES: Final = 15
+
+
+class Program:
+    """Python with these arguments, as a child that ends with this process. Its output stands in `<name>.log`."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
+        inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._child = Child(
+            [sys.executable, *arguments],
+            log=self._log,
+            environment=inherited | {"PYTHONPATH": str(_ROOT)} | dict(environment),
+            folder=folder,
+        )
+        self.pid = self._child.pid
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, with SIGKILL where it takes too long; nothing happens where it was stopped before. Blocks."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._child.send(signal.SIGTERM)
+        if not self._child.wait(_STOP_SECONDS):
+            self._child.send(signal.SIGKILL)
+        self._child.end()
+
+    def check(self) -> None:
+        """Raise BenchError where it has ended."""
+        status = self._child.exit_status()
+        if status is not None:
+            raise BenchError(f"{self.name} has ended with status {status}. {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """Quote the end of its log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        return f"The end of {self._log}:" + "".join(f"\n  {line}" for line in lines)
+
+
+def wait_until(ready: Callable[[], bool], program: Program, seconds: float) -> None:
+    """Wait for a program. Blocks. Raises BenchError where it ends or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        program.check()
+        if time.monotonic() > deadline:
+            raise BenchError(f"{program.name} was not ready within {seconds:g} s. {program.last_lines()}")
+        time.sleep(0.05)
+
+
+class Usage:
+    """What a process takes, its children included."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system time so far. That of a child that has ended counts, once it was waited for."""
+        own = self._process.cpu_times()
+        times = [child.cpu_times() for child in self._children()]
+        return own.children_user + own.children_system + sum(one.user + one.system for one in (own, *times))
+
+    def memory(self) -> int:
+        """Return the bytes that it has resident."""
+        return sum(one.memory_info().rss for one in (self._process, *self._children()))
+
+    def _children(self) -> list[psutil.Process]:
+        return self._process.children(recursive=True)
