@@ -1,5 +1,6 @@
 """A process that is measured or measured with, and what it takes of the machine."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -83,14 +84,19 @@ class Usage:
         self._process = psutil.Process(pid)
 
     def cpu_seconds(self) -> float:
-        """Return the user and system time so far. That of a child that has ended counts, once it was waited for."""
-        own = self._process.cpu_times()
-        times = [child.cpu_times() for child in self._children()]
-        return own.children_user + own.children_system + sum(one.user + one.system for one in (own, *times))
+        """Return the user and system time so far, 0 where it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = [one.cpu_times() for one in self._family()]
+            # What its ended children have taken is in the first.
+            ended = times[0].children_user + times[0].children_system
+            return float(ended + sum(one.user + one.system for one in times))
+        return 0.0
 
     def memory(self) -> int:
-        """Return the bytes that it has resident."""
-        return sum(one.memory_info().rss for one in (self._process, *self._children()))
+        """Return the bytes that it has resident, 0 where it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return sum(one.memory_info().rss for one in self._family())
+        return 0
 
-    def _children(self) -> list[psutil.Process]:
-        return self._process.children(recursive=True)
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]

@@ -73,9 +73,10 @@ class Report:
 
     def _told(self) -> str:
         options = self.options
+        runs = "1 run" if options.runs == 1 else f"{options.runs} runs"
         rates = ", ".join(map(str, options.rates))
         return (
-            f"{machine()}. {options.runs} runs of each; a burst of {options.burst:,}; {options.seconds:g} s each at "
+            f"{machine()}. {runs} of each; a burst of {options.burst:,}; {options.seconds:g} s each at "
             f"{rates} per second; Port's API takes {options.latency_ms} ms; the worker runs on "
             f"`faust --loop {options.worker_loop}`."
         )

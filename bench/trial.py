@@ -162,6 +162,7 @@ class Driver:
             await self._wait(name, count, publishing)
         finally:
             publishing.cancel()
+        self._program.check()
         cpu, broker_cpu = self._subject.cpu_seconds() - cpu, self._broker.cpu_seconds() - broker_cpu
         await self.settle()
         published = await publishing
