@@ -77,6 +77,23 @@ def wait_until(ready: Callable[[], bool], program: Program, seconds: float) -> N
         time.sleep(0.05)
 
 
+class Neighbours:
+    """What other processes take of the machine, from now on: figures taken beside busy ones are to be doubted."""
+
+    def __init__(self) -> None:
+        self._own = Usage(os.getpid())
+        self._before = self._now()
+
+    def cores(self) -> float:
+        """Return how many cores they have kept busy on average."""
+        taken, at = self._now()
+        return max(0.0, (taken - self._before[0]) / (at - self._before[1]))
+
+    def _now(self) -> tuple[float, float]:
+        times = psutil.cpu_times()
+        return times.user + times.system - self._own.cpu_seconds(), time.monotonic()
+
+
 class Usage:
     """What a process takes, its children included."""
 

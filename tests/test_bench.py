@@ -1,20 +1,24 @@
 """The benchmark: that it runs, that its figures are what they say, and that it takes no subject's word for anything."""
 
 import math
+import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
 import orjson
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bench import loop, record
 from bench.errors import BenchError
-from bench.figures import Figures, Phase, figures_of, measures, of_subject, p, percentile, ratio
+from bench.figures import Figures, Phase, Totals, figures_of, measures, of_subject, p, percentile, ratio
 from bench.loop import Offsets
 from bench.options import parse
+from bench.program import Neighbours, Usage
 from bench.record import Record
 from bench.report import Report
 from bench.rounds import measure, rotated
@@ -62,7 +66,10 @@ class TestTrial:
         figures = await run_trial(subject, SMALL, place, Screen())
 
         assert set(figures) == {one.key for one in measures([RATE])}
-        assert all(value > 0 and math.isfinite(value) for value in figures.values())
+        assert all(math.isfinite(value) for value in figures.values())
+        # On an idle machine there is nobody else.
+        assert all(value > 0 for key, value in figures.items() if key != "others")
+        assert figures["others"] >= 0
         assert figures["calls"] == 1.0
         assert figures[p(50, RATE)] <= figures[p(99, RATE)]
         # Nobody completes a node run in no time, and none of the bursts took a minute.
@@ -198,6 +205,16 @@ async def test_the_loops_commit_in_order_and_only_what_has_succeeded() -> None:
     assert consumer.commits == [{one: 5, two: 1}, {one: 8}, {one: 9}]
 
 
+def test_work_of_its_own_is_not_a_neighbours() -> None:
+    neighbours = Neighbours()
+    began = time.process_time()
+    while time.process_time() - began < 0.5:
+        sum(range(10_000))
+    own, cores = Usage(os.getpid()), psutil.cpu_count() or 1
+    assert own.cpu_seconds() >= 0.5
+    assert neighbours.cores() < cores - 0.5
+
+
 class TestFigures:
     def test_percentiles_are_values_that_were_seen(self) -> None:
         values = list(range(1, 201))
@@ -210,13 +227,14 @@ class TestFigures:
         completed = {f"wfnr_{n}": 11.0 + (4 - n) / 4 for n in range(5)}
         burst = Phase(published, completed, cpu=0.02, broker_cpu=0.01)
         steady = Phase({"wfnr_5": 20.0}, {"wfnr_5": 20.25}, cpu=0.001, broker_cpu=0.0)
-        assert figures_of(burst, {50: steady}, calls=9, peak_memory=3 * 2**20) == {
+        assert figures_of(burst, {50: steady}, Totals(calls=9, peak_memory=3 * 2**20, others=0.5)) == {
             "throughput": pytest.approx(5 / 2.0),
             "first": pytest.approx(1.0),
             "calls": pytest.approx(1.5),
             "cpu": pytest.approx(4.0),
             "broker_cpu": pytest.approx(2.0),
             "memory": pytest.approx(3.0),
+            "others": 0.5,
             "p50@50": pytest.approx(250),
             "p99@50": pytest.approx(250),
             "cpu@50": pytest.approx(1.0),
