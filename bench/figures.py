@@ -26,6 +26,8 @@ class Measure:
     title: str
     unit: str
     decimals: int = 0
+    compared: bool = True
+    """Whether one subject's over another's says anything."""
 
 
 def p(percent: int, rate: int) -> str:
@@ -49,7 +51,7 @@ def measures(rates: Sequence[int]) -> list[Measure]:
         *(Measure(f"cpu@{rate}", f"CPU per 1,000 node runs, {rate} per second", "s", 2) for rate in rates),
         Measure("broker_cpu", "Kafka's CPU per 1,000 node runs, burst", "s", 2),
         Measure(MEMORY, "memory, peak", "MiB"),
-        Measure(OTHERS, "other processes on the machine", "cores busy", 1),
+        Measure(OTHERS, "other processes on the machine", "cores busy", 1, compared=False),
     ]
 
 
@@ -135,4 +137,9 @@ def ratio(rounds: Rounds, over: str, under: str, key: str) -> Spread:
 
     What slows the machine down for a while so strikes both sides of a ratio.
     """
-    return spread([figures[over][key] / figures[under][key] for figures in rounds])
+    return spread([_divided(figures[over][key], figures[under][key]) for figures in rounds])
+
+
+def _divided(over: float, under: float) -> float:
+    # CPU times come in hundredths of a second: a short phase may have taken none.
+    return over / under if under else math.inf

@@ -87,7 +87,8 @@ class Report:
     def _row(self, one: Measure) -> list[str]:
         title = f"{one.title}, {one.unit}" if one.unit else one.title
         own = [_shown(of_subject(self.rounds, subject, one.key), one.decimals) for subject in self.options.subjects]
-        return [title, *own, *(_shown(ratio(self.rounds, *pair, one.key), 2) for pair in self._ratios())]
+        ratios = [_shown(ratio(self.rounds, *pair, one.key), 2) if one.compared else "" for pair in self._ratios()]
+        return [title, *own, *ratios]
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,9 @@ class TestFigures:
         assert (found.median, found.low, found.high) == (0.5, 0.5, 0.6)
         assert of_subject(rounds, "a", "x").median == 10.0
 
+    def test_there_may_be_nothing_to_divide_by(self) -> None:
+        assert ratio([{"a": {"x": 1.0}, "b": {"x": 0.0}}], "a", "b", "x").median == math.inf
+
 
 class TestReport:
     def figures(self, **changed: float) -> Figures:
