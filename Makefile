@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 LOCK_ENV := .cache/lock
 
-.PHONY: help setup demo test lint format lock clean distclean
+.PHONY: help setup demo test bench lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,10 @@ demo: setup ## start Kafka, the Port emulator and a worker, and run the four exa
 
 test: setup ## run all tests, those on a real Kafka included
 	@$(PY) -m pytest
+
+# Its options stand in BENCH_ARGS: make bench BENCH_ARGS="--runs 1 --burst 5000"; --help lists them.
+bench: setup ## measure a worker beside two hand-written loops; half an hour, a quick look by options
+	@exec $(PY) -m bench --follow-parent $(BENCH_ARGS)
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile and compose file
 	$(PY) -m ruff format --check .

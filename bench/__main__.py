@@ -1,6 +1,7 @@
 """`python -m bench`, which `make bench` runs."""
 
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from pathlib import Path
 import uvloop
 
 from bench.errors import BenchError
+from bench.figures import Figures
 from bench.options import Options, parse
 from bench.report import Report
 from bench.rounds import measure
 from bench.screen import Screen
+from bench.trial import new_place, run_trial
+from local.demo.interrupts import follow_parent
 from local.kafka import EmbeddedKafka, KafkaError
 
 _INTERRUPTED = 130
@@ -21,6 +25,9 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and return the exit status: 0 when there is a result, whether it meets the targets or not."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if options.follow_parent:
+        follow_parent()
     screen = Screen()
     for made in (options.data_dir, options.profile):
         if made is not None:
@@ -43,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: Options, folder: Path, screen: Screen) -> Report:
     with EmbeddedKafka(folder / "kafka", progress=screen.line) as kafka:
-        report = Report(options, uvloop.run(measure(options, kafka, folder, screen)))
+
+        async def trial(subject: str, name: str) -> Figures:
+            return await run_trial(subject, options, new_place(kafka, folder / name), screen)
+
+        report = Report(options, uvloop.run(measure(options, trial, screen)))
         screen.end()
         return report
 

@@ -15,6 +15,7 @@ THROUGHPUT: Final = "throughput"
 FIRST: Final = "first"
 CALLS: Final = "calls"
 MEMORY: Final = "memory"
+OTHERS: Final = "others"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Measure:
     title: str
     unit: str
     decimals: int = 0
+    compared: bool = True
+    """Whether one subject's over another's says anything."""
 
 
 def p(percent: int, rate: int) -> str:
@@ -48,6 +51,7 @@ def measures(rates: Sequence[int]) -> list[Measure]:
         *(Measure(f"cpu@{rate}", f"CPU per 1,000 node runs, {rate} per second", "s", 2) for rate in rates),
         Measure("broker_cpu", "Kafka's CPU per 1,000 node runs, burst", "s", 2),
         Measure(MEMORY, "memory, peak", "MiB"),
+        Measure(OTHERS, "other processes on the machine", "cores busy", 1, compared=False),
     ]
 
 
@@ -77,15 +81,25 @@ class Phase:
         return 1000 * seconds / len(self.published)
 
 
-def figures_of(burst: Phase, steady: Mapping[int, Phase], calls: int, peak_memory: int) -> Figures:
-    """Return the figures of a trial; `calls` are those of all its phases."""
+@dataclass(frozen=True)
+class Totals:
+    """What was seen of all phases together: calls of Port's API, bytes, cores that others kept busy."""
+
+    calls: int
+    peak_memory: int
+    others: float
+
+
+def figures_of(burst: Phase, steady: Mapping[int, Phase], totals: Totals) -> Figures:
+    """Return the figures of a trial."""
     figures = {
         THROUGHPUT: burst.per_second(),
         FIRST: burst.first(),
-        CALLS: calls / sum(len(phase.published) for phase in (burst, *steady.values())),
+        CALLS: totals.calls / sum(len(phase.published) for phase in (burst, *steady.values())),
         "cpu": burst.per_thousand(burst.cpu),
         "broker_cpu": burst.per_thousand(burst.broker_cpu),
-        MEMORY: peak_memory / 2**20,
+        MEMORY: totals.peak_memory / 2**20,
+        OTHERS: totals.others,
     }
     for rate, phase in steady.items():
         latencies = phase.latencies()
@@ -123,4 +137,9 @@ def ratio(rounds: Rounds, over: str, under: str, key: str) -> Spread:
 
     What slows the machine down for a while so strikes both sides of a ratio.
     """
-    return spread([figures[over][key] / figures[under][key] for figures in rounds])
+    return spread([_divided(figures[over][key], figures[under][key]) for figures in rounds])
+
+
+def _divided(over: float, under: float) -> float:
+    # CPU times come in hundredths of a second: a short phase may have taken none.
+    return over / under if under else math.inf

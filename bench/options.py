@@ -32,6 +32,7 @@ class Options:
     json: Path | None
     profile: Path | None
     data_dir: Path
+    follow_parent: bool = False
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -74,6 +75,7 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--profile", type=Path, metavar="DIR", help=profile)
     folder = "where data and logs stand meanwhile; kept where it fails (%(default)s)"
     add("--data-dir", type=Path, default=Path(".data/bench"), metavar="DIR", help=folder)
+    add("--follow-parent", action="store_true", help="end when the parent process is interrupted or gone, as make is")
 
 
 def _number(least: int) -> Callable[[str], int]:

@@ -1,5 +1,6 @@
 """A process that is measured or measured with, and what it takes of the machine."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -76,6 +77,23 @@ def wait_until(ready: Callable[[], bool], program: Program, seconds: float) -> N
         time.sleep(0.05)
 
 
+class Neighbours:
+    """What other processes take of the machine, from now on: figures taken beside busy ones are to be doubted."""
+
+    def __init__(self) -> None:
+        self._own = Usage(os.getpid())
+        self._before = self._now()
+
+    def cores(self) -> float:
+        """Return how many cores they have kept busy on average."""
+        taken, at = self._now()
+        return max(0.0, (taken - self._before[0]) / (at - self._before[1]))
+
+    def _now(self) -> tuple[float, float]:
+        times = psutil.cpu_times()
+        return times.user + times.system - self._own.cpu_seconds(), time.monotonic()
+
+
 class Usage:
     """What a process takes, its children included."""
 
@@ -83,14 +101,19 @@ class Usage:
         self._process = psutil.Process(pid)
 
     def cpu_seconds(self) -> float:
-        """Return the user and system time so far. That of a child that has ended counts, once it was waited for."""
-        own = self._process.cpu_times()
-        times = [child.cpu_times() for child in self._children()]
-        return own.children_user + own.children_system + sum(one.user + one.system for one in (own, *times))
+        """Return the user and system time so far, 0 where it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = [one.cpu_times() for one in self._family()]
+            # What its ended children have taken is in the first.
+            ended = times[0].children_user + times[0].children_system
+            return float(ended + sum(one.user + one.system for one in times))
+        return 0.0
 
     def memory(self) -> int:
-        """Return the bytes that it has resident."""
-        return sum(one.memory_info().rss for one in (self._process, *self._children()))
+        """Return the bytes that it has resident, 0 where it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return sum(one.memory_info().rss for one in self._family())
+        return 0
 
-    def _children(self) -> list[psutil.Process]:
-        return self._process.children(recursive=True)
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]

@@ -73,9 +73,10 @@ class Report:
 
     def _told(self) -> str:
         options = self.options
+        runs = "1 run" if options.runs == 1 else f"{options.runs} runs"
         rates = ", ".join(map(str, options.rates))
         return (
-            f"{machine()}. {options.runs} runs of each; a burst of {options.burst:,}; {options.seconds:g} s each at "
+            f"{machine()}. {runs} of each; a burst of {options.burst:,}; {options.seconds:g} s each at "
             f"{rates} per second; Port's API takes {options.latency_ms} ms; the worker runs on "
             f"`faust --loop {options.worker_loop}`."
         )
@@ -86,7 +87,8 @@ class Report:
     def _row(self, one: Measure) -> list[str]:
         title = f"{one.title}, {one.unit}" if one.unit else one.title
         own = [_shown(of_subject(self.rounds, subject, one.key), one.decimals) for subject in self.options.subjects]
-        return [title, *own, *(_shown(ratio(self.rounds, *pair, one.key), 2) for pair in self._ratios())]
+        ratios = [_shown(ratio(self.rounds, *pair, one.key), 2) if one.compared else "" for pair in self._ratios()]
+        return [title, *own, *ratios]
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,26 @@
 """Who is measured when: all subjects in each run, in another order each time."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from bench.figures import FIRST, THROUGHPUT, Figures
 from bench.options import Options
 from bench.screen import Screen
-from bench.trial import new_place, run_trial
-from local.kafka import EmbeddedKafka
+
+Trial: TypeAlias = Callable[[str, str], Awaitable[Figures]]
+"""Measures a subject, the first argument, once; the second is a name for this trial among all."""
 
 
-async def measure(options: Options, kafka: EmbeddedKafka, folder: Path, screen: Screen) -> list[dict[str, Figures]]:
-    """Return the figures of each subject for each run. Raises BenchError where one of them fails."""
+async def measure(options: Options, trial: Trial, screen: Screen) -> list[dict[str, Figures]]:
+    """Return the figures of each subject for each run. Raises what a trial raises."""
     rounds = []
     for number in range(options.runs):
         figures: dict[str, Figures] = {}
         for subject in rotated(options.subjects, number):
-            trial = f"run {number + 1} of {options.runs}, {subject}"
-            screen.begin(trial)
-            place = new_place(kafka, folder / f"{subject}-{number + 1}")
-            figures[subject] = await run_trial(subject, options, place, screen)
-            screen.line(f"{trial}: {_in_short(figures[subject])}")
+            title = f"run {number + 1} of {options.runs}, {subject}"
+            screen.begin(title)
+            figures[subject] = await trial(subject, f"{subject}-{number + 1}")
+            screen.line(f"{title}: {_in_short(figures[subject])}")
         rounds.append(figures)
     return rounds
 

@@ -15,10 +15,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bench.errors import BenchError
-from bench.figures import Figures, Phase, figures_of
+from bench.figures import Figures, Phase, Totals, figures_of
 from bench.options import Options
 from bench.profiling import profiled
-from bench.program import Program, Usage, wait_until
+from bench.program import Neighbours, Program, Usage, wait_until
 from bench.record import Port, Record
 from bench.screen import Screen
 from bench.subjects import command
@@ -81,14 +81,15 @@ async def run_trial(subject: str, options: Options, place: Place, screen: Screen
         program = programs.enter_context(Program(subject, arguments, place.environment(), place.folder))
         async with _driver(place, program, options, screen) as driver:
             await driver.phase("warm-up", options.warm_up)
-            before = driver.record.calls
+            before, neighbours = driver.record.calls, Neighbours()
             profile = options.profile and options.profile / f"{place.folder.name}.svg"
             async with profiled(program.pid, profile):
                 burst = await driver.phase("burst", options.burst)
             steady = {rate: await driver.steady_phase(rate, options.seconds) for rate in options.rates}
+            others = neighbours.cores()
             await asyncio.to_thread(program.stop)
             await driver.settle()
-            return figures_of(burst, steady, driver.record.calls - before, driver.peak_memory)
+            return figures_of(burst, steady, Totals(driver.record.calls - before, driver.peak_memory, others))
 
 
 async def _create_topics(place: Place, partitions: int) -> None:
@@ -162,6 +163,7 @@ class Driver:
             await self._wait(name, count, publishing)
         finally:
             publishing.cancel()
+        self._program.check()
         cpu, broker_cpu = self._subject.cpu_seconds() - cpu, self._broker.cpu_seconds() - broker_cpu
         await self.settle()
         published = await publishing

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from local.demo.options import parse
+import bench.options
+import local.demo.options
 from streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,10 @@ fields = json.loads(sys.argv[1])
 context = Context("wfnr_1", "wfr_1", "w", "n", handler.event_type, index=0, attempt=1, received_at=0.0, fields=fields)
 print(asyncio.run(execute(Call(handler, context, 0, "worker"), Threads())).event.model_dump_json())
 """
+PARSERS: dict[str, Callable[[list[str]], object]] = {
+    "DEMO_ARGS": local.demo.options.parse,
+    "BENCH_ARGS": bench.options.parse,
+}
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -138,8 +144,8 @@ def known(words: list[str]) -> bool:
     options = {word for word in words if re.match(r"--?[A-Za-z]", word)}
     match words:
         case ["make", target, *rest]:
-            for arguments in (word.removeprefix("DEMO_ARGS=") for word in rest):
-                parse(shlex.split(arguments))
+            for name, _, arguments in (word.partition("=") for word in rest):
+                PARSERS[name](shlex.split(arguments))
             return target in targets()
         case [".venv/bin/faust", "-A", "streams.app", command, *_]:
             return options <= options_of("faust") | options_of("faust", command)
