@@ -37,8 +37,9 @@ _LARGE_BYTES: Final = 256 * 1024
 _RUN_BYTES: Final = 64 * 1024 * 1024
 _EPOCH_FROM: Final = 10_000
 _LONGEST_WAIT: Final = 3600.0
-_TOKEN_MARGIN: Final = 60.0
-_TOKEN_PAUSE: Final = 1.0
+_TOKEN_SECONDS: Final = 1.0
+"""How long a token is used past its end. Port counts whole seconds, and gives the same token again as long as it lives:
+asked any earlier, it would be asked twice."""
 
 
 class AnswerKind(Enum):
@@ -103,8 +104,7 @@ class _Reply:
 @dataclass(frozen=True, slots=True)
 class _Token:
     value: str = field(repr=False)
-    fresh_until: float
-    valid_until: float
+    used_until: float
 
 
 class PortClient:
@@ -222,7 +222,7 @@ class _Tokens:
         self._fetching: asyncio.Task[_Token | Answer] | None = None
 
     async def get(self, refused: _Token | None = None) -> _Token | Answer:
-        """A token to use now: the cached one while it is fresh, else a new one; or why there is none.
+        """A token to use now: the cached one until its end, else a new one; or why there is none.
 
         `refused` is a token that Port has just answered with 401. Who comes with one that was replaced meanwhile
         gets the newer one without a call.
@@ -230,12 +230,9 @@ class _Tokens:
         if refused is not None and self._token is refused:
             self._token = None
         token = self._token
-        if token is not None and self._clock() < token.fresh_until:
+        if token is not None and self._clock() < token.used_until:
             return token
-        fetched = await self._shared_fetch()
-        if isinstance(fetched, Answer) and token is not None and self._clock() < token.valid_until:
-            return token
-        return fetched
+        return await self._shared_fetch()
 
     async def close(self) -> None:
         """Give up a fetch that is under way."""
@@ -269,10 +266,8 @@ class _Tokens:
 
 
 def _new_token(token: AccessToken, asked_at: float, now: float) -> _Token:
-    """Port may hand out one that is nearly expired: it is used almost to its end, and asked for again only then."""
-    margin = min(_TOKEN_MARGIN, max(token.expires_in, 0.0) / 10)
-    valid_until = asked_at + token.expires_in
-    return _Token(token.access_token.get_secret_value(), max(valid_until - margin, now + _TOKEN_PAUSE), valid_until)
+    """Port may hand out one that is nearly expired: it is used to its end. Where that came before, a 401 says so."""
+    return _Token(token.access_token.get_secret_value(), max(asked_at + token.expires_in, now) + _TOKEN_SECONDS)
 
 
 def _as_auth_failure(answer: Answer) -> Answer:
