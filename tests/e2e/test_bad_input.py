@@ -232,9 +232,8 @@ def failing(running: list[Organization]) -> Organization:
     well = {f"sent well: {name}": GOOD for name in SENDINGS}
     ill = {f"sent ill: {name}": b"\xff" + name.encode() for name in SENDINGS}
     sendings = {f"{what}: {name}": how for name, how in SENDINGS.items() for what in ("sent well", "sent ill")}
-    asyncio.run(
-        organization.send({"10,000 items": MANY, "output refused": OUTPUT_REFUSED} | ALL | well | ill, sendings)
-    )
+    messages = {"10,000 items": MANY, "output refused": OUTPUT_REFUSED, **ALL, **well, **ill}
+    asyncio.run(organization.send(messages, sendings))
     left = ("dead letter: ", "not ours: ", "sent ill: ")
     wait(organization, [name for name in organization.sent if not name.startswith(left)], len(DEAD_LETTERS) + len(ill))
     assert organization.incarnation() == before
