@@ -10,7 +10,7 @@ import email.utils
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -36,6 +36,7 @@ _REASON_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 256 * 1024
 _RUN_BYTES: Final = 64 * 1024 * 1024
 _EPOCH_FROM: Final = 10_000
+_OK: Final = b'{"ok":true}'
 _LONGEST_WAIT: Final = 3600.0
 _TOKEN_SECONDS: Final = 1.0
 """How long a token is used past its end. Port counts whole seconds, and gives the same token again as long as it lives:
@@ -340,19 +341,16 @@ class _Http:
         return self._session
 
     def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool) -> Answer:
-        status = response.status
-        kind = _kind(status)
-        reason = _reason(status, text)
-        if kind is AnswerKind.ACCEPTED and complete and not _is_ports(text):
+        status, headers = response.status, response.headers
+        kind, remaining = _kind(status), _whole_number(headers.get("x-ratelimit-remaining"))
+        if kind is AnswerKind.ACCEPTED:
+            if not complete or _is_ports(text):
+                return Answer(kind, status, f"HTTP {status}", remaining=remaining)
             kind, reason = AnswerKind.UNAVAILABLE, f"HTTP {status}, but the body is not an answer of Port's API"
-        return Answer(
-            kind,
-            status,
-            self._clean(reason),
-            _retry_after(response),
-            maybe_arrived=kind is AnswerKind.UNAVAILABLE,
-            remaining=_whole_number(response.headers.get("x-ratelimit-remaining")),
-        )
+        else:
+            reason = self._clean(_reason(status, text))
+        maybe_arrived = kind is AnswerKind.UNAVAILABLE
+        return Answer(kind, status, reason, _retry_after(status, headers), maybe_arrived, remaining)
 
     def _broken(self, error: Exception) -> Answer:
         before_sending = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
@@ -399,7 +397,7 @@ def _kind(status: int) -> AnswerKind:
 
 def _is_ports(text: bytes) -> bool:
     """A 2xx of a proxy's login page is not Port's: Port answers with a JSON object, or with nothing."""
-    if not text:
+    if not text or text == _OK:
         return True
     try:
         value: object = json.loads(text)
@@ -422,16 +420,16 @@ def _reason(status: int, text: bytes) -> str:
     return f"HTTP {status}: {said if isinstance(said, str) else json.dumps(said)}".rstrip(": ")
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, where Port asks to wait: from `Retry-After`, else `x-ratelimit-reset` (never above an hour)."""
-    if response.status not in (429, 503):
+    if status not in (429, 503):
         return None
-    header = response.headers.get("Retry-After")
+    header = headers.get("Retry-After")
     wait = _seconds(header)
     if wait is None and header is not None:
         wait = _until(header)
-    if wait is None and response.status == 429:
-        wait = _seconds(response.headers.get("x-ratelimit-reset"))
+    if wait is None and status == 429:
+        wait = _seconds(headers.get("x-ratelimit-reset"))
     return None if wait is None else min(max(wait, 0.0), _LONGEST_WAIT)
 
 
