@@ -304,7 +304,8 @@ def reporting(running: Running) -> float:
 def test_however_many_reports_wait_a_revoked_token_is_replaced_once(running: Running) -> None:
     running.settled(running.publish(), "reported")
     running.begin()
-    running.fail({"paths": ["report"], "latency_ms": 6000, "count": 50})
+    # The call for the token takes so long that all others come while it is under way.
+    running.fail({"paths": ["report"], "latency_ms": 6000, "count": 50}, {"paths": ["auth"], "latency_ms": 2000})
     ids = running.publish(50)
     eventually(lambda: reporting(running) == 50, "50 reports are on their way")
     assert running.record.read_on() == []
