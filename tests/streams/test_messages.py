@@ -372,6 +372,15 @@ class TestBad:
         for place in places:
             assert self.bad(raw(**place)).reason == f"malformed node-run id: {kind}"
 
+    @pytest.mark.parametrize("place", ["context", "workflowRun", "workflowNodeRun"])
+    def test_depth_where_an_id_belongs(self, place: str) -> None:
+        names = b'{"nodeRunId": DEEP, "identifier": DEEP}'.replace(b"DEEP", b"[" * 190 + b"]" * 190)
+        value = b'{"%s": %s, "payload": {}}' % (place.encode(), names)
+        if place == "workflowRun":
+            assert sort_out(value) == NotOurs(Foreign.NO_NODE_RUN_ID)
+        else:
+            assert self.bad(value).reason == "malformed node-run id: an array"
+
     def test_a_text_in_another_place_counts_before_it(self) -> None:
         message = ours(sort_out(raw(context={"nodeRunId": 7, "runId": NODE_RUN}, workflowNodeRun=8)))
         assert message.node_run_id == NODE_RUN
@@ -460,7 +469,7 @@ def test_any_json_gives_exactly_one_outcome_and_is_decodable(value: object, asci
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     holds(text)
     message = sort_out(text)
-    assert not isinstance(message, Bad) or message.reason.startswith("malformed node-run id ")
+    assert not isinstance(message, Bad) or message.reason.startswith("malformed node-run id")
 
 
 @unhurried
