@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from enum import Enum, auto
+from dataclasses import replace
+from enum import Enum
 from itertools import takewhile
 from typing import Final, TypeAlias
 
@@ -26,6 +27,9 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_ASKED_PAUSE: Final = 300.0
 """The window of Port's rate limit: no longer pause is heeded, whoever asks for it."""
+UNKNOWN_SECONDS: Final = 10.0
+"""So long after its message a node run that Port does not know (404) may yet become known: the message may have been
+quicker than what Port's API reads from."""
 _WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.RATE_LIMITED, AnswerKind.UNAUTHORIZED})
 _DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
 
@@ -35,10 +39,11 @@ ToPort: TypeAlias = ReportWork | TellWork
 class Found(Enum):
     """What a look at the workflow run says of a node run whose report was answered with 409 or 422."""
 
-    SAME = auto()
-    OTHER = auto()
-    OPEN = auto()
-    UNKNOWN = auto()
+    SAME = "it is completed with the same result"
+    OTHER = "it is completed with another result"
+    OPEN = "it is still open"
+    UNKNOWN = "Port does not show it"
+    NOWHERE = "it cannot be looked up: its message has no workflow-run id"
 
 
 class _NotNowError(Exception):
@@ -72,14 +77,20 @@ class Settler:
         """Complete a node run whose report is frozen; `items` are its items in order, read up to the covered ones."""
         covered = run.covered or 0
         body = report_body(run, takewhile(lambda item: item.index < covered, items))
-        answer = await self._until_answered(work, lambda: self._port.report(run.node_run_id, run.workflow_run_id, body))
-        settled = await self._settled(work, run, answer)
+
+        async def send() -> Answer:
+            answer = await self._port.report(run.node_run_id, run.workflow_run_id, body)
+            unknown = answer.kind is AnswerKind.NOT_FOUND and self._may_become_known(run)
+            return replace(answer, kind=AnswerKind.UNAVAILABLE) if unknown else answer
+
+        answer = await self._until_answered(work, send)
+        settled, reason = await self._settled(work, run, answer)
         return ReportAnswered(
             node_run_id=run.node_run_id,
             body=work.body,
             settled=settled,
             status=answer.status,
-            reason="" if settled is Settled.REPORTED else answer.reason,
+            reason=reason,
             at=self._clock(),
         )
 
@@ -89,38 +100,51 @@ class Settler:
         line = LogLine(level=LogLevel.ERROR, message=text)
         return await self._until_answered(work, lambda: self._port.append_logs(run.node_run_id, [line]))
 
+    def _may_become_known(self, run: NodeRun) -> bool:
+        # A time to come is no time to wait for: producers set what they like.
+        return 0 <= self._clock() - run.received_at < UNKNOWN_SECONDS
+
     async def _until_answered(self, work: ToPort, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        answer = await self._once(work, call)
+        # Only now: what makes the pauses costs half as much as a call.
+        return await self._again(work, call, answer) if answer.kind in _WAIT else answer
+
+    async def _once(self, work: ToPort, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        if not self._is_here(work.partition):
+            raise NotOwnedError(f"partition {work.partition} is gone")
+        return await call()
+
+    async def _again(self, work: ToPort, call: Callable[[], Awaitable[Answer]], first: Answer) -> Answer:
+        known: Answer | None = first
         async for attempt in stamina.retry_context(
             on=_pause, attempts=None, timeout=None, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE, wait_jitter=1.0
         ):
             with attempt:
-                if not self._is_here(work.partition):
-                    raise NotOwnedError(f"partition {work.partition} is gone")
-                answer = await call()
+                answer, known = known or await self._once(work, call), None
                 if answer.kind in _WAIT:
                     raise _NotNowError(answer)
                 return answer
         raise AssertionError("unreachable: attempts are not limited")  # pragma: no cover
 
-    async def _settled(self, work: ReportWork, run: NodeRun, answer: Answer) -> Settled:
+    async def _settled(self, work: ReportWork, run: NodeRun, answer: Answer) -> tuple[Settled, str]:
         if answer.kind is AnswerKind.ACCEPTED:
-            return Settled.REPORTED
+            return Settled.REPORTED, ""
         if answer.kind is AnswerKind.TOO_LARGE:
-            return _output_refused(work)
+            return _output_refused(work), answer.reason
         if answer.kind not in _DISPUTED:
-            return Settled.REFUSED
+            return Settled.REFUSED, answer.reason
         found = await self._look(work, run)
         if found is Found.SAME:
-            return Settled.REPORTED
+            return Settled.REPORTED, ""
         # Still open: it is the body that Port does not take.
         refused = found is Found.OPEN and answer.kind is AnswerKind.INVALID
-        return _output_refused(work) if refused else Settled.REFUSED
+        return _output_refused(work) if refused else Settled.REFUSED, f"{answer.reason}; {found.value}"
 
     async def _look(self, work: ReportWork, run: NodeRun) -> Found:
         """Look the node run up at Port: a lost answer to an earlier report shows as the same result there."""
         workflow_run_id = run.workflow_run_id
         if workflow_run_id is None:
-            return Found.UNKNOWN
+            return Found.NOWHERE
         found: list[WorkflowRun] = []
 
         async def look() -> Answer:

@@ -10,7 +10,7 @@ import email.utils
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -36,9 +36,11 @@ _REASON_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 256 * 1024
 _RUN_BYTES: Final = 64 * 1024 * 1024
 _EPOCH_FROM: Final = 10_000
+_OK: Final = b'{"ok":true}'
 _LONGEST_WAIT: Final = 3600.0
-_TOKEN_MARGIN: Final = 60.0
-_TOKEN_PAUSE: Final = 1.0
+_TOKEN_SECONDS: Final = 1.0
+"""How long a token is used past its end. Port counts whole seconds, and gives the same token again as long as it lives:
+asked any earlier, it would be asked twice."""
 
 
 class AnswerKind(Enum):
@@ -103,8 +105,7 @@ class _Reply:
 @dataclass(frozen=True, slots=True)
 class _Token:
     value: str = field(repr=False)
-    fresh_until: float
-    valid_until: float
+    used_until: float
 
 
 class PortClient:
@@ -222,7 +223,7 @@ class _Tokens:
         self._fetching: asyncio.Task[_Token | Answer] | None = None
 
     async def get(self, refused: _Token | None = None) -> _Token | Answer:
-        """A token to use now: the cached one while it is fresh, else a new one; or why there is none.
+        """A token to use now: the cached one until its end, else a new one; or why there is none.
 
         `refused` is a token that Port has just answered with 401. Who comes with one that was replaced meanwhile
         gets the newer one without a call.
@@ -230,12 +231,9 @@ class _Tokens:
         if refused is not None and self._token is refused:
             self._token = None
         token = self._token
-        if token is not None and self._clock() < token.fresh_until:
+        if token is not None and self._clock() < token.used_until:
             return token
-        fetched = await self._shared_fetch()
-        if isinstance(fetched, Answer) and token is not None and self._clock() < token.valid_until:
-            return token
-        return fetched
+        return await self._shared_fetch()
 
     async def close(self) -> None:
         """Give up a fetch that is under way."""
@@ -269,10 +267,8 @@ class _Tokens:
 
 
 def _new_token(token: AccessToken, asked_at: float, now: float) -> _Token:
-    """Port may hand out one that is nearly expired: it is used almost to its end, and asked for again only then."""
-    margin = min(_TOKEN_MARGIN, max(token.expires_in, 0.0) / 10)
-    valid_until = asked_at + token.expires_in
-    return _Token(token.access_token.get_secret_value(), max(valid_until - margin, now + _TOKEN_PAUSE), valid_until)
+    """Port may hand out one that is nearly expired: it is used to its end. Where that came before, a 401 says so."""
+    return _Token(token.access_token.get_secret_value(), max(asked_at + token.expires_in, now) + _TOKEN_SECONDS)
 
 
 def _as_auth_failure(answer: Answer) -> Answer:
@@ -345,19 +341,16 @@ class _Http:
         return self._session
 
     def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool) -> Answer:
-        status = response.status
-        kind = _kind(status)
-        reason = _reason(status, text)
-        if kind is AnswerKind.ACCEPTED and complete and not _is_ports(text):
+        status, headers = response.status, response.headers
+        kind, remaining = _kind(status), _whole_number(headers.get("x-ratelimit-remaining"))
+        if kind is AnswerKind.ACCEPTED:
+            if not complete or _is_ports(text):
+                return Answer(kind, status, f"HTTP {status}", remaining=remaining)
             kind, reason = AnswerKind.UNAVAILABLE, f"HTTP {status}, but the body is not an answer of Port's API"
-        return Answer(
-            kind,
-            status,
-            self._clean(reason),
-            _retry_after(response),
-            maybe_arrived=kind is AnswerKind.UNAVAILABLE,
-            remaining=_whole_number(response.headers.get("x-ratelimit-remaining")),
-        )
+        else:
+            reason = self._clean(_reason(status, text))
+        maybe_arrived = kind is AnswerKind.UNAVAILABLE
+        return Answer(kind, status, reason, _retry_after(status, headers), maybe_arrived, remaining)
 
     def _broken(self, error: Exception) -> Answer:
         before_sending = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
@@ -404,7 +397,7 @@ def _kind(status: int) -> AnswerKind:
 
 def _is_ports(text: bytes) -> bool:
     """A 2xx of a proxy's login page is not Port's: Port answers with a JSON object, or with nothing."""
-    if not text:
+    if not text or text == _OK:
         return True
     try:
         value: object = json.loads(text)
@@ -427,16 +420,16 @@ def _reason(status: int, text: bytes) -> str:
     return f"HTTP {status}: {said if isinstance(said, str) else json.dumps(said)}".rstrip(": ")
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, where Port asks to wait: from `Retry-After`, else `x-ratelimit-reset` (never above an hour)."""
-    if response.status not in (429, 503):
+    if status not in (429, 503):
         return None
-    header = response.headers.get("Retry-After")
+    header = headers.get("Retry-After")
     wait = _seconds(header)
     if wait is None and header is not None:
         wait = _until(header)
-    if wait is None and response.status == 429:
-        wait = _seconds(response.headers.get("x-ratelimit-reset"))
+    if wait is None and status == 429:
+        wait = _seconds(headers.get("x-ratelimit-reset"))
     return None if wait is None else min(max(wait, 0.0), _LONGEST_WAIT)
 
 

@@ -88,21 +88,21 @@ _Text = Annotated[str | None, BeforeValidator(_text_or_none)]
 class _Context(BaseModel):
     run_id: _Text = Field(None, alias="runId")
     workflow_run_id: _Text = Field(None, alias="workflowRunId")
-    node_run_id: _Text = Field(None, alias="nodeRunId")
-    workflow_node_run_id: _Text = Field(None, alias="workflowNodeRunId")
+    node_run_id: JsonValue = Field(None, alias="nodeRunId")
+    workflow_node_run_id: JsonValue = Field(None, alias="workflowNodeRunId")
     workflow: _Text = Field(None, alias="workflowIdentifier")
     node: _Text = Field(None, alias="nodeIdentifier")
 
 
 class _Reference(BaseModel):
-    identifier: _Text = None
+    identifier: JsonValue = None
 
 
 class RunsMessage(BaseModel):
     """The wrapping of a message on `<orgId>.runs`, in every form that is known of it.
 
-    A part of another shape than expected counts as absent: the message is then another consumer's. Further fields are
-    kept.
+    A part of another shape than expected counts as absent: the message is then another consumer's. But where a node-run
+    id belongs, something that is no text is a malformed one. Further fields are kept.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -118,17 +118,22 @@ class RunsMessage(BaseModel):
         return (self.model_extra or {}).get("payload")
 
     @property
-    def node_run_id(self) -> str | None:
-        """The node-run id as it stands in the message, unchecked; None where there is none."""
+    def node_run_id(self) -> JsonValue:
+        """The node-run id as it stands in the message, unchecked: the first text in its places, else whatever is there.
+
+        None where there is nothing, or an empty text.
+        """
         context = self.context
         from_run_id = context.run_id if (context.run_id or "").startswith("wfnr_") else None
-        return context.node_run_id or context.workflow_node_run_id or from_run_id or self.workflow_node_run.identifier
+        places = (context.node_run_id, context.workflow_node_run_id, from_run_id, self.workflow_node_run.identifier)
+        found = [value for value in places if value is not None and value != ""]
+        return next((value for value in found if isinstance(value, str)), found[0] if found else None)
 
     @property
     def workflow_run_id(self) -> str | None:
         """The workflow-run id; None where there is none that is well formed."""
         candidates = (self.context.workflow_run_id, self.context.run_id, self.workflow_run.identifier)
-        return next((value for value in candidates if value is not None and is_workflow_run_id(value)), None)
+        return next((value for value in candidates if isinstance(value, str) and is_workflow_run_id(value)), None)
 
     @property
     def foreign(self) -> Foreign | None:
@@ -164,7 +169,9 @@ def sort_out(raw: bytes | None) -> Message:
 
 
 def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> NodeRunMessage | Bad:
-    node_run_id = message.node_run_id or ""
+    node_run_id = message.node_run_id
+    if not isinstance(node_run_id, str):
+        return Bad(raw, f"malformed node-run id: {_kind(node_run_id)}")
     if not is_node_run_id(node_run_id):
         return Bad(raw, f"malformed node-run id {node_run_id[:80]!r}")
     too_large = len(raw) > MAX_KEPT_BYTES

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from port.models import NodeRunUpdate, Result, Status
+from port.models import Result, Status
 from streams.records import Body
 from tables.state import Item, NodeRun
 
@@ -17,6 +17,7 @@ MAX_BODY_BYTES: Final = 1_048_576
 _ROOM: Final = MAX_BODY_BYTES - 16_384
 """What items may take of a body; the rest is for what stands around them."""
 _ERROR_CHARACTERS: Final = 2_000
+_COMPLETED: Final = Status.COMPLETED.value.encode()
 
 
 def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:
@@ -30,13 +31,13 @@ def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:
     output in order, cut to Port's limit with a note.
     """
     if run.body is Body.SMALL:
-        output = _small_output(run, items)
+        output = _encoded(_small_output(run, items))
     elif run.covered == 1 and not run.array:
         output = _single_output(next(iter(items)))
     else:
-        output = _summary(run, items)
-    update = NodeRunUpdate(status=Status.COMPLETED, result=run.result, output=output)
-    return update.to_json()
+        output = _encoded(_summary(run, items))
+    # As `NodeRunUpdate` has it, but that the output is written once, and not validated: it may be large.
+    return b'{"status":"%s","result":"%s","output":%s}' % (_COMPLETED, str(run.result).encode(), output)
 
 
 def _error(message: str) -> dict[str, JsonValue]:
@@ -52,14 +53,13 @@ def _small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
     return {"note": note, "error": _error(f"{failed} of {run.covered} items failed")}
 
 
-def _single_output(item: Item) -> dict[str, JsonValue]:
+def _single_output(item: Item) -> bytes:
     if item.result is Result.FAILED:
-        return {"error": _error(item.error or "failed")}
-    output = _output(item)
-    size = _size(output)
-    return (
-        output if size <= _ROOM else {"note": f"The output is larger than Port takes ({size:,} bytes) and is left out."}
-    )
+        return _encoded({"error": _error(item.error or "failed")})
+    output = _encoded(_output(item))
+    if len(output) <= _ROOM:
+        return output
+    return _encoded({"note": f"The output is larger than Port takes ({len(output):,} bytes) and is left out."})
 
 
 def _output(item: Item) -> dict[str, JsonValue]:
@@ -70,9 +70,8 @@ def _output(item: Item) -> dict[str, JsonValue]:
     return output if isinstance(output, dict) else {"note": "The output is left out: it cannot be read."}
 
 
-def _size(value: JsonValue) -> int:
-    # Measured as it will be written: another JSON encoder writes some numbers shorter.
-    return len(to_json(value, inf_nan_mode="null"))
+def _encoded(value: JsonValue) -> bytes:
+    return to_json(value, inf_nan_mode="null")
 
 
 def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
@@ -103,7 +102,7 @@ def _fitting_entry(item: Item, room: int) -> tuple[dict[str, JsonValue] | None, 
     whole = len(item.output or "") <= room
     for bare in (False, True) if whole else (True,):
         entry = _entry(item, bare=bare)
-        size = _size(entry) + 1
+        size = len(_encoded(entry)) + 1
         if size <= room:
             return entry, size
     return None, 0

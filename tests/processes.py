@@ -143,8 +143,8 @@ class Cluster:
     """The text of a module with handlers, beside those that come along."""
 
     @contextmanager
-    def emulator(self) -> Iterator[Process]:
-        """Start the emulator; returns when it answers."""
+    def emulator(self, *more: str) -> Iterator[Process]:
+        """Start the emulator, with more options where wanted; returns when it answers."""
         options = {
             "--port": str(self.emulator_port),
             "--org-id": self.org,
@@ -153,7 +153,7 @@ class Cluster:
             "--kafka": self.kafka.bootstrap,
             "--create-topic": "1",
         }
-        arguments = ["-m", "local.emulator", *(part for option in options.items() for part in option)]
+        arguments = ["-m", "local.emulator", *(part for option in options.items() for part in option), *more]
         with _started(arguments, {}, self.emulator_port, self.folder / "emulator.log") as process:
             eventually(lambda: process.get("/emulator/calls").status == 200, "the emulator answers")
             yield process

@@ -26,6 +26,8 @@ class FaultRule(_Settings):
     """The share of calls answered with `status` instead of being processed; 1 where only `status` is given."""
     status: Annotated[int | None, Field(ge=400, le=599)] = None
     """The status of those answers; 503 where only `error_rate` is given."""
+    retry_after: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    """What those answers ask to wait, in seconds."""
     hang: bool = False
     """Never answer and never process. Ends when the faults are changed."""
     reset: bool = False
@@ -95,6 +97,7 @@ class Plan:
     delay: float = 0.0
     strike: Strike = Strike.DELAY
     status: int = 503
+    retry_after: float | None = None
 
 
 class Faults:
@@ -145,7 +148,7 @@ class Faults:
             labels += ["latency"] if rule.latency_ms else []
             if strike is not Strike.DELAY:
                 labels.append(f"error {status}" if strike is Strike.ERROR else strike.value)
-                return Plan("+".join(labels), delay, strike, status)
+                return Plan("+".join(labels), delay, strike, status, rule.retry_after)
         return Plan("+".join(labels), delay) if labels else None
 
     def _strike(self, index: int, rule: FaultRule, name: str) -> Strike | None:

@@ -146,7 +146,8 @@ class Emulator:
         """A fault that keeps the call from being processed."""
         if plan.strike is Strike.ERROR:
             self._record(call, plan.status, False, plan)
-            return _response(refuse(plan.status, "a fault that was switched on"))
+            headers = {} if plan.retry_after is None else {"Retry-After": f"{plan.retry_after:g}"}
+            return _response(refuse(plan.status, "a fault that was switched on", headers))
         self._record(call, None, False, plan)
         if plan.strike is Strike.HANG:
             await self._faults_changed.wait()

@@ -9,7 +9,7 @@ import pytest
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from agents.settling import FIRST_PAUSE, Settler
+from agents.settling import FIRST_PAUSE, UNKNOWN_SECONDS, Settler
 from agents.work import ReportWork, TellWork
 from local.emulator import Emulator, FaultRule, FaultSettings, RateLimit
 from local.emulator.state import NodeRunSpec
@@ -49,11 +49,12 @@ class Desk:
     def __init__(self, emulator: Emulator, port: PortClient) -> None:
         self.emulator = emulator
         self.here = {0}
-        self.settler = Settler(port, self.here.__contains__, clock=lambda: 500.0)
+        self.now = 500.0
+        self.settler = Settler(port, self.here.__contains__, clock=lambda: self.now)
 
     async def report(self, run: NodeRun, *items: Item) -> ReportAnswered:
         async with asyncio.timeout(20):
-            return await self.settler.report(ReportWork(0, ID, run.body), run, iter(items or (ended(0),)))
+            return await self.settler.report(ReportWork(0, run.node_run_id, run.body), run, iter(items or (ended(0),)))
 
     async def settled(self, run: NodeRun) -> Settled:
         return (await self.report(run)).settled
@@ -133,7 +134,7 @@ async def test_a_report_that_contradicts_an_earlier_one_is_refused(desk: Desk) -
     await desk.report(frozen())
     other = await desk.report(frozen(Result.FAILED), ended(0, error="no host"))
     assert (other.settled, other.status) == (Settled.REFUSED, 409)
-    assert "completed before" in other.reason
+    assert other.reason.endswith("the node run was completed before; it is completed with another result")
     assert (desk.calls("run"), desk.result) == ([200], "SUCCESS")
 
 
@@ -145,7 +146,9 @@ async def test_a_lost_answer_is_settled_by_one_look(desk: Desk) -> None:
 
 async def test_a_lost_answer_without_a_workflow_run_cannot_be_looked_up(desk: Desk) -> None:
     desk.fail(FaultRule(paths=("report",), drop_answer=True, count=1))
-    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED
+    answered = await desk.report(frozen(workflow_run_id=None))
+    assert answered.settled is Settled.REFUSED
+    assert answered.reason.endswith("; it cannot be looked up: its message has no workflow-run id")
     assert desk.calls("run") == []
 
 
@@ -182,6 +185,31 @@ async def test_a_node_run_that_port_does_not_know_is_refused(desk: Desk) -> None
     answered = await desk.report(frozen(workflow_run_id="wfr_other"))
     assert (answered.settled, answered.status) == (Settled.REFUSED, 404)
     assert desk.calls("run") == []
+
+
+async def test_a_node_run_that_port_does_not_know_yet_is_waited_for(desk: Desk) -> None:
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": 495.0})
+    report = asyncio.create_task(desk.report(run))
+    await until(lambda: len(desk.calls("report")) > 2)
+    desk.emulator.state.register(NodeRunSpec("wfnr_new", "wfr_new"))
+    answered = await report
+    assert (answered.settled, answered.status, answered.reason) == (Settled.REPORTED, 200, "")
+    assert set(desk.calls("report")[:-1]) == {404}
+
+
+async def test_a_node_run_that_port_does_not_know_for_long_is_refused(desk: Desk) -> None:
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": 495.0})
+    report = asyncio.create_task(desk.report(run))
+    await until(lambda: len(desk.calls("report")) > 2)
+    desk.now = 495.0 + UNKNOWN_SECONDS
+    answered = await report
+    assert (answered.settled, answered.status) == (Settled.REFUSED, 404)
+
+
+async def test_a_message_from_the_future_is_not_waited_for(desk: Desk) -> None:
+    run = frozen(workflow_run_id="wfr_other").model_copy(update={"received_at": 501.0})
+    assert await desk.settled(run) is Settled.REFUSED
+    assert desk.calls("report") == [404]
 
 
 async def test_a_dispute_about_a_run_that_port_does_not_know_is_refused(desk: Desk) -> None:

@@ -38,6 +38,14 @@ async def test_errors_are_answered_without_processing_for_so_many_calls(caller: 
     assert calls == [(502, "error 502", False), (502, "error 502", False), (200, None, True)]
 
 
+async def test_an_error_may_ask_for_a_pause(caller: Caller, emulator: Emulator) -> None:
+    caller.register()
+    await _switch_on(caller, {"paths": ["report"], "status": 429, "retry_after": 2.5, "count": 1})
+    async with _client(emulator) as client:
+        got = [await client.report("wfnr_1", None, REPORT) for _ in range(2)]
+    assert [(one.status, one.retry_after) for one in got] == [(429, 2.5), (200, None)]
+
+
 async def test_a_reset_comes_before_processing(caller: Caller, emulator: Emulator) -> None:
     node_run = caller.register()
     await _switch_on(caller, {"paths": ["report"], "reset": True, "count": 1})

@@ -251,33 +251,33 @@ async def test_many_401s_at_once_fetch_one_token(port: ScriptedPort, client: Por
     assert port.auths == 2
 
 
-async def test_a_nearly_expired_token_is_used_to_its_end_and_not_asked_for_at_every_call(port: ScriptedPort) -> None:
+async def test_a_token_is_used_to_its_end_and_then_asked_for_once(port: ScriptedPort) -> None:
     now = 1000.0
-    port.auth = [token("old", 20), token("old", 1), token("new", 10_800)]
+    port.auth = [token("nearly expired", 20), token("expired", 0), token("new", 10_800)]
     async with PortClient(port.base_url, "id", SecretStr(CANARY), clock=lambda: now) as client:
         for now, auths, used in (  # noqa: B007 - the clock reads it
-            (1000.0, 1, "old"),
-            (1017.9, 1, "old"),
-            (1019.0, 2, "old"),
-            (1019.9, 2, "old"),
-            (1020.1, 3, "new"),
-            (1020.1 + 10_700, 3, "new"),
-            (1020.1 + 10_745, 4, "new"),
+            (1000.0, 1, "nearly expired"),
+            (1020.9, 1, "nearly expired"),
+            (1021.1, 2, "expired"),
+            (1022.0, 2, "expired"),
+            (1022.2, 3, "new"),
+            (1022.2 + 10_800, 3, "new"),
+            (1022.2 + 10_802, 4, "new"),
         ):
             await client.report(NODE, None, BODY)
             assert (port.auths, port.seen[-1][2]) == (auths, f"Bearer {used}")
 
 
-async def test_a_valid_token_is_used_on_while_new_ones_cannot_be_had(port: ScriptedPort) -> None:
+async def test_no_report_is_sent_with_a_token_that_ended_while_no_other_can_be_had(port: ScriptedPort) -> None:
     now = 0.0
     port.auth = [token("t1", 600), answer(503)]
     async with PortClient(port.base_url, "id", SecretStr(CANARY), clock=lambda: now) as client:
         assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
-        now = 590.0
+        now = 600.0
         assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED
-        now = 601.0
+        now = 602.0
         got = await client.report(NODE, None, BODY)
-    assert (got.kind, got.maybe_arrived) == (AnswerKind.UNAVAILABLE, False)
+    assert (got.kind, got.maybe_arrived, len(port.seen)) == (AnswerKind.UNAVAILABLE, False, 2)
     assert got.reason.startswith("no access token: ")
 
 

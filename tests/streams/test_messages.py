@@ -245,13 +245,12 @@ class TestNotOurs:
             (Foreign.NO_NODE_RUN_ID, {"context": {}}),
             (Foreign.NO_NODE_RUN_ID, {"context": {"runId": WORKFLOW_RUN}}),
             (Foreign.NO_NODE_RUN_ID, {"context": {"nodeRunId": ""}}),
-            (Foreign.NO_NODE_RUN_ID, {"context": {"nodeRunId": 12345}}),
-            (Foreign.NO_NODE_RUN_ID, {"context": {"nodeRunId": [NODE_RUN]}}),
+            (Foreign.NO_NODE_RUN_ID, {"context": {"nodeRunId": None, "workflowNodeRunId": ""}}),
             (Foreign.NO_NODE_RUN_ID, {"context": [NODE_RUN]}),
             (Foreign.NO_NODE_RUN_ID, {"context": NODE_RUN}),
             (Foreign.NO_NODE_RUN_ID, {"context": None}),
             (Foreign.NO_NODE_RUN_ID, {"context": {"runId": 7}, "workflowNodeRun": 8, "workflowRun": True}),
-            (Foreign.NO_NODE_RUN_ID, {"context": {}, "workflowNodeRun": {"identifier": 9}}),
+            (Foreign.NO_NODE_RUN_ID, {"context": {}, "workflowNodeRun": {"identifier": None}}),
             (Foreign.NO_NODE_RUN_ID, {"context": {}, "workflowNodeRun": [NODE_RUN]}),
         ],
     )
@@ -351,6 +350,41 @@ class TestBad:
         value = raw(context={place: node_run_id})
         assert self.bad(value).reason.startswith("malformed node-run id ")
 
+    @pytest.mark.parametrize(
+        ("node_run_id", "kind"),
+        [
+            (12345, "a number"),
+            (0, "a number"),
+            (1.5, "a number"),
+            (False, "a boolean"),
+            ([NODE_RUN], "an array"),
+            ([], "an array"),
+            ({"identifier": NODE_RUN}, "an object"),
+        ],
+    )
+    def test_a_node_run_id_that_is_no_text(self, node_run_id: object, kind: str) -> None:
+        places: list[dict[str, object]] = [
+            {"context": {"nodeRunId": node_run_id}},
+            {"context": {"workflowNodeRunId": node_run_id}},
+            {"context": {"nodeRunId": "", "workflowNodeRunId": node_run_id}},
+            {"context": {}, "workflowNodeRun": {"identifier": node_run_id}},
+        ]
+        for place in places:
+            assert self.bad(raw(**place)).reason == f"malformed node-run id: {kind}"
+
+    @pytest.mark.parametrize("place", ["context", "workflowRun", "workflowNodeRun"])
+    def test_depth_where_an_id_belongs(self, place: str) -> None:
+        names = b'{"nodeRunId": DEEP, "identifier": DEEP}'.replace(b"DEEP", b"[" * 190 + b"]" * 190)
+        value = b'{"%s": %s, "payload": {}}' % (place.encode(), names)
+        if place == "workflowRun":
+            assert sort_out(value) == NotOurs(Foreign.NO_NODE_RUN_ID)
+        else:
+            assert self.bad(value).reason == "malformed node-run id: an array"
+
+    def test_a_text_in_another_place_counts_before_it(self) -> None:
+        message = ours(sort_out(raw(context={"nodeRunId": 7, "runId": NODE_RUN}, workflowNodeRun=8)))
+        assert message.node_run_id == NODE_RUN
+
     @pytest.mark.parametrize("run_id", ["wfnr_../../x", "wfnr_", "wfnr_a/b"])
     def test_a_malformed_node_run_id_as_run_id(self, run_id: str) -> None:
         assert self.bad(raw(context={"runId": run_id})).reason.startswith("malformed node-run id ")
@@ -435,7 +469,7 @@ def test_any_json_gives_exactly_one_outcome_and_is_decodable(value: object, asci
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     holds(text)
     message = sort_out(text)
-    assert not isinstance(message, Bad) or message.reason.startswith("malformed node-run id ")
+    assert not isinstance(message, Bad) or message.reason.startswith("malformed node-run id")
 
 
 @unhurried

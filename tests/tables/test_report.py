@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic_core import to_json
 
-from port.models import Result
+from port.models import NodeRunUpdate, Result, Status
 from streams.records import Body
 from tables.report import MAX_BODY_BYTES, report_body
 from tables.state import Item, NodeRun, apply, apply_arrival
@@ -40,6 +40,18 @@ class TestOneObject:
             "result": "SUCCESS",
             "output": {"url": "https://example.com", "none": None, "list": [1, 2.5, "é"]},
         }
+
+    @pytest.mark.parametrize(
+        "output",
+        [
+            '{"a":null,"b":[1e300,-0.0,1.5,123456789012345678901234567890]}',
+            '{"\\u0000":"\\ud83d\\ude80 \u2028<>&"}',
+            "{}",
+        ],
+    )
+    def test_it_is_written_as_the_model_of_the_api_is(self, output: str) -> None:
+        update = NodeRunUpdate(status=Status.COMPLETED, result=Result.SUCCESS, output=json.loads(output))
+        assert report_body(reporting(), [ended(0, output=output)]) == update.to_json()
 
     def test_a_failure_says_why(self) -> None:
         assert body_of(reporting(failing=1), [ended(0, error="no such service")]) == {

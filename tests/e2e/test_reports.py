@@ -1,0 +1,415 @@
+"""Reports of a real worker to a Port that loses answers, refuses, limits, hangs and breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from local.kafka import EmbeddedKafka, free_port
+from tests.e2e.load import Load
+from tests.e2e.record import Call, Record
+from tests.processes import SECRET, STARTS_WITHIN, Cluster, Process, call, eventually, ready
+
+HANDLERS = """
+from agents import Fail, handles
+
+@handles("echo")
+async def echo(event: dict) -> dict:
+    return {"n": event.get("n"), "text": "ü", "number": 1.5}
+
+@handles("fail")
+async def fails(event: dict) -> None:
+    raise Fail("it cannot be done")
+"""
+TOKEN_SECONDS: Final = 3
+Ids = tuple[str, str]
+"""Of a workflow run and a node run."""
+
+
+@dataclass
+class Running:
+    """An organization with its worker, and the record of its Port from the beginning of the test on."""
+
+    cluster: Cluster
+    worker: Process
+    record: Record
+
+    def begin(self) -> None:
+        """Forget what was before, and have nothing go wrong."""
+        self.fail()
+        self.record.read_on()
+        self.record.calls.clear()
+
+    def fail(self, *rules: dict[str, object], **settings: object) -> None:
+        """Have this go wrong, and nothing else."""
+        body = {"rules": rules} | settings
+        got = call(self.cluster.emulator_port, "PUT", "/emulator/faults", body=body)
+        assert got.status == 200, got.text
+
+    def revoke(self) -> None:
+        """End the active token."""
+        assert call(self.cluster.emulator_port, "POST", "/emulator/tokens/revoke").status == 200
+
+    def register(self, count: int) -> list[Ids]:
+        return Load(self.cluster).register(count)
+
+    def send(self, ids: Sequence[Ids], event_type: str = "echo", *, timestamp_ms: int | None = None) -> None:
+        """Publish a message for each node run; a workflow-run id that is empty is left out."""
+
+        async def send() -> None:
+            async with AIOKafkaProducer(bootstrap_servers=self.cluster.kafka.bootstrap, linger_ms=5) as producer:
+                for number, (run, node) in enumerate(ids):
+                    context = {"nodeRunId": node} | ({"workflowRunId": run} if run else {})
+                    value = json.dumps({"context": context, "payload": {"type": event_type, "n": number}}).encode()
+                    await producer.send(f"{self.cluster.org}.runs", value, timestamp_ms=timestamp_ms)
+
+        asyncio.run(send())
+
+    def publish(self, count: int = 1, event_type: str = "echo") -> list[Ids]:
+        """Start node runs and publish their messages."""
+        ids = self.register(count)
+        self.send(ids, event_type)
+        return ids
+
+    def complete(self, ids: Ids, result: str) -> None:
+        """Complete a node run at Port as somebody else."""
+        port = self.cluster.emulator_port
+        credentials = {"clientId": "client", "clientSecret": SECRET}
+        token = call(port, "POST", "/v1/auth/access_token", body=credentials).json["accessToken"]
+        got = call(
+            port,
+            "PATCH",
+            f"/v1/workflows/runs/{ids[0]}/nodes/{ids[1]}",
+            {"Authorization": f"Bearer {token}"},
+            {"status": "COMPLETED", "result": result, "output": {"by": "somebody else"}},
+        )
+        assert got.status == 200, got.text
+
+    def settled(self, ids: Sequence[Ids], state: str, seconds: float = 60.0) -> list[dict[str, Any]]:
+        """Return the node runs as the web view shows them, when all are in this state; read the record on."""
+        shown: dict[str, dict[str, Any]] = {}
+
+        def all_are() -> bool:
+            for _, node in ids:
+                if node not in shown:
+                    got = self.worker.get(f"/api/node-runs/{node}")
+                    if got.status != 200 or got.json["state"] not in ("reported", "refused"):
+                        return False
+                    shown[node] = got.json
+            return True
+
+        eventually(all_are, f"{len(ids)} node runs are settled", seconds)
+        assert Counter(one["state"] for one in shown.values()) == {state: len(ids)}
+        self.record.read_on()
+        return list(shown.values())
+
+    def statuses(self, ids: Ids) -> list[int | None]:
+        """Return how the reports of a node run were answered."""
+        return [one["status"] for one in self.record.reports(ids[1])]
+
+    def bodies(self, ids: Ids) -> list[str]:
+        """Return the different bodies of a node run's reports, in order."""
+        return list(dict.fromkeys(json.dumps(one["body"]) for one in self.record.reports(ids[1])))
+
+    def completions(self, ids: Ids) -> int:
+        """Return how often a node run was completed."""
+        return sum(one["changed"] for one in self.record.reports(ids[1]))
+
+    def looks(self, ids: Ids) -> int:
+        """Return how often the workflow run was looked at."""
+        return sum(one["call"] == "run" and one["path"].endswith(f"/{ids[0]}") for one in self.record.calls)
+
+    def named(self, name: str) -> list[Call]:
+        return [one for one in self.record.calls if one["call"] == name]
+
+
+@pytest.fixture(scope="module")
+def two(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
+    """Two organizations; the tokens of the second one end soon."""
+    with ExitStack() as stack:
+        found = []
+        for options in ((), ("--token-seconds", str(TOKEN_SECONDS))):
+            folder: Path = tmp_path_factory.mktemp("reports")
+            cluster = Cluster(kafka, folder.name, folder, free_port(), HANDLERS)
+            stack.enter_context(cluster.emulator(*options))
+            found.append(Running(cluster, stack.enter_context(cluster.worker("worker")), Record(cluster)))
+        for one in found:
+            eventually(partial(ready, one.worker), "the worker is ready", STARTS_WITHIN)
+        yield found
+
+
+@pytest.fixture
+def running(two: list[Running]) -> Iterator[Running]:
+    two[0].begin()
+    yield two[0]
+    two[0].fail()
+    assert two[0].worker.child.poll() is None
+
+
+def test_a_node_run_costs_one_call(running: Running) -> None:
+    ids = running.publish(200)
+    running.settled(ids, "reported")
+    assert {one["call"] for one in running.record.calls} <= {"report", "auth"}
+    assert len(running.named("report")) == len(ids)
+    assert len(running.named("auth")) <= 1
+    assert all(running.completions(one) == 1 for one in ids)
+
+
+# Answers that are lost.
+
+
+def test_a_lost_answer_is_settled_by_one_look(running: Running) -> None:
+    running.fail({"paths": ["report"], "drop_answer": True, "count": 20})
+    ids = running.publish(20)
+    running.settled(ids, "reported")
+    for one in ids:
+        assert running.statuses(one) == [200, 409]
+        assert (running.completions(one), running.looks(one), len(running.bodies(one))) == (1, 1, 1)
+    assert len(running.record.calls) == 60 + len(running.named("auth"))
+
+
+def test_answers_that_are_lost_again_and_again_are_settled_by_one_look(running: Running) -> None:
+    running.fail({"paths": ["report", "run"], "drop_answer": True, "count": 4})
+    [one] = running.publish()
+    running.settled([one], "reported")
+    assert running.statuses(one) == [200, 409, 409, 409, 409]
+    assert (running.completions(one), running.looks(one), len(running.bodies(one))) == (1, 1, 1)
+
+
+def test_a_lost_answer_of_a_failure_is_settled_by_one_look(running: Running) -> None:
+    running.fail({"paths": ["report"], "drop_answer": True, "count": 1})
+    [one] = running.publish(event_type="fail")
+    running.settled([one], "reported")
+    assert (running.statuses(one), running.looks(one), len(running.bodies(one))) == ([200, 409], 1, 1)
+
+
+def test_a_lost_answer_without_a_workflow_run_is_refused_and_says_why(running: Running) -> None:
+    running.fail({"paths": ["report"], "drop_answer": True, "count": 1})
+    [(_, node)] = running.register(1)
+    running.send([("", node)])
+    [shown] = running.settled([("", node)], "refused")
+    assert shown["report"]["status"] == 409
+    assert shown["report"]["reason"].endswith("it cannot be looked up: its message has no workflow-run id")
+    assert (running.completions(("", node)), running.named("run")) == (1, [])
+
+
+# Disputes.
+
+
+@pytest.mark.parametrize(
+    ("theirs", "state"), [("SUCCESS", "reported"), ("FAILED", "refused"), ("CANCELLED", "refused")]
+)
+@pytest.mark.parametrize("status", [409, 422])
+def test_what_somebody_else_completed(running: Running, theirs: str, state: str, status: int) -> None:
+    [one] = running.register(1)
+    running.complete(one, theirs)
+    running.begin()
+    if status == 422:
+        running.fail({"paths": ["report"], "status": 422})
+    running.send([one])
+    [shown] = running.settled([one], state)
+    assert (running.statuses(one), running.looks(one)) == ([status], 1)
+    assert (shown["report"]["status"], shown["report"]["body"]) == (status, "full")
+    if state == "refused":
+        assert shown["report"]["reason"].endswith("; it is completed with another result")
+    else:
+        assert shown["report"]["reason"] is None
+
+
+# Bodies that Port does not take.
+
+
+@pytest.mark.parametrize(("status", "looks"), [(413, 0), (422, 1), (400, 1)])
+@pytest.mark.parametrize(("event_type", "result"), [("echo", "SUCCESS"), ("fail", "FAILED")])
+def test_a_body_that_is_refused_is_followed_by_a_small_one(
+    running: Running, status: int, looks: int, event_type: str, result: str
+) -> None:
+    running.fail({"paths": ["report"], "status": status, "count": 1})
+    [one] = running.publish(event_type=event_type)
+    [shown] = running.settled([one], "reported")
+    assert (running.statuses(one), running.looks(one), running.completions(one)) == ([status, 200], looks, 1)
+    full, small = (json.loads(body) for body in running.bodies(one))
+    assert (full["result"], small["result"], shown["report"]["body"]) == (result, result, "small")
+    assert small["output"]["note"] == "Port refused the output of this node run; it is kept where the handlers run."
+    if result == "FAILED":
+        assert small["output"]["error"] == {"message": "1 of 1 items failed"}
+    [item] = shown["items"]
+    kept = item["output"] if result == "SUCCESS" else {"error": {"message": item["error"]}}
+    assert kept == full["output"], "what Port did not take"
+
+
+@pytest.mark.parametrize(("status", "looks"), [(413, 0), (422, 2)])
+def test_a_small_body_that_is_refused_too_is_the_end(running: Running, status: int, looks: int) -> None:
+    running.fail({"paths": ["report"], "status": status, "count": 2})
+    [one] = running.publish()
+    [shown] = running.settled([one], "refused")
+    assert (running.statuses(one), running.looks(one), running.completions(one)) == ([status] * 2, looks, 0)
+    assert (shown["report"]["status"], shown["report"]["body"]) == (status, "small")
+    assert "a fault that was switched on" in shown["report"]["reason"]
+
+
+def test_a_small_body_whose_answer_is_lost_is_settled_by_one_look(running: Running) -> None:
+    running.fail(
+        {"paths": ["report"], "status": 413, "count": 1},
+        {"paths": ["report"], "drop_answer": True, "count": 1},
+    )
+    [one] = running.publish()
+    running.settled([one], "reported")
+    assert (running.statuses(one), running.looks(one), running.completions(one)) == ([413, 200, 409], 1, 1)
+
+
+# Node runs that Port does not know.
+
+
+def test_a_node_run_that_port_does_not_know_is_refused(running: Running) -> None:
+    unknown = [("wfr_unknown", f"wfnr_unknown{number}") for number in range(3)]
+    running.send(unknown, timestamp_ms=int((time.time() - 60) * 1000))
+    for shown in running.settled(unknown, "refused"):
+        assert (shown["report"]["status"], shown["result"]) == (404, "SUCCESS")
+    assert [running.statuses(one) for one in unknown] == [[404]] * 3
+
+
+def test_a_message_that_is_quicker_than_port_is_waited_for(running: Running) -> None:
+    one = ("wfr_late", "wfnr_late")
+    running.send([one])
+    eventually(lambda: running.record.read_on() and running.statuses(one), "a first report")
+    body = {"nodeRuns": [{"workflowRunId": one[0], "nodeRunId": one[1]}]}
+    call(running.cluster.emulator_port, "POST", "/emulator/node-runs/register", body=body)
+    running.settled([one], "reported")
+    assert (running.statuses(one)[0], running.statuses(one)[-1]) == (404, 200)
+    assert (running.completions(one), len(running.bodies(one))) == (1, 1)
+
+
+# Tokens.
+
+
+def reporting(running: Running) -> float:
+    """Return how many reports are on their way."""
+    lines = running.worker.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith('port_runs_queue_running{agent="reporter"'))
+
+
+def test_however_many_reports_wait_a_revoked_token_is_replaced_once(running: Running) -> None:
+    running.settled(running.publish(), "reported")
+    running.begin()
+    # The call for the token takes so long that all others come while it is under way.
+    running.fail({"paths": ["report"], "latency_ms": 6000, "count": 50}, {"paths": ["auth"], "latency_ms": 2000})
+    ids = running.publish(50)
+    eventually(lambda: reporting(running) == 50, "50 reports are on their way")
+    assert running.record.read_on() == []
+    running.revoke()
+    running.settled(ids, "reported")
+    assert len(running.named("auth")) == 1
+    assert [running.statuses(one) for one in ids] == [[401, 200]] * 50
+    assert all(len(running.bodies(one)) == 1 for one in ids)
+
+
+def test_reports_wait_for_a_token_and_ask_for_it_together(running: Running) -> None:
+    running.fail({"paths": ["auth"], "status": 503, "count": 3})
+    running.revoke()
+    ids = running.publish(30)
+    running.settled(ids, "reported")
+    assert [one["status"] for one in running.named("auth")].count(200) == 1
+    assert all(running.completions(one) == 1 for one in ids)
+    assert all(set(running.statuses(one)) <= {401, 200} for one in ids)
+
+
+def test_an_expired_token_is_replaced_once(two: list[Running]) -> None:
+    running = two[1]
+    running.begin()
+    ids = running.register(240)
+    # For so long that several tokens end under way.
+    asyncio.run(Load(running.cluster).publish(ids, per_second=25))
+    running.settled(ids, "reported")
+    asked = [one["time"] for one in running.named("auth")]
+    assert len(asked) >= 3
+    # Whoever asks before a token's end gets the same one again; whoever asks later than needed sends reports in vain.
+    assert all(later - earlier >= TOKEN_SECONDS for earlier, later in itertools.pairwise(asked))
+    assert all(running.completions(one) == 1 and set(running.statuses(one)) <= {401, 200} for one in ids)
+
+
+# Limits and outages.
+
+
+def test_a_pause_that_port_asks_for_is_heeded(running: Running) -> None:
+    running.fail({"paths": ["report"], "status": 429, "retry_after": 3, "count": 1})
+    [one] = running.publish()
+    running.settled([one], "reported")
+    first, second = running.record.reports(one[1])
+    assert (first["status"], second["status"], len(running.bodies(one))) == (429, 200, 1)
+    assert 3 <= second["time"] - first["time"] < 6
+
+
+def test_a_rate_limit_is_kept_to(running: Running) -> None:
+    running.fail(rate_limit={"limit": 20, "period": 1, "burst": 5})
+    ids = running.publish(60)
+    running.settled(ids, "reported")
+    assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in ids)
+    statuses = Counter(one["status"] for one in running.named("report"))
+    assert set(statuses) == {200, 429}
+
+
+OUTAGES: Final[dict[str, dict[str, object]]] = {
+    "500": {"status": 500},
+    "503": {"status": 503},
+    "408": {"status": 408},
+    "403": {"status": 403},
+    "429 without a word": {"status": 429},
+    "reset": {"reset": True},
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_is_waited_out_with_the_same_body(running: Running, outage: str) -> None:
+    running.fail({"paths": ["report"], "count": 20} | OUTAGES[outage])
+    ids = running.publish(10)
+    running.settled(ids, "reported")
+    assert sum(len(running.statuses(one)) for one in ids) == 30
+    assert all(running.statuses(one)[-1] == 200 for one in ids)
+    assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in ids)
+    assert running.named("run") == []
+
+
+def test_a_port_that_hangs_is_waited_for(running: Running) -> None:
+    running.fail({"paths": ["report"], "hang": True})
+    ids = running.publish(10)
+    eventually(lambda: len([one for one in running.record.read_on() if one["fault"] == "hang"]) == 10, "all hang")
+    assert [one["report"]["status"] for one in map(partial(shown_now, running), ids)] == [None] * 10
+    running.fail()
+    running.settled(ids, "reported")
+    assert [running.statuses(one) for one in ids] == [[None, 200]] * 10
+    assert all(len(running.bodies(one)) == 1 for one in ids)
+
+
+def shown_now(running: Running, ids: Ids) -> dict[str, Any]:
+    shown: dict[str, Any] = running.worker.get(f"/api/node-runs/{ids[1]}").json
+    assert shown["state"] == "reporting"
+    return shown
+
+
+def test_everything_at_once(running: Running) -> None:
+    everything: list[dict[str, object]] = [
+        {"drop_answer": True},
+        {"status": 502},
+        {"reset": True},
+        {"status": 429, "retry_after": 1},
+        {"latency_ms": 100},
+    ]
+    running.fail(*({"paths": ["*"], "probability": 0.06} | rule for rule in everything), seed=7)
+    ids = running.publish(50)
+    eventually(lambda: len(running.record.read_on()) > 50, "some went wrong")
+    running.revoke()
+    running.settled(ids, "reported", 120)
+    assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in ids)
