@@ -22,7 +22,7 @@ from agents.entering import enter
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
 from streams.records import Arrival, Tick
@@ -98,9 +98,9 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:
-    if settings.unknown_events is not UnknownEvents.IGNORE or message.problem is not None:
+    if settings.unknown_events is not UnknownEvents.IGNORE or (message.problem is not None and not message.names):
         return False
-    return not any(name in handlers for name in map(event_type, message.items))
+    return not any(name in handlers for name in message.names)
 
 
 def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:

@@ -15,12 +15,16 @@ from streams.app import app, settings
 from streams.exits import stop_process
 from streams.offsets import Turn
 from streams.records import DeadLetter
+from streams.topics import MAX_RECORD_BYTES
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
 from tables.rows import LatestRows
 
 logger = logging.getLogger(__name__)
+_KEPT_KEY_BYTES: Final = 65_536
+_LETTER_BYTES: Final = 16_384
+"""Room for the headers of a dead letter, and what Kafka adds to a record."""
 
 try:
     handlers = load_handlers(settings.handlers)
@@ -59,8 +63,17 @@ def _ended(task: asyncio.Task[None]) -> None:
 
 
 async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
-    """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement."""
+    """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement.
+
+    Where the record filled its topic's limit there is no room for the headers: then its end is cut off.
+    """
     logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
+    key, raw = turn.key, turn.raw
+    if len(key or b"") > _KEPT_KEY_BYTES:
+        reason, key = f"{reason[:1000]}; its key of {len(key or b''):,} bytes is left out", None
+    room = MAX_RECORD_BYTES - _LETTER_BYTES - len(key or b"")
+    if raw is not None and len(raw) > room:
+        reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
     letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.kafka_brokers[0]))
-    sent = await dead_letters.send(key=turn.key, value=turn.raw, headers=letter.headers)
+    sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)

@@ -63,12 +63,13 @@ class NodeRunMessage:
     array: bool
     items: tuple[Mapping[str, JsonValue], ...]
     problem: str | None
+    names: tuple[str, ...] = ()
+    """The different event types of the items, of those too that are too large to be kept."""
 
     @property
     def event_types(self) -> tuple[str, ...]:
-        """The first few different event types of the items."""
-        names = dict.fromkeys(name for name in map(event_type, self.items) if name is not None)
-        return tuple(name[:_SHOWN_CHARACTERS] for name in names)[:_SHOWN_EVENT_TYPES]
+        """The first few different event types of the items, for the views."""
+        return () if self.problem else tuple(name[:_SHOWN_CHARACTERS] for name in self.names[:_SHOWN_EVENT_TYPES])
 
 
 Message: TypeAlias = NodeRunMessage | NotOurs | Bad
@@ -175,7 +176,9 @@ def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> 
     if not is_node_run_id(node_run_id):
         return Bad(raw, f"malformed node-run id {node_run_id[:80]!r}")
     too_large = len(raw) > MAX_KEPT_BYTES
-    problem = _TOO_LARGE if too_large else _problem(message.payload, has_payload=has_payload)
+    wrong = _problem(message.payload, has_payload=has_payload)
+    problem = _TOO_LARGE if too_large else wrong
+    items = () if wrong else _items(message.payload)
     return NodeRunMessage(
         node_run_id=node_run_id,
         workflow_run_id=message.workflow_run_id,
@@ -183,8 +186,9 @@ def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> 
         node=_shown(message.context.node),
         text="" if too_large else text,
         array=isinstance(message.payload, list),
-        items=() if problem else _items(message.payload),
+        items=() if problem else items,
         problem=problem,
+        names=tuple(dict.fromkeys(name for name in map(event_type, items) if name is not None)),
     )
 
 
