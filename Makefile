@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 LOCK_ENV := .cache/lock
 
-.PHONY: help setup demo test lint format lock clean distclean
+.PHONY: help setup demo test soak lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,11 @@ demo: setup ## start Kafka, the Port emulator and a worker, and run the four exa
 
 test: setup ## run all tests, those on a real Kafka included
 	@$(PY) -m pytest
+
+SURVIVAL := $(patsubst %,tests/e2e/test_%.py,crashes storm moves frozen outage backlog)
+
+soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
+	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile and compose file
 	$(PY) -m ruff format --check .

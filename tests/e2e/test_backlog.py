@@ -1,0 +1,41 @@
+"""Much more work waits than a worker may take on."""
+
+from tests.e2e.conftest import NewTeam
+from tests.e2e.load import Load
+from tests.e2e.scale import SCALE, say
+from tests.e2e.watching import MIB, memory_of, taken_by
+
+BUSY = """
+import asyncio
+from agents import handles
+
+@handles("echo", concurrency=100)
+async def echo(event: dict) -> dict:
+    await asyncio.sleep(0.3)
+    return {"n": event["n"]}
+"""
+GROWS_AT_MOST = 64 * MIB
+IN_HAND = 1000
+"""What a worker may have read already when it pauses its arrivals."""
+
+
+def test_a_backlog_is_taken_on_piece_by_piece_and_survives_a_rebalance(new_team: NewTeam) -> None:
+    team = new_team(BUSY)
+    load = Load(team.cluster)
+    load.publish(SCALE.backlog, per_second=5000)
+    settings = {"MAX_OPEN": str(SCALE.max_open)}
+    team.start("one", **settings)
+    with taken_by(team.cluster) as taken:
+        team.settled()
+        with memory_of(team["one"]) as memory:
+            load.goes_on(max(SCALE.backlog // 10, 2 * SCALE.max_open))
+            before = max(memory)
+            load.goes_on(SCALE.backlog // 4)
+            team.start("two", **settings)
+            team.settled()
+            load.completes()
+    most = max(sample.open for sample in taken)
+    say(f"at most {most} taken on and open; memory {before / MIB:.0f}, then at most {max(memory) / MIB:.0f} MiB")
+    assert not load.contradictions()
+    assert most <= 2 * (SCALE.max_open + IN_HAND)
+    assert max(memory) < before + GROWS_AT_MOST
