@@ -26,7 +26,7 @@ demo: setup ## start Kafka, the Port emulator and a worker, and run the four exa
 test: setup ## run all tests, those on a real Kafka included
 	@$(PY) -m pytest
 
-SURVIVAL := $(patsubst %,tests/e2e/test_%.py,crashes storm moves frozen outage backlog)
+SURVIVAL := $(patsubst %,tests/e2e/test_%.py,crashes mutants storm moves frozen outage backlog)
 
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
 	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)

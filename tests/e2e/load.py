@@ -7,7 +7,7 @@ import threading
 import time
 from asyncio import Future
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,32 +94,34 @@ class Load:
 
     def goes_on(self, number: int, stalled: float = 60.0) -> None:
         """Wait until so many more node runs are completed; fails when none was for `stalled` seconds."""
-        self._wait(len(self.tally.completed) + number, stalled)
-
-    def catches_up(self, stalled: float = 60.0) -> None:
-        """Wait until all that were published by now are completed; raises as `completes` does."""
-        left = set(self.published)
-        while left := left - self.tally.completed.keys():
-            self._wait(len(self.tally.completed) + 1, stalled)
+        wanted = self.tally.read_on() + number
+        self._wait(lambda: wanted - len(self.tally.completed), stalled)
 
     def completes(self, stalled: float = 60.0) -> None:
-        """Wait until all are completed; raises NotCompletedError when none was for `stalled` seconds."""
-        self._wait(len(self.published), stalled)
-        if self.missing():
-            raise self._not_completed()
+        """Wait until all that were published by now are completed.
 
-    def _wait(self, wanted: int, stalled: float) -> None:
-        seen, since = -1, time.monotonic()
-        while (completed := self.tally.read_on()) < wanted:
-            if completed != seen:
-                seen, since = completed, time.monotonic()
+        Raises NotCompletedError when none of them was for `stalled` seconds, whatever becomes of later ones.
+        """
+        left = set(self.published)
+
+        def open_ones() -> int:
+            left.difference_update(self.tally.completed)
+            return len(left)
+
+        self._wait(open_ones, stalled)
+
+    def _wait(self, left: Callable[[], int], stalled: float) -> None:
+        fewest, since = -1, time.monotonic()
+        while True:
+            self.tally.read_on()
+            if (now := left()) <= 0:
+                return
+            if now < fewest or fewest < 0:
+                fewest, since = now, time.monotonic()
             elif time.monotonic() - since > stalled:
-                raise self._not_completed()
+                missing = sorted(self.missing(), key=self.published.__getitem__)
+                raise NotCompletedError(f"{len(missing)} of {len(self.published)} node runs, first {missing[:5]}")
             time.sleep(0.1)
-
-    def _not_completed(self) -> NotCompletedError:
-        missing = sorted(self.missing(), key=self.published.__getitem__)
-        return NotCompletedError(f"{len(missing)} of {len(self.published)} node runs, the first of them {missing[:5]}")
 
     def missing(self) -> set[str]:
         """Return the node runs that are not completed in the emulator's record."""

@@ -16,8 +16,6 @@ class Tally:
         self._bodies: defaultdict[str, set[bytes]] = defaultdict(set)
         self.completed: dict[str, float] = {}
         """When the node run was completed, in epoch seconds."""
-        self.reports = 0
-        """How many reports came, the refused and unanswered ones included."""
 
     def read_on(self) -> int:
         """Read what was added since the last call; returns how many node runs are completed."""
@@ -37,7 +35,6 @@ class Tally:
     def _add(self, call: dict[str, Any]) -> None:
         if call["call"] != "report" or call["body"]["status"] != "COMPLETED":
             return
-        self.reports += 1
         node_run_id = call["path"].rsplit("/", 1)[-1]
         self._bodies[node_run_id].add(orjson.dumps(call["body"], option=orjson.OPT_SORT_KEYS))
         if call["changed"]:

@@ -84,7 +84,7 @@ def test_kills_lose_nothing_contradict_nothing_and_hold_up_little(new_team: NewT
             load.goes_on(chance.randrange(50, 150))
             kills.append(kill_one(team, chance.choice(["one", "two"]), disk_lost=disk == "lost"))
             team.settled()
-            load.catches_up()
+            load.completes()
             say(f"kill {number + 1} of {SCALE.crashes}")
     load.completes()
     assert not load.contradictions()

@@ -92,7 +92,7 @@ def test_a_worker_that_stood_still_ends_and_puts_nothing_back(new_team: NewTeam)
             frozen.kill()
         team.start("one")
         team.settled()
-        load.catches_up()
+        load.completes()
     load.completes()
     assert not load.contradictions()
     assert asyncio.run(backwards(team.cluster)) == []
