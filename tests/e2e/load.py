@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from tests.e2e.tables import PARTITIONS
 from tests.e2e.tally import Tally
 from tests.processes import Cluster, call
 
@@ -50,6 +52,18 @@ class Load:
     def stock(self, number: int) -> None:
         """Register node runs to be published later: needed where the emulator is away meanwhile."""
         self._stock.extend(self.register(number))
+
+    def create_topic(self) -> None:
+        """Create the topic that is published on: needed before any worker has started."""
+        asyncio.run(self._create_topic())
+
+    async def _create_topic(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.cluster.kafka.bootstrap)
+        await admin.start()
+        try:
+            await admin.create_topics([NewTopic(f"{self.cluster.org}.runs", PARTITIONS, 1)])
+        finally:
+            await admin.close()
 
     def publish(self, number: int, per_second: float) -> None:
         """Publish so many node runs at a steady rate."""

@@ -22,18 +22,18 @@ IN_HAND = 1000
 def test_a_backlog_is_taken_on_piece_by_piece_and_survives_a_rebalance(new_team: NewTeam) -> None:
     team = new_team(BUSY)
     load = Load(team.cluster)
+    load.create_topic()
     load.publish(SCALE.backlog, per_second=5000)
     settings = {"MAX_OPEN": str(SCALE.max_open)}
     team.start("one", **settings)
-    with taken_by(team.cluster) as taken:
+    team.settled()
+    with taken_by(team.cluster) as taken, memory_of(team["one"]) as memory:
+        load.goes_on(max(SCALE.backlog // 10, 2 * SCALE.max_open))
+        before = max(memory)
+        load.goes_on(SCALE.backlog // 4)
+        team.start("two", **settings)
         team.settled()
-        with memory_of(team["one"]) as memory:
-            load.goes_on(max(SCALE.backlog // 10, 2 * SCALE.max_open))
-            before = max(memory)
-            load.goes_on(SCALE.backlog // 4)
-            team.start("two", **settings)
-            team.settled()
-            load.completes()
+        load.completes()
     most = max(sample.open for sample in taken)
     say(f"at most {most} taken on and open; memory {before / MIB:.0f}, then at most {max(memory) / MIB:.0f} MiB")
     assert not load.contradictions()

@@ -3,9 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import psutil
@@ -19,16 +19,19 @@ EVERY_SECONDS = 0.5
 MIB = 1 << 20
 
 
+Look = Callable[[], Awaitable[None]]
+
+
 @contextmanager
-def _repeatedly(look: Callable[[], Awaitable[None]], *, start: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """Call `look` in a thread with an event loop of its own, as long as the block runs."""
+def _repeatedly(looking: Callable[[], AbstractAsyncContextManager[Look]]) -> Iterator[None]:
+    """Look in a thread with an event loop of its own, as long as the block runs."""
     enough = threading.Event()
 
     async def loop() -> None:
-        await start()
-        while not enough.is_set():
-            await look()
-            await asyncio.sleep(EVERY_SECONDS)
+        async with looking() as look:
+            while not enough.is_set():
+                await look()
+                await asyncio.sleep(EVERY_SECONDS)
 
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(asyncio.run, loop())
@@ -39,8 +42,14 @@ def _repeatedly(look: Callable[[], Awaitable[None]], *, start: Callable[[], Awai
             watching.result()
 
 
-async def _nothing() -> None:
-    pass
+@asynccontextmanager
+async def _connected(cluster: Cluster) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.kafka.bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
 
 
 @contextmanager
@@ -52,7 +61,7 @@ def memory_of(worker: Process) -> Iterator[list[int]]:
     async def look() -> None:
         samples.append(process.memory_info().rss)
 
-    with _repeatedly(look, start=_nothing):
+    with _repeatedly(lambda: nullcontext(look)):
         yield samples
 
 
@@ -60,16 +69,21 @@ def memory_of(worker: Process) -> Iterator[list[int]]:
 def members_of(cluster: Cluster) -> Iterator[list[frozenset[str]]]:
     """Sample which clients are members of the application's group."""
     samples: list[frozenset[str]] = []
-    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.kafka.bootstrap)
 
-    async def look() -> None:
-        [answer] = await admin.describe_consumer_groups([f"{cluster.org}.port-runs"])
-        [(error, _group, _state, _type, _protocol, members, *_rest)] = answer.groups
-        if not error:
-            # The client id stands at another place in each version of the answer.
-            samples.append(frozenset(field for member in members for field in member if isinstance(field, str)))
+    @asynccontextmanager
+    async def looking() -> AsyncIterator[Look]:
+        async with _connected(cluster) as admin:
 
-    with _connected(admin, look):
+            async def look() -> None:
+                [answer] = await admin.describe_consumer_groups([f"{cluster.org}.port-runs"])
+                [(error, _group, _state, _type, _protocol, members, *_rest)] = answer.groups
+                if not error:
+                    # The client id stands at another place in each version of the answer.
+                    samples.append(frozenset(field for member in members for field in member if isinstance(field, str)))
+
+            yield look
+
+    with _repeatedly(looking):
         yield samples
 
 
@@ -91,25 +105,24 @@ class Taken:
 def taken_by(cluster: Cluster) -> Iterator[list[Taken]]:
     """Sample what the workers have taken on, and what of it is completed in the emulator."""
     samples: list[Taken] = []
-    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.kafka.bootstrap)
     group = f"{cluster.org}.port-runs"
     partitions = [TopicPartition(f"{group}.arrivals", partition) for partition in range(PARTITIONS)]
 
-    async def look() -> None:
-        offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
-        arrivals = sum(max(0, found.offset) for found in offsets.values())
-        completed = await asyncio.to_thread(_completed, cluster)
-        samples.append(Taken(time.time(), arrivals, completed))
+    @asynccontextmanager
+    async def looking() -> AsyncIterator[Look]:
+        async with _connected(cluster) as admin:
 
-    with _connected(admin, look):
+            async def look() -> None:
+                offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
+                arrivals = sum(max(0, found.offset) for found in offsets.values())
+                completed = await asyncio.to_thread(_completed, cluster)
+                samples.append(Taken(time.time(), arrivals, completed))
+
+            yield look
+
+    with _repeatedly(looking):
         yield samples
 
 
 def _completed(cluster: Cluster) -> int:
     return int(call(cluster.emulator_port, "GET", "/emulator").json["completed"])
-
-
-@contextmanager
-def _connected(admin: AIOKafkaAdminClient, look: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    with _repeatedly(look, start=admin.start):
-        yield
