@@ -41,7 +41,7 @@ SMALL: Final = Scale(
     outage=10,
     outage_rate=20,
     backlog=6000,
-    max_open=500,
+    max_open=200,
 )
 FULL: Final = Scale(
     slack=5,

@@ -15,7 +15,7 @@ async def echo(event: dict) -> dict:
     return {"n": event["n"]}
 """
 GROWS_AT_MOST = 64 * MIB
-IN_HAND = 1000
+IN_HAND = 500
 """What a worker may have read already when it pauses its arrivals."""
 
 
@@ -31,11 +31,15 @@ def test_a_backlog_is_taken_on_piece_by_piece_and_survives_a_rebalance(new_team:
         load.goes_on(max(SCALE.backlog // 10, 2 * SCALE.max_open))
         before = max(memory)
         load.goes_on(SCALE.backlog // 4)
+        alone = len(taken)
         team.start("two", **settings)
         team.settled()
         load.completes()
-    most = max(sample.open for sample in taken)
-    say(f"at most {most} taken on and open; memory {before / MIB:.0f}, then at most {max(memory) / MIB:.0f} MiB")
+    most, most_of_one = max(sample.open for sample in taken), max(sample.open for sample in taken[:alone])
+    say(
+        f"at most {most_of_one} by one worker, {most} by both taken on and open; memory {before / MIB:.0f}, then at most {max(memory) / MIB:.0f} MiB"
+    )
     assert not load.contradictions()
+    assert most_of_one <= SCALE.max_open + IN_HAND
     assert most <= 2 * (SCALE.max_open + IN_HAND)
     assert max(memory) < before + GROWS_AT_MOST
