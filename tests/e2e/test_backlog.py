@@ -36,9 +36,8 @@ def test_a_backlog_is_taken_on_piece_by_piece_and_survives_a_rebalance(new_team:
         team.settled()
         load.completes()
     most, most_of_one = max(sample.open for sample in taken), max(sample.open for sample in taken[:alone])
-    say(
-        f"at most {most_of_one} by one worker, {most} by both taken on and open; memory {before / MIB:.0f}, then at most {max(memory) / MIB:.0f} MiB"
-    )
+    say(f"taken on and open: at most {most_of_one} by one worker, {most} by both")
+    say(f"memory {before / MIB:.0f} MiB, then at most {max(memory) / MIB:.0f}")
     assert not load.contradictions()
     assert most_of_one <= SCALE.max_open + IN_HAND
     assert most <= 2 * (SCALE.max_open + IN_HAND)

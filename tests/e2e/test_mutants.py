@@ -43,9 +43,16 @@ async def send(self, topic, *arguments, **options):
 AIOKafkaProducer.send = send
 """
 MUTANTS = {
-    "effect and offset before the acknowledgement": """
-from agents import acknowledging
-acknowledging._on_broker = lambda future: True
+    "offset before the acknowledgement": """
+from agents.acknowledging import InOrder
+_add = InOrder.add
+
+async def add(self, partition, event, written, then=None):
+    if event is not None:
+        event.ack()
+    await _add(self, partition, None, written, then)
+
+InOrder.add = add
 """,
 }
 
