@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 LOCK_ENV := .cache/lock
 
-.PHONY: help setup demo test bench lint format lock clean distclean
+.PHONY: help setup demo test soak bench lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,11 @@ test: setup ## run all tests, those on a real Kafka included
 # Its options stand in BENCH_ARGS: make bench BENCH_ARGS="--runs 1 --burst 5000"; --help lists them.
 bench: setup ## measure a worker beside two hand-written loops; half an hour, a quick look by options
 	@exec $(PY) -m bench --follow-parent $(BENCH_ARGS)
+
+SURVIVAL := $(patsubst %,tests/e2e/test_%.py,crashes mutants storm moves frozen outage backlog)
+
+soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
+	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile and compose file
 	$(PY) -m ruff format --check .

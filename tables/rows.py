@@ -92,13 +92,19 @@ class LedgerTable(faust.Table[bytes, bytes]):
         store = self.store(partition)
         if store is None:
             stop_process(f"partition {partition} of the ledger went while it was written")
+        offset_key = cast("Any", self.data).offset_key
+        followed = cast("bytes | None", store.get(offset_key))
+        if followed is not None and offset - len(writes) != int(followed):
+            # A worker that stood still, say, and whose last records came after its partition had gone. This store
+            # lacks them, and that it does would be hidden by the offset of what follows.
+            stop_process(f"partition {partition} of the ledger was written by another worker, too")
         batch = WriteBatch(raw_mode=True)
         for key, value in writes:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(cast("Any", self.data).offset_key, str(offset).encode())
+        batch.put(offset_key, str(offset).encode())
         try:
             store.write(batch)
         except Exception as error:

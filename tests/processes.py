@@ -69,7 +69,7 @@ def call(port: int, method: str, path: str, headers: Mapping[str, str] | None = 
         connection.close()
 
 
-def eventually(check: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
+def eventually(check: Callable[[], T | None], what: str, seconds: float = 30.0, every: float = 0.05) -> T:
     """Ask until there is an answer. Calls that find nobody listening count as no answer."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -78,7 +78,7 @@ def eventually(check: Callable[[], T | None], what: str, seconds: float = 30.0) 
                 return found
         except (OSError, http.client.HTTPException):
             pass
-        time.sleep(0.05)
+        time.sleep(every)
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
@@ -100,11 +100,23 @@ class Process:
         self.child.kill()
         self.child.wait()
 
-    def stop(self) -> int:
+    def freeze(self) -> None:
+        """Have it stand still, as a machine that sleeps does, until `thaw`."""
+        self.child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.child.send_signal(signal.SIGCONT)
+
+    def stop(self, seconds: float = 30.0) -> int:
         """End it, and return its exit status."""
         self.child.send_signal(signal.SIGTERM)
+        return self.ended(seconds)
+
+    def ended(self, seconds: float) -> int:
+        """Wait for its end, and return its exit status."""
         try:
-            return self.child.wait(30)
+            return self.child.wait(seconds)
         except subprocess.TimeoutExpired:
             self.child.kill()
             raise
@@ -114,7 +126,7 @@ class Process:
 def _started(arguments: list[str], environment: Mapping[str, str], port: int, log: Path) -> Iterator[Process]:
     token = environment.get("WEB_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with log.open("wb") as out:
+    with log.open("ab") as out:
         clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         child = subprocess.Popen(
             [sys.executable, *arguments],
@@ -142,9 +154,17 @@ class Cluster:
     handlers: str = HANDLERS
     """The text of a module with handlers, beside those that come along."""
 
+    @property
+    def calls_file(self) -> Path:
+        """Where the emulator writes every call of its API, over its restarts."""
+        return self.folder / "calls.jsonl"
+
     @contextmanager
     def emulator(self, *more: str) -> Iterator[Process]:
-        """Start the emulator, with more options where wanted; returns when it answers."""
+        """Start the emulator, with more options where wanted; returns when it answers.
+
+        Started again, it knows the node runs that it knew before.
+        """
         options = {
             "--port": str(self.emulator_port),
             "--org-id": self.org,
@@ -152,24 +172,30 @@ class Cluster:
             "--client-secret": SECRET,
             "--kafka": self.kafka.bootstrap,
             "--create-topic": "1",
+            "--record": str(self.calls_file),
+            "--state-dir": str(self.folder / "emulator"),
         }
         arguments = ["-m", "local.emulator", *(part for option in options.items() for part in option), *more]
         with _started(arguments, {}, self.emulator_port, self.folder / "emulator.log") as process:
             eventually(lambda: process.get("/emulator/calls").status == 200, "the emulator answers")
             yield process
 
+    def data_dir(self, name: str) -> Path:
+        """Return where the worker of this name keeps its local stores."""
+        return self.folder / name
+
     @contextmanager
-    def worker(self, name: str, **settings: str) -> Iterator[Process]:
-        """Start a worker; does not wait for it."""
+    def worker(self, name: str, port: int | None = None, **settings: str) -> Iterator[Process]:
+        """Start a worker; does not wait for it. Without a port it takes a free one."""
         (self.folder / "test_handlers.py").write_text(self.handlers, encoding="utf-8")
-        port = free_port()
+        port = port or free_port()
         environment = {
             "PORT_ORG_ID": self.org,
             "PORT_CLIENT_ID": "client",
             "PORT_CLIENT_SECRET": SECRET,
             "PORT_API_BASE_URL": f"http://127.0.0.1:{self.emulator_port}",
             "KAFKA_BROKERS": self.kafka.bootstrap,
-            "DATA_DIR": str(self.folder / name),
+            "DATA_DIR": str(self.data_dir(name)),
             "WEB_PORT": str(port),
             "HANDLERS": "agents.handlers,test_handlers",
             "PYTHONPATH": str(self.folder),

@@ -1,0 +1,66 @@
+"""How large the tests of survival are: small in `make test`, as large as what is promised in `make soak`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+VARIABLE: Final = "PORT_RUNS_TEST_SCALE"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes; times in seconds, rates in node runs per second."""
+
+    slack: float
+    """What a take-over may cost beyond the session of the dead worker; more where the machine does other work too."""
+    crashes: int
+    crash_rate: float
+    storm_rounds: int
+    storm_rate: float
+    lossy_rounds: int
+    """Rounds within which a worker that does not look for missing records has lost some."""
+    handler: float
+    """How long handlers run that outlast a rebalance."""
+    frozen: float
+    outage: float
+    outage_rate: float
+    backlog: int
+    max_open: int
+
+
+SMALL: Final = Scale(
+    slack=15,
+    crashes=2,
+    crash_rate=20,
+    storm_rounds=2,
+    storm_rate=100,
+    lossy_rounds=10,
+    handler=10,
+    frozen=20,
+    outage=10,
+    outage_rate=20,
+    backlog=6000,
+    max_open=200,
+)
+FULL: Final = Scale(
+    slack=5,
+    crashes=10,
+    crash_rate=20,
+    storm_rounds=10,
+    storm_rate=600,
+    lossy_rounds=10,
+    handler=20,
+    frozen=40,
+    outage=30,
+    outage_rate=40,
+    backlog=300_000,
+    max_open=20_000,
+)
+SCALE: Final = {"small": SMALL, "full": FULL}[os.environ.get(VARIABLE, "small")]
+
+
+def say(text: str) -> None:
+    """Say how far a long test is; shown by `pytest -s`, and where the test fails."""
+    sys.stdout.write(f"  {text}\n")
+    sys.stdout.flush()

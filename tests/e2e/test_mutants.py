@@ -1,0 +1,93 @@
+"""The crash of a worker finds defects that are put into it on purpose.
+
+The broker's acknowledgements of the table's changelog are late here, so that there is a time in which a worker that
+does not wait for them does wrong. A worker without a defect only gets slower by it.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.conftest import NewTeam
+from tests.e2e.load import Load, NotCompletedError
+from tests.e2e.scale import SCALE, say
+from tests.e2e.team import Team
+from tests.e2e.test_crashes import OUT_OF_ORDER
+
+LATE_CHANGELOG = """
+import asyncio
+from aiokafka import AIOKafkaProducer
+
+LATE_SECONDS = 1.0
+_send = AIOKafkaProducer.send
+_late = {}
+
+async def _pass_on(late):
+    while True:
+        due, producer, topic, arguments, options, future = await late.get()
+        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+        sent = await _send(producer, topic, *arguments, **options)
+        sent.add_done_callback(lambda sent, future=future: future.done() or future.set_result(sent.result()))
+
+async def send(self, topic, *arguments, **options):
+    if not topic.endswith("-changelog"):
+        return await _send(self, topic, *arguments, **options)
+    loop = asyncio.get_running_loop()
+    if not _late:
+        _late["queue"] = asyncio.Queue()
+        _late["task"] = loop.create_task(_pass_on(_late["queue"]))
+    future = loop.create_future()
+    _late["queue"].put_nowait((loop.time() + LATE_SECONDS, self, topic, arguments, options, future))
+    return future
+
+AIOKafkaProducer.send = send
+"""
+MUTANTS = {
+    "offset before the acknowledgement": """
+from agents.acknowledging import InOrder
+_add = InOrder.add
+
+async def add(self, partition, event, written, then=None):
+    if event is not None:
+        event.ack()
+    await _add(self, partition, None, written, then)
+
+InOrder.add = add
+""",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a crash did to node runs."""
+
+    lost: int
+    contradicted: int
+
+
+def crashed(team: Team) -> Found:
+    """Kill a worker under load, and start it again."""
+    load = Load(team.cluster)
+    team.start("one")
+    team.settled()
+    with load.steadily(SCALE.crash_rate, several=True):
+        load.goes_on(150)
+        team["one"].kill()
+        team.start("one")
+        team.settled()
+    try:
+        load.completes(stalled=20)
+    except NotCompletedError as lost:
+        say(str(lost))
+    found = Found(len(load.missing()), len(load.contradictions()))
+    say(str(found))
+    return found
+
+
+def test_a_late_changelog_alone_does_no_harm(new_team: NewTeam) -> None:
+    assert crashed(new_team(OUT_OF_ORDER + LATE_CHANGELOG)) == Found(0, 0)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_defect_is_found(new_team: NewTeam, mutant: str) -> None:
+    assert crashed(new_team(OUT_OF_ORDER + LATE_CHANGELOG + MUTANTS[mutant])) != Found(0, 0)
