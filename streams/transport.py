@@ -5,8 +5,10 @@ Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 beh
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, cast
 
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -31,21 +33,49 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 - Faust's name
         max_records: int | None = None,
     ) -> Any:
-        """Return what was fetched, a fair share of each partition.
+        """Return what was fetched of the active partitions, a fair share of each.
 
-        aiokafka hands out all it has of one partition before the next: behind a backlog of arrivals the outcomes would
-        wait for half a minute.
+        - Records are taken only at a moment when the flow is active, and never by a call that has waited through a
+          rebalance. Faust's own takes them whenever they come; and it hands aiokafka its live set of active partitions,
+          which is empty during a rebalance, and "none" means "all" to aiokafka. What is taken so Faust throws away: it
+          is the record that a stream, or the recovery of a table, then lacks.
+        - aiokafka hands out all it has of one partition before the next: behind a backlog of arrivals the outcomes
+          would wait for half a minute.
         """
-        fetcher = consumer._fetcher
-        ready = [tp for tp in list(fetcher._records) if tp in active_partitions] if active_partitions else []
-        if len(ready) < 2 or not self.consumer.flow_active or consumer._closed:
-            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        share = max(1, (max_records or len(ready)) // len(ready))
-        fair: dict[Any, Any] = {}
+        fetcher, loop = consumer._fetcher, asyncio.get_running_loop()
+        app, ends = self.consumer.app, loop.time() + (timeout or 0.0)
+        generation = app.consumer_generation_id
         with fetcher._subscriptions.fetch_context():
-            for tp in ready:
-                fair.update(await fetcher.fetched_records([tp], timeout=0, max_records=share))
-        return fair
+            while self.consumer.flow_active and app.consumer_generation_id == generation:
+                if consumer._closed or fetcher._closed:
+                    raise ConsumerStoppedError
+                found = await _taken(fetcher, active_partitions, max_records or 1)
+                left = ends - loop.time()
+                if found or left <= 0:
+                    return found
+                await _wait_for_more(fetcher, left)
+        return {}
+
+
+async def _taken(fetcher: Any, active: set[TP], max_records: int) -> dict[Any, Any]:
+    """Take what is there; nothing is awaited that is not ready."""
+    if fetcher._subscriptions.reassignment_in_progress:
+        return {}
+    ready = [tp for tp in list(fetcher._records) if tp in active]
+    share = max(1, max_records // max(1, len(ready)))
+    found: dict[Any, Any] = {}
+    for tp in ready:
+        found.update(await fetcher.fetched_records([tp], timeout=0, max_records=share))
+    return found
+
+
+async def _wait_for_more(fetcher: Any, seconds: float) -> None:
+    waiter = fetcher._create_fetch_waiter()
+    done, _ = await asyncio.wait({waiter}, timeout=seconds)
+    if done:
+        waiter.result()  # an error of the group's coordination
+    else:
+        waiter.cancel()
 
 
 class Consumer(driver.Consumer):
