@@ -121,7 +121,8 @@ class NodeRuns:
         if run.message is None or run.items > run.message.count:
             for _, raw in self.rows.scan(partition, _key("m", run.node_run_id) + b"/"):
                 message = Message.model_validate_json(raw)
-                if message.first < run.items:
+                # After a crash a large message may have left its row where a small one now is the first.
+                if message.first < run.items and not (message.first == 0 and run.message is not None):
                     yield message
 
 
@@ -215,6 +216,8 @@ class Ledger(NodeRuns):
         run = change.run
         if change.message is not None:
             run = self._write_message(partition, run, change.message)
+            if change.note is Note.APPLIED and change.item is None:
+                self._clear_place(partition, run, change.message.first)
         if change.item is not None:
             run = self._write_item(partition, run, change.item)
         node_run_id = run.node_run_id
@@ -233,6 +236,12 @@ class Ledger(NodeRuns):
             self.rows.put(partition, _key("d", run.node_run_id, message.digest), _number(message.first).encode())
         self.rows.put(partition, _key("m", run.node_run_id, _number(message.first)), message.encode())
         return run
+
+    def _clear_place(self, partition: int, run: NodeRun, first: int) -> None:
+        # A message with a problem, that a crash cut off, may have left the end of its item where another one now is.
+        key = _key("i", run.node_run_id, _number(first))
+        if self.rows.get(partition, key) is not None:
+            self.rows.delete(partition, key)
 
     def _write_item(self, partition: int, run: NodeRun, item: Item) -> NodeRun:
         small = len(item.output or "") + len(item.error or "") <= INLINE_BYTES

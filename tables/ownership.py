@@ -56,6 +56,19 @@ def cleared(row: Ownership, alive: Collection[str], ended: Callable[[RunningItem
     return row.model_copy(update={"awaited": awaited, "elsewhere": elsewhere})
 
 
+def named(row: Ownership) -> frozenset[str]:
+    """Return the workers that the row waits for: for their word, or for what they run."""
+    return frozenset(row.awaited) | {item.worker for item in row.elsewhere}
+
+
+def buried(row: Ownership, dead: str) -> Ownership:
+    """Return the row without a worker that has died.
+
+    Called when everything is read that the dead worker had sent: an item of which it had said the end is not run again.
+    """
+    return cleared(row, named(row) - {dead}, lambda _: False)
+
+
 def _merged(known: tuple[RunningItem, ...], more: tuple[RunningItem, ...]) -> tuple[RunningItem, ...]:
     latest = {(item.node_run_id, item.index): item for item in known}
     for item in more:

@@ -96,6 +96,33 @@ async def test_of_a_group_that_all_have_left_nothing_is_said(new_topic: NewTopic
     assert await ask(one, "another") is None
 
 
+async def test_the_living_are_named_by_their_client_ids(
+    kafka: EmbeddedKafka, unique: str, new_topic: NewTopicOnKafka
+) -> None:
+    topic = await new_topic("one")
+    group = Group(unique, {"bootstrap_servers": kafka.bootstrap}, frozenset({topic}))
+    await group.start()
+    options = {"bootstrap_servers": kafka.bootstrap, "group_id": unique, "heartbeat_interval_ms": 200}
+    try:
+        assert not await group.alive(), "nobody has joined"
+        async with AIOKafkaConsumer(topic, client_id="first", **options):
+            assert await _stable(group) == {"first"}
+            # It has no partition, and lives all the same.
+            async with AIOKafkaConsumer(topic, client_id="second", **options):
+                assert await _stable(group) == {"first", "second"}
+            assert await _stable(group) == {"first"}
+    finally:
+        await group.stop()
+
+
+async def _stable(group: Group) -> frozenset[str]:
+    async with asyncio.timeout(30):
+        while True:
+            alive = await group.alive()
+            if alive is not None:
+                return alive
+
+
 async def test_it_is_built_without_a_running_loop_and_connects_at_its_start(kafka: EmbeddedKafka, unique: str) -> None:
     group = await asyncio.to_thread(Group, unique, {"bootstrap_servers": kafka.bootstrap}, frozenset({"topic"}))
     with pytest.raises(RuntimeError, match=r"Group\.start was not called"):
@@ -115,6 +142,7 @@ async def test_a_cluster_that_is_away_says_nothing(
     kafka.pause()
     try:
         assert await group.unassigned() is None
+        assert await group.alive() is None
     finally:
         kafka.resume()
         await group.stop()

@@ -66,9 +66,9 @@ def histories(most: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=30 * most, max_size=100 * most)
 
 
-def play(scenario: Scenario, history: bytes, *, careful: bool = True, store_ahead: bool = False) -> None:
+def play(scenario: Scenario, history: bytes, **defects: bool) -> None:
     """Let a history happen, then come to rest. Raises `Violation`; the steps are shown with the failing example."""
-    world = World(scenario, careful=careful, store_ahead=store_ahead)
+    world = World(scenario, **defects)
     try:
         for byte in history:
             world.step(byte)
@@ -78,19 +78,18 @@ def play(scenario: Scenario, history: bytes, *, careful: bool = True, store_ahea
         raise
 
 
-def search(how: settings, *, most: int = 3, careful: bool = True, store_ahead: bool = False) -> None:
+def search(how: settings, *, most: int = 3, **defects: bool) -> None:
     """Look for a history that violates what must hold. Raises the `Violation` that it finds.
 
     Args:
         how: how long to look.
         most: the most node runs in one history.
-        careful: see `World`.
-        store_ahead: see `World`.
+        defects: of what surrounds the ledger; see `World`.
     """
 
     @how
     @given(scenario=scenarios(most), history=histories(most))
     def played(scenario: Scenario, history: bytes) -> None:
-        play(scenario, history, careful=careful, store_ahead=store_ahead)
+        play(scenario, history, **defects)
 
     played()

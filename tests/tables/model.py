@@ -1,19 +1,23 @@
 """One partition of the ledger, simulated with everything around it: the logs, the worker, its crashes, and Port.
 
-A `World` holds what outlives a worker (two input logs with committed offsets, the changelog, Port) and the worker
+A `World` holds what outlives a worker (three input logs with committed offsets, the changelog, Port) and the worker
 itself: its rows, its ledger and the jobs that it has in hand. `World.step` does one thing that may happen next, chosen
 by a byte, so that bytes are a history; `World.settle` lets everything come to rest, without further crashes, and then
 nothing may be missing. Whatever must never happen raises `Violation` at once.
 
 The worker follows the rules that the agents must follow:
 
-- It starts what a state asks for when the changelog has acknowledged the writes of an event. The state of that moment
-  may hold the writes of later events too; so nothing is done for the node run as a whole (a report, above all) while
-  any event of that node run is not acknowledged.
+- It enters a message of the source directly, or passes it on to the arrivals log. The offset at the source counts as
+  done when the changelog has acknowledged what was written, in the order of the source.
+- The event of a job, too, is entered directly, or goes by the outcomes log, as that of a partition that has moved. What
+  was entered directly stands in no log: after a crash it is there only as far as the changelog has it.
+- It acts on the rows that the changelog has acknowledged, and on no others: they may hold a part of what a later event
+  has written.
 - A job is in hand until its own event has been applied and acknowledged, so that nothing is started twice in one life.
 - A job that waits gives way to a newer one of its kind, and is looked at again before it starts: the state may no
   longer ask for it.
-- When it takes the partition over, it starts what the rows ask for. They are what the changelog holds.
+- When it takes the partition over it goes through the open node runs, while events come: each is resumed, and when that
+  is acknowledged, what it asks for is started.
 """
 
 from __future__ import annotations
@@ -35,12 +39,13 @@ from streams.records import (
     ReportAnswered,
     Settled,
 )
-from tables.ledger import Applied, Ledger
+from tables.ledger import Applied, Ledger, NodeRuns
 from tables.report import report_body
 from tables.state import EndGrace, ItemAsk, NodeRun, Note, Report, Run, RunAsk, Tell, ask_of_item, ask_of_run
 from tests.tables.rows import DictRows
 
 PARTITION: Final = 0
+_LOGS: Final = ("source", "arrivals", "outcomes")
 MAX_ATTEMPTS: Final = 2
 LARGE: Final = "x" * 5000
 """More than stands in a node run's own row."""
@@ -65,7 +70,7 @@ def require(holds: bool, what: str) -> None:
 class Scenario:
     """What comes in, and how Port takes it.
 
-    `arrivals` is the arrivals log. `refused` names the bodies that Port refuses, by node run.
+    `arrivals` is what the source holds. `refused` names the bodies that Port refuses, by node run.
     """
 
     arrivals: tuple[Arrival, ...]
@@ -112,26 +117,31 @@ class Job:
 
 @dataclass
 class Turn:
-    """An event that was applied, and how long the changelog must be acknowledged for it to count."""
+    """What waits until the changelog has acknowledged so many writes."""
 
-    log: str
-    offset: int
-    event: Arrival | NodeRunEvent
-    applied: Applied
     written: int
+    then: Callable[[], None]
 
 
 class Worker:
-    """One life of a worker: everything in it is lost at a crash."""
+    """One life of a worker: everything in it is lost at a crash. `careful` is that of the world."""
 
-    def __init__(self, rows: DictRows, positions: dict[str, int], grace: float) -> None:
+    def __init__(self, rows: DictRows, positions: dict[str, int], grace: float, *, careful: bool) -> None:
         self.rows = rows
         self.ledger = Ledger(rows, grace=grace)
-        self.ledger.taken_over(PARTITION)
+        self.stored = DictRows(rows.written)
+        self.node_runs = NodeRuns(self.stored) if careful else self.ledger
         self.positions = dict(positions)
         self.turns: deque[Turn] = deque()
         self.jobs: dict[JobKey, Job] = {}
+        self.open = deque(run.node_run_id for run in self.node_runs.open_runs(PARTITION))
+        """The node runs that are still to be taken over."""
         self.started: set[tuple[str, int, int]] = set()
+
+    def acknowledged(self, count: int) -> None:
+        """The changelog has so many writes: they are in the store."""
+        for write in self.rows.written[len(self.stored.written) : count]:
+            self.stored.apply(*write)
 
 
 class World:
@@ -141,18 +151,23 @@ class World:
         scenario: what comes in.
         careful: False for a worker that acts on states that are not acknowledged.
         store_ahead: whether a crash may leave a local store that holds more than the changelog.
+        hasty: True for a worker to which a message of the source is done before the changelog has it.
     """
 
-    def __init__(self, scenario: Scenario, *, careful: bool = True, store_ahead: bool = False) -> None:
+    def __init__(
+        self, scenario: Scenario, *, careful: bool = True, store_ahead: bool = False, hasty: bool = False
+    ) -> None:
+        self.arrivals: list[Arrival] = []
         self.outcomes: list[NodeRunEvent] = []
         self.scenario = scenario
         self.careful = careful
         self.store_ahead = store_ahead
+        self.hasty = hasty
         self.port = Port(scenario.refused)
-        self.committed = {"arrivals": 0, "outcomes": 0}
-        self.done = {"arrivals": 0, "outcomes": 0}
+        self.committed = dict.fromkeys(_LOGS, 0)
+        self.done = dict(self.committed)
         self.acknowledged = 0
-        self.worker = Worker(DictRows(), self.committed, scenario.grace)
+        self.worker = Worker(DictRows(), self.committed, scenario.grace, careful=careful)
         self.clock = 1000.0
         self.ended: set[tuple[str, int]] = set()
         self.places: dict[tuple[str, str], range] = {}
@@ -164,35 +179,49 @@ class World:
         """Do what the byte says: its low half what, its high half which or how."""
         _STEPS[byte & 15](self, byte >> 4)
 
-    def arrive(self, _: int = 0) -> bool:
-        """Apply the next arrival."""
-        offset = self.worker.positions["arrivals"]
+    def route(self, how: int = 0) -> bool:
+        """Take the next message of the source: most often it is entered directly."""
+        offset = self.worker.positions["source"]
         if offset == len(self.scenario.arrivals):
             return False
         event = self.scenario.arrivals[offset]
-        applied = self.worker.ledger.arrival(PARTITION, event)
-        self._check_place(event, applied)
-        self._applied("arrivals", event, applied)
+        if how % 4 == 3:
+            self.arrivals.append(event)
+            self._say("source %s: passed on", offset)
+        else:
+            self._enter(f"source {offset}", event)
+        self._read("source", offset)
         return True
 
+    def arrive(self, _: int = 0) -> bool:
+        """Apply the next event of the arrivals log."""
+        return self._next("arrivals", self.arrivals)
+
     def outcome(self, _: int = 0) -> bool:
-        """Apply the next outcome."""
-        offset = self.worker.positions["outcomes"]
-        if offset == len(self.outcomes):
-            return False
-        event = self.outcomes[offset]
-        self._applied("outcomes", event, self.worker.ledger.outcome(PARTITION, event))
-        return True
+        """Apply the next event of the outcomes log."""
+        return self._next("outcomes", self.outcomes)
 
     def acknowledge(self, count: int) -> bool:
         """Let the broker acknowledge further changelog records, a few; what they make count is asked for."""
         worker = self.worker
         self.acknowledged = min(self.acknowledged + 1 + count // 4, len(worker.rows.written))
+        worker.acknowledged(self.acknowledged)
         moved = False
         while worker.turns and worker.turns[0].written <= self.acknowledged:
             moved = True
-            self._counts(worker.turns.popleft())
+            worker.turns.popleft().then()
         return moved
+
+    def take_over(self, _: int = 0) -> bool:
+        """Go on with the next open node run that was there when the partition was taken over."""
+        worker = self.worker
+        if not worker.open:
+            return False
+        node_run_id = worker.open.popleft()
+        resumed = worker.ledger.resume(PARTITION, node_run_id)
+        self._say("%s is taken over%s", node_run_id, ", resumed" if resumed else "")
+        self._then(lambda: self._start(node_run_id))
+        return True
 
     def commit(self, _: int = 0) -> None:
         """Commit the offsets of the acknowledged events."""
@@ -210,8 +239,6 @@ class World:
         """Deliver again from the committed offsets on, as after a rebalance that leaves the partition here."""
         self._say("delivered again from %s", self.committed)
         self.worker.positions = dict(self.committed)
-        self.worker.ledger.taken_over(PARTITION)
-        self._recover()
 
     def crash(self, survived: int) -> None:
         """End the worker. Of its unacknowledged changelog records the first few survive; another worker takes over."""
@@ -226,14 +253,14 @@ class World:
             self._say("the local store survives with all of them")
         self.acknowledged = kept
         self.done = dict(self.committed)
-        self.worker = Worker(DictRows(written[:kept], store), self.committed, self.scenario.grace)
-        self._recover()
+        self.worker = Worker(DictRows(written[:kept], store), self.committed, self.scenario.grace, careful=self.careful)
 
     def settle(self) -> None:
         """Let everything come to rest without crashes, and check that nothing is missing."""
         for _ in range(_PATIENCE):
-            moved = [self.arrive(), self.outcome(), self.acknowledge(4 * len(self.worker.rows.written)), self.work(0)]
-            if not any(moved):
+            everything = 4 * len(self.worker.rows.written)
+            moved = [self.take_over(), self.route(), self.arrive(), self.outcome(), self.acknowledge(everything)]
+            if not any((*moved, self.work(0))):
                 break
         else:
             raise Violation("the world does not come to rest")
@@ -241,46 +268,67 @@ class World:
 
     # The worker
 
-    def _applied(self, log: str, event: Arrival | NodeRunEvent, applied: Applied) -> None:
-        worker = self.worker
-        offset = worker.positions[log]
-        worker.positions[log] = offset + 1
-        worker.turns.append(Turn(log, offset, event, applied, len(worker.rows.written)))
-        shown = event.model_dump(include=set(_SHOWN), exclude_none=True)
-        self._say("%s %s: %s %s -> %s", log, offset, type(event).__name__, shown, applied.note)
+    def _then(self, call: Callable[[], None]) -> None:
+        self.worker.turns.append(Turn(len(self.worker.rows.written), call))
 
-    def _counts(self, turn: Turn) -> None:
-        self.done[turn.log] = max(self.done[turn.log], turn.offset + 1)
-        event = turn.event
-        if isinstance(event, ItemFinished) and turn.applied.note is not Note.LATE:
-            self.ended.add((event.node_run_id, event.index))
-        if not isinstance(event, Arrival):
+    def _next(self, log: str, events: Sequence[Arrival | NodeRunEvent]) -> bool:
+        offset = self.worker.positions[log]
+        if offset == len(events):
+            return False
+        self._enter(f"{log} {offset}", events[offset])
+        self._read(log, offset)
+        return True
+
+    def _read(self, log: str, offset: int) -> None:
+        """The event at the offset was taken; it is done when what it has written is acknowledged."""
+        self.worker.positions[log] = offset + 1
+        if self.hasty and log == "source":
+            self._done(log, offset)
+        else:
+            self._then(lambda: self._done(log, offset))
+
+    def _done(self, log: str, offset: int) -> None:
+        self.done[log] = max(self.done[log], offset + 1)
+
+    def _enter(self, where: str, event: Arrival | NodeRunEvent) -> None:
+        ledger = self.worker.ledger
+        applied = ledger.arrival(PARTITION, event) if isinstance(event, Arrival) else ledger.outcome(PARTITION, event)
+        shown = event.model_dump(include=set(_SHOWN), exclude_none=True)
+        self._say("%s: %s %s -> %s", where, type(event).__name__, shown, applied.note)
+        self._then(lambda: self._counts(event, applied))
+
+    def _counts(self, event: Arrival | NodeRunEvent, applied: Applied) -> None:
+        if isinstance(event, Arrival):
+            self._check_place(event, applied)
+        else:
             key = _key_of_event(event)
             if key in self.worker.jobs and self.worker.jobs[key].sent is event:
                 del self.worker.jobs[key]
-        self._ask(turn.applied)
+        if isinstance(event, ItemFinished) and applied.note is not Note.LATE:
+            self.ended.add((event.node_run_id, event.index))
+        self._ask(applied)
 
     def _ask(self, applied: Applied) -> None:
-        ledger = self.worker.ledger
-        run = None if applied.run is None else ledger.run(PARTITION, applied.run.node_run_id)
-        if run is None or applied.run is None or run.finished:
+        node_runs = self.worker.node_runs
+        run = None if applied.run is None else node_runs.run(PARTITION, applied.run.node_run_id)
+        if run is None or run.finished:
             return
         for index in applied.touched:
             if index < run.items:
-                self._take(run, ask_of_item(run, index, ledger.item(PARTITION, run, index)))
+                self._take(run, ask_of_item(run, index, node_runs.item(PARTITION, run, index)))
         self._ask_of_run(run)
 
-    def _recover(self) -> None:
-        ledger = self.worker.ledger
-        for run in list(ledger.open_runs(PARTITION)):
-            for index in range(run.items):
-                self._take(run, ask_of_item(run, index, ledger.item(PARTITION, run, index)))
-            self._ask_of_run(run)
+    def _start(self, node_run_id: str) -> None:
+        node_runs = self.worker.node_runs
+        run = node_runs.run(PARTITION, node_run_id)
+        if run is None or run.finished:
+            return
+        for index in range(run.items):
+            self._take(run, ask_of_item(run, index, node_runs.item(PARTITION, run, index)))
+        self._ask_of_run(run)
 
     def _ask_of_run(self, run: NodeRun) -> None:
-        unacknowledged = any(turn.event.node_run_id == run.node_run_id for turn in self.worker.turns)
-        if not (self.careful and unacknowledged):
-            self._take(run, ask_of_run(run))
+        self._take(run, ask_of_run(run))
 
     def _take(self, run: NodeRun, ask: ItemAsk | RunAsk) -> None:
         if ask is None:
@@ -290,7 +338,7 @@ class World:
             self.worker.jobs[key] = Job(run.node_run_id, ask)
 
     def _advance(self, job: Job, how: int) -> None:
-        run = self.worker.ledger.run(PARTITION, job.node_run_id)
+        run = self.worker.node_runs.run(PARTITION, job.node_run_id)
         require(run is not None, f"{job.node_run_id} is asked for and not there")
         assert run is not None
         if not job.running and not self._still_asked(run, job):
@@ -301,21 +349,21 @@ class World:
                 self._handle(run, job, index, how)
             case Tell(index):
                 self.port.told.add((run.node_run_id, index))
-                self._send(job, FailureTold(node_run_id=run.node_run_id, index=index))
+                self._send(job, FailureTold(node_run_id=run.node_run_id, index=index), how)
             case Report(body):
                 self._report(run, job, body, how)
             case EndGrace(_, items):
-                self._send(job, GraceOver(node_run_id=run.node_run_id, items=items))
+                self._send(job, GraceOver(node_run_id=run.node_run_id, items=items), how)
 
     def _still_asked(self, run: NodeRun, job: Job) -> bool:
         if isinstance(job.ask, Report | EndGrace):
             return ask_of_run(run) == job.ask
         index = job.ask.index
-        return isinstance(ask_of_item(run, index, self.worker.ledger.item(PARTITION, run, index)), type(job.ask))
+        return isinstance(ask_of_item(run, index, self.worker.node_runs.item(PARTITION, run, index)), type(job.ask))
 
     def _handle(self, run: NodeRun, job: Job, index: int, how: int) -> None:
         if not job.running:
-            item = self.worker.ledger.item(PARTITION, run, index)
+            item = self.worker.node_runs.item(PARTITION, run, index)
             job.attempt = (0 if item is None else item.attempt) + 1
             job.running = True
             self._check_start(run, index, job.attempt)
@@ -333,7 +381,7 @@ class World:
                 error=f"again, at {self.clock}",
                 worker="w",
             )
-            self._send(job, retry)
+            self._send(job, retry, how)
             return
         failed = how % 4 == 2
         finished = ItemFinished(
@@ -343,17 +391,17 @@ class World:
             attempt=attempt,
             result=Result.FAILED if failed else Result.SUCCESS,
             # No two calls of a handler say the same: a report that reads another call's outcome has another body.
-            output=None if failed else f'{{"at": {self.clock}, "more": "{LARGE if how > 12 else ""}"}}',
+            output=None if failed else f'{{"at": {self.clock}, "more": "{LARGE if how % 8 > 3 else ""}"}}',
             error=f"failed at {self.clock}" if failed else None,
             worker="w",
             started_at=self.clock,
             ended_at=self.clock,
         )
-        self._send(job, finished)
+        self._send(job, finished, how)
 
     def _report(self, run: NodeRun, job: Job, kind: Body, how: int) -> None:
         if job.answer is not None:
-            self._send(job, job.answer)
+            self._send(job, job.answer, how)
             return
         settled = self.port.complete(run.node_run_id, kind, self._body(run))
         self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
@@ -362,19 +410,22 @@ class World:
         job.running = True
         job.answer = ReportAnswered(node_run_id=run.node_run_id, body=kind, settled=settled, at=self.clock)
 
-    def _send(self, job: Job, event: NodeRunEvent) -> None:
+    def _send(self, job: Job, event: NodeRunEvent, how: int) -> None:
         job.running = True
         job.sent = event
-        self.outcomes.append(event)
+        if how // 4 == 3:
+            self.outcomes.append(event)
+        else:
+            self._enter("directly", event)
 
     def _body(self, run: NodeRun) -> bytes:
-        items = list(self.worker.ledger.items(PARTITION, run))[: run.covered]
+        items = list(self.worker.node_runs.items(PARTITION, run))[: run.covered]
         whole = [item.index for item in items] == list(range(run.covered or 0)) and all(item.result for item in items)
         require(whole, f"{run.node_run_id} is reported before all covered items ended")
         return report_body(run, items)
 
     def _first_of_message(self, run: NodeRun, index: int) -> int:
-        for message in self.worker.ledger.messages(PARTITION, run):
+        for message in self.worker.node_runs.messages(PARTITION, run):
             if message.first <= index < message.first + message.count:
                 return message.first
         raise Violation(f"{run.node_run_id} item {index} is of no message")
@@ -463,16 +514,16 @@ def _key_of_event(event: NodeRunEvent) -> JobKey:
 
 _STEPS: Final[Sequence[Callable[[World, int], object]]] = (
     World.work,
-    World.arrive,
+    World.route,
     World.outcome,
     World.acknowledge,
     World.work,
     World.arrive,
-    World.outcome,
+    World.take_over,
     World.acknowledge,
     World.work,
     World.outcome,
-    World.work,
+    World.route,
     World.acknowledge,
     World.work,
     World.commit,

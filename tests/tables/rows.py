@@ -19,7 +19,7 @@ class DictRows:
         self.scanned = 0
         self.written: list[Write] = []
         for write in changelog if store is None else store:
-            self._apply(*write)
+            self.apply(*write)
         self.written = list(changelog)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
@@ -31,15 +31,16 @@ class DictRows:
         return iter(found)
 
     def put(self, partition: int, key: bytes, value: bytes) -> None:
-        self._apply(key, value)
+        self.apply(key, value)
 
     def delete(self, partition: int, key: bytes) -> None:
-        self._apply(key, None)
+        self.apply(key, None)
 
     def keys(self, prefix: bytes) -> list[bytes]:
         return [key for key, _ in self.scan(0, prefix)]
 
-    def _apply(self, key: bytes, value: bytes | None) -> None:
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        """Write a row, or delete it."""
         self.written.append((key, value))
         if value is None:
             self._rows.pop(key, None)

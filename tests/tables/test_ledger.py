@@ -90,3 +90,27 @@ def test_nothing_is_remembered_of_finished_node_runs() -> None:
     ledger.outcome(0, finished())
     ledger.outcome(0, answered())
     assert not any(ledger._recounted.values())
+
+
+def test_a_message_that_a_crash_cut_off_leaves_nothing_to_the_one_that_takes_its_place() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival())
+    ledger.arrival(0, arrival(1, problem="unsound"))
+    assert [key[:1] for key, _ in rows.written] == [b"o", b"d", b"m", b"i", b"o"]
+    ledger = Ledger(DictRows(rows.written[:4]))
+    run = ledger.arrival(0, arrival(2)).run
+    assert run is not None
+    assert [message.text for message in ledger.messages(0, run)] == ["text 0", "text 2"]
+    assert ledger.item(0, run, 1) is None, "the item of the message that came instead has not ended"
+
+
+def test_a_large_first_message_that_a_crash_cut_off_is_not_listed_beside_a_small_one() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival().model_copy(update={"text": LARGE}))
+    ledger = Ledger(DictRows(rows.written[:1]))
+    ledger.arrival(0, arrival(1))
+    run = ledger.arrival(0, arrival(2)).run
+    assert run is not None
+    assert [message.text for message in ledger.messages(0, run)] == ["text 1", "text 2"]

@@ -20,7 +20,9 @@ def test_every_node_run_ends_as_one_true_result_whatever_happens() -> None:
 def test_a_crash_after_every_step_loses_nothing(messages: list[Arrival], crashes: list[int]) -> None:
     world = World(Scenario(tuple(messages)))
     for survived in crashes:
+        world.route(survived)
         world.arrive()
+        world.take_over()
         world.acknowledge(survived // 4)
         world.work(survived)
         world.work(survived)

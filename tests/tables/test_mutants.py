@@ -5,15 +5,16 @@ Of the pure functions:
 - *freezes too early*: the report is frozen when the first item ends;
 - *lets the report cover late items*: what is covered grows with the items that come after the report;
 - *recount forgotten*: after a crash the counters are believed, though the item rows are ahead of them;
-- *closes no repeated outcome*: the report is not frozen where the last outcome's item row survived a crash alone;
 - *body from unfrozen counters*: the small body says how many items there are, not how many are covered.
 
 Of the ledger's writes:
 - *node run's row written first*, before the rows of its details;
-- *small state kept inline*: an item's earlier state stands on in its node run's row when its end has a row of its own.
+- *small state kept inline*: an item's earlier state stands on in its node run's row when its end has a row of its own;
+- *resume does nothing*: what a crash left half written is taken over as it is.
 
 And of what surrounds the ledger, which it relies on:
 - *acts on what is not acknowledged*: a report is sent for a state whose changelog record may still be lost;
+- *source done too early*: its offset is committed before the changelog has what was entered;
 - *store ahead of its changelog*: a local store survives a crash with writes that the changelog never got.
 """
 
@@ -64,12 +65,6 @@ def _no_recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
     return run
 
 
-def _closes_no_repeat(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
-    change = _item_finished(run, item, event, grace)
-    repeated = item is not None and item.result is not None
-    return replace(change, run=run) if repeated else change
-
-
 def _unfrozen_small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
     return {"error": {"message": f"{run.failed} of {run.items} items failed"}}
 
@@ -85,6 +80,9 @@ class _Reversed:
     def __init__(self, rows: DictRows) -> None:
         self._rows = rows
         self.held: list[tuple[bytes, bytes | None]] = []
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self._rows.get(partition, key)
 
     def put(self, partition: int, key: bytes, value: bytes) -> None:
         self.held.append((key, value))
@@ -113,6 +111,10 @@ def _row_first(self: Ledger, partition: int, change: Change) -> None:
     held.release()
 
 
+def _resumes_nothing(self: Ledger, partition: int, node_run_id: str) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("module", "name", "mutant"),
     [
@@ -120,10 +122,10 @@ def _row_first(self: Ledger, partition: int, change: Change) -> None:
         pytest.param(tables.state, "closed", _freezes_early, id="freezes too early"),
         pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
         pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),
-        pytest.param(tables.state, "_item_finished", _closes_no_repeat, id="closes no repeated outcome"),
         pytest.param(tables.report, "_small_output", _unfrozen_small_output, id="body from unfrozen counters"),
         pytest.param(Ledger, "_write", _row_first, id="node run's row written first"),
         pytest.param(Ledger, "_write_item", _keeps_small_state, id="small state kept inline"),
+        pytest.param(Ledger, "resume", _resumes_nothing, id="resume does nothing"),
     ],
 )
 def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch, module: object, name: str, mutant: object) -> None:
@@ -135,6 +137,11 @@ def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch, module: object, name
 def test_acting_on_what_is_not_acknowledged_is_found() -> None:
     with pytest.raises(Violation):
         search(_SEARCH, most=1, careful=False)
+
+
+def test_a_source_that_is_done_too_early_is_found() -> None:
+    with pytest.raises(Violation):
+        search(_SEARCH, most=1, hasty=True)
 
 
 def test_a_store_ahead_of_its_changelog_is_found() -> None:

@@ -68,6 +68,26 @@ def test_a_partition_goes_with_its_counts_and_its_latest() -> None:
     assert list(overview.latest(9)) == [(1, "wfnr_000002")]
 
 
+def test_the_open_ones_are_counted() -> None:
+    overview = Overview()
+    overview.changed(0, None, received())
+    overview.changed(1, None, node_run(1))
+    overview.changed(1, None, settled(Settled.REPORTED))
+    assert overview.open == 2, "what has come and is finished is not open"
+    overview.changed(0, received(), reporting())
+    assert overview.open == 2
+    overview.changed(0, reporting(), settled(Settled.REPORTED))
+    assert overview.open == 1
+    further = settled(Settled.REPORTED).model_copy(update={"items": 2})
+    overview.changed(0, settled(Settled.REPORTED), further)
+    assert overview.open == 2, "a further item opens a node run again"
+    overview.drop(0)
+    overview.drop(0)
+    assert overview.open == 1
+    overview.drop(1)
+    assert overview.open == 0
+
+
 def test_the_latest_come_first_over_all_partitions() -> None:
     overview = Overview()
     for number in (3, 1, 2):
