@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from agents.backlog import backlog
@@ -61,10 +62,10 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
 async def record(partition: int, event: NodeRunEvent) -> None:
     """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain."""
     await app.settled.wait()
-    done = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     try:
         if partition in dispatch.active:
-            enter(partition, event, lambda: done.set_result(None))
+            enter(partition, event, partial(resolve, done))
             await done
             return
     except NotOwnedError:
@@ -73,13 +74,27 @@ async def record(partition: int, event: NodeRunEvent) -> None:
     await (await outcomes.send(key=event.node_run_id.encode(), value=event))
 
 
+def resolve(done: asyncio.Future[object]) -> None:
+    """Set a future that says only that something is done; whoever waited for it may have been cancelled."""
+    if not done.done():
+        done.set_result(None)
+
+
 def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def _mend(partition: int, node_run_id: str, then: Callable[[], None]) -> None:
-    ledger.resume(partition, node_run_id)
-    rows.then(partition, then)
+    before = ledger.run(partition, node_run_id)
+    changed = ledger.resume(partition, node_run_id)
+    after = ledger.run(partition, node_run_id)
+
+    def acknowledged() -> None:
+        if changed:
+            overview.changed(partition, before, after)
+        then()
+
+    rows.then(partition, acknowledged)
 
 
 dispatch.record = lambda partition, event: spawn(record(partition, event))

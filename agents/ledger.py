@@ -16,7 +16,7 @@ from agents.shared import arrivals, outcomes, rows, send_dead_letter, specs
 from streams.app import app
 from streams.messages import Bad
 from streams.offsets import Turn
-from streams.records import Arrival, OutcomeEvent, Released, Tick
+from streams.records import Arrival, Died, OutcomeEvent, Released, Tick
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ async def _entered(turn: Turn[Arrival] | Turn[OutcomeEvent]) -> None:
     if not turn.repeated:
         if isinstance(value, Bad):
             await (await send_dead_letter(turn, value.reason))
-        elif isinstance(value, Released):
+        elif isinstance(value, Released | Died):
             enter_word(turn.partition, value)
         elif not isinstance(value, Tick):
             enter(turn.partition, value, lambda: _acknowledge(turn))

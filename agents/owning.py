@@ -7,14 +7,16 @@ the new owner waits for that word, or for the death of the worker, before it sta
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from agents.shared import dispatch, ledger, outcomes, rows, spawn
 from agents.work import ItemWork
 from streams.app import app
-from streams.records import Released, RunningItem
-from tables.ownership import Ownership, cleared, released, taken
+from streams.records import Died, Released, RunningItem
+from tables.ownership import Ownership, buried, cleared, named, released, taken
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -23,21 +25,31 @@ _LOOK_SECONDS: Final = 1.0
 running: list[Callable[[], Iterable[ItemWork]]] = []
 """Filled by the handler agents: what each of them runs."""
 _taken: dict[int, Ownership] = {}
+_mourned: defaultdict[int, set[str]] = defaultdict(set)
+"""The workers whose death was said to each partition."""
 
 
 def _begin() -> None:
-    """Take what this worker owns now and did not before. Called when the tables are recovered, before any event."""
+    """Take what this worker owns now and did not before. Called when the tables are recovered."""
     mine = [work for works in running for work in works()]
     for partition in sorted(app.owned - dispatch.active):
         try:
             before = ledger.ownership(partition)
-            _taken[partition] = now = taken(before, app.incarnation)
+            now = taken(before, app.incarnation)
             ledger.own(partition, now)
         except NotOwnedError:
             continue
+        _taken[partition] = now
+        _mourned.pop(partition, None)
         if now.awaited:
             logger.info("partition %d: waiting for word of %s", partition, ", ".join(now.awaited))
-        dispatch.begin(partition, now, [work for work in mine if work.partition == partition])
+        # A call that has ended, and whose actor waits for the end of the rebalance, is none that runs.
+        still = [work for work in mine if work.partition == partition and not _ended(partition, _item(work))]
+        dispatch.begin(partition, now, still)
+
+
+def _item(work: ItemWork) -> RunningItem:
+    return RunningItem(worker=app.incarnation, node_run_id=work.node_run_id, index=work.index, attempt=work.attempt)
 
 
 def _lost(partition: int) -> None:
@@ -45,33 +57,30 @@ def _lost(partition: int) -> None:
     row = _taken.pop(partition, None)
     if row is None:
         return
-    still = tuple(
-        RunningItem(worker=app.incarnation, node_run_id=work.node_run_id, index=work.index, attempt=work.attempt)
-        for works in running
-        for work in works()
-        if work.partition == partition
-    )
+    still = tuple(_item(work) for works in running for work in works() if work.partition == partition)
     word = Released(worker=app.incarnation, generation=row.generation, running=still)
     spawn(_say(partition, word))
 
 
-async def _say(partition: int, word: Released) -> None:
+async def _say(partition: int, word: Released | Died) -> None:
     await (await outcomes.send(partition=partition, value=word))
 
 
-def enter_word(partition: int, word: Released) -> None:
-    """Take note of what an earlier owner still runs."""
-    row = _taken.get(partition)
+def enter_word(partition: int, word: Released | Died) -> None:
+    """Take note of what an earlier owner still runs, or of its death. Raises NotOwnedError."""
+    # It may come between the recovery of the table and the taking.
+    row = _taken.get(partition) or ledger.ownership(partition)
     if row is not None:
-        _change(partition, row, released(row, word))
+        _change(partition, row, released(row, word) if isinstance(word, Released) else buried(row, word.worker))
 
 
 def _change(partition: int, before: Ownership, after: Ownership) -> None:
     if after is before:
         return
-    _taken[partition] = after
     ledger.own(partition, after)
-    rows.then(partition, lambda: _owned(partition, after))
+    if partition in _taken:
+        _taken[partition] = after
+        rows.then(partition, lambda: _owned(partition, after))
 
 
 def _owned(partition: int, ownership: Ownership) -> None:
@@ -80,17 +89,25 @@ def _owned(partition: int, ownership: Ownership) -> None:
 
 
 async def look_for_the_dead() -> None:
-    """Wait no longer for workers that have died."""
-    waiting = [partition for partition, row in _taken.items() if row.awaited or row.elsewhere]
+    """Wait no longer for workers that have died, and for what has ended.
+
+    A death is said in the outcomes topic, behind all that the dead worker had sent there.
+    """
+    waiting = {partition: row.generation for partition, row in _taken.items() if named(row)}
     if not waiting or not app.settled.is_set() or app.should_stop:
         return
     alive = await app.group.alive()
     if alive is None or app.incarnation not in alive or not app.settled.is_set():
         return
-    for partition in waiting:
+    for partition, generation in waiting.items():
         row = _taken.get(partition)
-        if row is not None:
-            _change(partition, row, cleared(row, alive, lambda item, where=partition: _ended(where, item)))  # type: ignore[misc]
+        if row is None or row.generation != generation:
+            # It went and came back meanwhile: others may wait to be known of than lived then.
+            continue
+        for dead in named(row) - alive - _mourned[partition]:
+            _mourned[partition].add(dead)
+            spawn(_say(partition, Died(worker=dead)))
+        _change(partition, row, cleared(row, named(row), partial(_ended, partition)))
 
 
 def _ended(partition: int, item: RunningItem) -> bool:

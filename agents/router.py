@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, cast
 
 from aiokafka.errors import IllegalStateError
@@ -18,7 +19,7 @@ from faust.types import TP, StreamT
 
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
-from agents.entering import enter
+from agents.entering import enter, resolve
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
 from streams.app import app, settings
 from streams.exits import stop_process
@@ -89,7 +90,7 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
     if partition in dispatch.active and app.settled.is_set() and not backlog.full:
         entered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         try:
-            enter(partition, arrival, lambda: entered.set_result(None))
+            enter(partition, arrival, partial(resolve, entered))
         except NotOwnedError:
             logger.debug("partition %d went just now", partition)
         else:

@@ -168,6 +168,13 @@ class Released(Record):
     running: tuple[RunningItem, ...] = ()
 
 
+class Died(Record):
+    """A worker has died: all that it had sent to this partition stands in front of this."""
+
+    kind: Literal["died"] = "died"
+    worker: str
+
+
 class Tick(Record):
     """Nothing happened: brings the readers of a partition to its end where Faust dropped its last records."""
 
@@ -175,7 +182,7 @@ class Tick(Record):
 
 
 NodeRunEvent = ItemFinished | ItemRetry | GraceOver | ReportAnswered | FailureTold
-OutcomeEvent = Annotated[NodeRunEvent | Released | Tick, Field(discriminator="kind")]
+OutcomeEvent = Annotated[NodeRunEvent | Released | Died | Tick, Field(discriminator="kind")]
 
 
 class DeadLetter(BaseModel):

@@ -1,4 +1,4 @@
-"""Faust's Kafka transport, with what cannot be set from outside set here.
+"""Faust's Kafka transport and aiokafka's record parser, with what cannot be set from outside set here.
 
 Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 behave.
 """
@@ -6,9 +6,13 @@ Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 beh
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from collections.abc import Iterator
+from typing import Any, Final, SupportsIndex, cast
 
+from aiokafka.consumer import fetcher as fetching
 from aiokafka.errors import ConsumerStoppedError
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -16,6 +20,74 @@ FETCH_MAX_WAIT_MS: Final = 50
 """How long the broker may hold a fetch that finds nothing. Faust's is 1500, and aiokafka has one fetch under way for
 each broker: a partition whose records were just being consumed is not in it, and would wait for its end.
 """
+
+
+class Fetched:
+    """What a fetch brought of one partition: aiokafka's compiled parser, and the bytes that it reads."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        compiled = MemoryRecords(raw)
+        self.has_next = compiled.has_next
+        self.next_batch = compiled.next_batch
+        self.size_in_bytes = compiled.size_in_bytes
+
+
+class PartitionRecords(fetching.PartitionRecords):  # type: ignore[misc]
+    """The records of one partition; the name of a header need not be UTF-8.
+
+    Kafka asks for UTF-8 there, but its brokers do not check it, and aiokafka raises at such a record, whoever reads it:
+    no worker would ever get past it. The rest of what was fetched is then read by aiokafka's parser in Python,
+    several times as slow, with the bad bytes of the name replaced. Nothing here looks at the headers of what it reads.
+    """
+
+    _records: Any
+
+    def _unpack_records(self) -> Iterator[Any]:
+        try:
+            yield from super()._unpack_records()
+        except UnicodeDecodeError:
+            self._records = _AnyNames(_rest(self._records.raw, self.next_fetch_offset))
+            yield from super()._unpack_records()
+
+
+def _rest(raw: bytes, offset: int) -> memoryview:
+    """Return the batches from the one with this offset on: aiokafka would take up its offset from any before that."""
+    batches, passed = _MemoryRecordsPy(raw), 0
+    while (size := len(batches._next_slice)) and batches.next_batch().next_offset <= offset:
+        passed += size
+    return memoryview(raw)[passed:]
+
+
+class _AnyNames(_MemoryRecordsPy):  # type: ignore[misc]
+    """Batches of records whose headers have any names."""
+
+    def next_batch(self) -> Any:
+        raw = self._next_slice
+        batch = super().next_batch()
+        # Batches of before Kafka 0.11 have no headers, and another format.
+        return _AnyNamesBatch(raw) if isinstance(batch, DefaultRecordBatch) else batch
+
+
+class _AnyNamesBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    _buffer: bytearray
+
+    def __iter__(self) -> _AnyNamesBatch:
+        # Decompresses.
+        super().__iter__()
+        self._buffer = _Replacing(self._buffer)
+        return self
+
+
+class _Replacing(bytearray):
+    """The bytes of a batch. All that aiokafka decodes of them are the names of headers."""
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(index)
+        return _Replacing(found) if isinstance(found, bytearray) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return super().decode(encoding, "replace")
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -112,6 +184,11 @@ class Producer(driver.Producer):
 
 
 def install() -> None:
-    """Have every Faust app of this process use what is above; called before one is built."""
+    """Have every Faust app and every aiokafka consumer of this process use what is above.
+
+    Called before the first one is built.
+    """
+    fetching.MemoryRecords = Fetched
+    fetching.PartitionRecords = PartitionRecords
     driver.Transport.Consumer = Consumer
     driver.Transport.Producer = Producer

@@ -8,8 +8,11 @@ still runs, or for its death; and it waits with each item so named for its outco
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from streams.records import Record, Released, RunningItem
+
+NOBODY: Final = ""
 
 
 class Ownership(Record):
@@ -35,12 +38,17 @@ def taken(row: Ownership | None, me: str) -> Ownership:
     """
     if row is None:
         return Ownership(owner=me)
-    awaited = {**row.awaited, row.owner: row.generation}
+    awaited = {**row.awaited, row.owner: row.generation} if row.owner != NOBODY else row.awaited
     return Ownership(owner=me, generation=row.generation + 1, awaited=awaited, elsewhere=row.elsewhere)
 
 
 def released(row: Ownership, event: Released) -> Ownership:
-    """Return the row after an earlier owner's word; unchanged where it was not waited for, or not of that ownership."""
+    """Return the row after an earlier owner's word; unchanged where it was not waited for, or not of that ownership.
+
+    The word may come before the next owner has taken the partition: then that one need not wait for it.
+    """
+    if (row.owner, row.generation) == (event.worker, event.generation):
+        return row.model_copy(update={"owner": NOBODY, "elsewhere": _merged(row.elsewhere, event.running)})
     if row.awaited.get(event.worker) != event.generation:
         return row
     awaited = {worker: generation for worker, generation in row.awaited.items() if worker != event.worker}

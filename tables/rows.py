@@ -195,7 +195,7 @@ class LatestRows:
         waiting = []
         for partition in self._changelog.partitions:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._changelog.then(partition, partial(done.set_result, None))
+            self._changelog.then(partition, partial(_resolve, done))
             waiting.append(done)
         await asyncio.gather(*waiting)
 
@@ -211,6 +211,11 @@ class LatestRows:
             # Whether its new owner reads these records is not known. After a restart all is read anew.
             stop_process(f"partition {partition} of the ledger went while it was written")
         self._pending.pop(partition, None)
+
+
+def _resolve(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 def producer_of(app: Worker) -> AIOKafkaProducer:

@@ -49,9 +49,11 @@ class Load:
             assert got.status == 200, got.text
         return ids
 
-    def stock(self, number: int) -> None:
-        """Register node runs to be published later: needed where the emulator is away meanwhile."""
-        self._stock.extend(self.register(number))
+    def stock(self, number: int) -> list[tuple[str, str]]:
+        """Register node runs to be published later: needed where the emulator is away meanwhile. Returns their ids."""
+        ids = self.register(number)
+        self._stock.extend(ids)
+        return ids
 
     def create_topic(self) -> None:
         """Create the topic that is published on: needed before any worker has started."""

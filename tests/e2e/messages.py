@@ -17,6 +17,10 @@ RECORD_LIMIT: Final = 1_048_588
 """Kafka's default for `max.message.bytes`."""
 KEPT: Final = 1_900_000
 """What is kept of a message at most."""
+KEPT_KEY: Final = 65_536
+"""The longest key that is kept with a dead letter."""
+TOPIC_LIMIT: Final = 4 * 1024 * 1024
+"""`max.message.bytes` of `<orgId>.runs`, as the worker creates it, and of the dead letters."""
 _SURROGATE: Final = rb"\ud800"
 
 
@@ -137,6 +141,34 @@ DEAD_LETTERS: Final[Mapping[str, tuple[bytes | None, str]]] = {
     "id of its own object": (b'{"workflowNodeRun": {"identifier": "wfnr_a b"}, "payload": {}}', "malformed node-run"),
 }
 """The message, and how the reason begins or what it has in it."""
+
+
+CUT: Final[Mapping[str, tuple[bytes, Sending, str]]] = {
+    "all that the topic takes": (b"x" * (TOPIC_LIMIT - 120), Sending(), "the first 4,177,919 of its 4,194,184 bytes"),
+    "all that the topic takes, without a key": (
+        b"x" * (TOPIC_LIMIT - 120),
+        Sending(key=None),
+        "the first 4,177,920 of its 4,194,184 bytes",
+    ),
+    "all that the topic takes, cut off": (
+        sized(TOPIC_LIMIT - 119)[:-1],
+        Sending(key=b""),
+        "the first 4,177,920 of its 4,194,184 bytes",
+    ),
+    "a key of 1 MB": (b"\xff a key of 1 MB", Sending(key=b"k" * 1_000_000), "its key of 1,000,000 bytes is left out"),
+    "a key of 64 KiB and one": (b"\xff", Sending(key=b"k" * (KEPT_KEY + 1)), "its key of 65,537 bytes is left out"),
+    "a key of 2 MB and a value of 2 MB": (
+        b"x" * 2_000_000,
+        Sending(key=b"k" * 2_000_000),
+        "its key of 2,000,000 bytes is left out",
+    ),
+    "a key of 64 KiB, and all that the topic takes": (
+        b"x" * (TOPIC_LIMIT - KEPT_KEY - 120),
+        Sending(key=b"k" * KEPT_KEY),
+        "the first 4,112,384 of its 4,128,648 bytes",
+    ),
+}
+"""The message, how it is sent, and what the reason says of what is not kept of it."""
 
 
 NOT_OURS: Final[Mapping[str, tuple[bytes, str]]] = {
@@ -276,6 +308,10 @@ UNKNOWN: Final[Mapping[str, tuple[bytes, str]]] = {
     "format": (event(b'"%s %n {0} {{ .secrets }}"'), "no handler for event type '%s %n {0} {{ .secrets }}'"),
     "markup": (event(b'"<script>alert(1)</script>"'), "no handler for event type '<script>alert(1)</script>'"),
     "python's own": (event(b'"__class__"'), "no handler for event type '__class__'"),
+    "larger than can be kept": (
+        sized(3_000_000).replace(b"seen", b"nobody.knows"),
+        "the message is larger than can be kept",
+    ),
     "first of several": (ours(b'{"eventType": "nobodys", "type": "seen"}'), "no handler for event type 'nobodys'"),
 }
 """The message, and how the error begins that Port is told where such messages fail."""
@@ -365,6 +401,7 @@ SENDINGS: Final[Mapping[str, Sending]] = {
     "no key": Sending(key=None),
     "an empty key": Sending(key=b""),
     "a key that is no text": Sending(key=b"\xff\x00\xfe"),
+    "a key of 64 KiB": Sending(key=b"k" * KEPT_KEY),
     "a key of 900 KB": Sending(key=b"k" * 900_000),
     "headers without values": Sending(headers=[("", None), ("a", None), ("", b"")]),
     "a header three times": Sending(headers=[("a", b"1"), ("a", b"\xff"), ("a", b"1")]),

@@ -17,16 +17,22 @@ from typing import Any, Final
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from faust.types import TP
 
 from local.kafka import EmbeddedKafka, free_port
+from tests.batches import GZIP, NO_UTF_8, NONE, Unsent, send_batch
 from tests.e2e.messages import (
     COMPLETED,
+    CUT,
     DEAD_LETTERS,
     FAILED,
+    KEPT,
+    KEPT_KEY,
     NOT_OURS,
     OUTPUT_REFUSED,
     SENDINGS,
     TOO_LARGE,
+    TOPIC_LIMIT,
     UNKNOWN,
     Sending,
     ours,
@@ -49,10 +55,13 @@ async def echo(event: dict) -> dict:
 """
 WITHIN: Final = 240.0
 PARTITIONS: Final = 8
+HEADERS_ROOM: Final = 16_384
+"""What a dead letter leaves free of its topic's limit."""
 GOOD: Final = ours(b'{"type": "seen", "good": true}')
 MANY: Final = ours(b"[" + b'{"type": "seen"},' * 9_999 + b'{"type": "seen"}]')
 ALL: Final[Mapping[str, bytes | None]] = (
     {f"dead letter: {name}": value for name, (value, _) in DEAD_LETTERS.items()}
+    | {f"cut: {name}": value for name, (value, *_) in CUT.items()}
     | {f"not ours: {name}": value for name, (value, _) in NOT_OURS.items()}
     | {f"failed: {name}": value for name, (value, _) in FAILED.items()}
     | {f"too large: {name}": value for name, value in TOO_LARGE.items()}
@@ -122,7 +131,7 @@ class Organization:
         names = [one for name in messages for one in (name, f"good: after {name}")]
         ids = register(self.cluster, len(names))
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.cluster.kafka.bootstrap, max_request_size=4 * 1024 * 1024, linger_ms=5
+            bootstrap_servers=self.cluster.kafka.bootstrap, max_request_size=2 * TOPIC_LIMIT, linger_ms=5
         )
         async with producer:
             placing = []
@@ -232,11 +241,12 @@ def failing(running: list[Organization]) -> Organization:
     well = {f"sent well: {name}": GOOD for name in SENDINGS}
     ill = {f"sent ill: {name}": b"\xff" + name.encode() for name in SENDINGS}
     sendings = {f"{what}: {name}": how for name, how in SENDINGS.items() for what in ("sent well", "sent ill")}
+    sendings |= {f"cut: {name}": how for name, (_, how, _) in CUT.items()}
     # The many items last: all others would wait behind them.
     messages = {"output refused": OUTPUT_REFUSED, **ALL, **well, **ill, "10,000 items": MANY}
     asyncio.run(organization.send(messages, sendings))
-    left = ("dead letter: ", "not ours: ", "sent ill: ")
-    wait(organization, [name for name in organization.sent if not name.startswith(left)], len(DEAD_LETTERS) + len(ill))
+    left, dead = ("dead letter: ", "cut: ", "not ours: ", "sent ill: "), len(DEAD_LETTERS) + len(CUT) + len(ill)
+    wait(organization, [name for name in organization.sent if not name.startswith(left)], dead)
     assert organization.incarnation() == before
     organization.letters = asyncio.run(dead_letters(organization.cluster))
     organization.kept = asyncio.run(kept_texts(organization.cluster))
@@ -256,11 +266,13 @@ def ignoring(running: list[Organization]) -> Organization:
 
 
 def is_kept(organization: Organization, name: str, reason: str) -> None:
-    """Assert that a message stands in the dead letters as it came, and was told to nobody."""
+    """Assert that a message stands in the dead letters, as much of it as fits there, and was told to nobody."""
     sent, letter = organization.sent[name], organization.letters[organization.sent[name].place]
     headers = dict(letter.headers)
     source = json.loads(headers["source"])
-    assert (letter.value, letter.key) == (sent.value, sent.sending.key)
+    key = sent.sending.key if len(sent.sending.key or b"") <= KEPT_KEY else None
+    room = TOPIC_LIMIT - HEADERS_ROOM - len(key or b"")
+    assert (letter.value, letter.key) == (sent.value and sent.value[:room], key)
     assert headers["reason"].decode().startswith(reason) or reason in headers["reason"].decode()[:60]
     assert source["topic"] == f"{organization.cluster.org}.runs"
     assert source["cluster"] == organization.cluster.kafka.bootstrap
@@ -271,6 +283,13 @@ def is_kept(organization: Organization, name: str, reason: str) -> None:
 @pytest.mark.parametrize("name", DEAD_LETTERS)
 def test_what_cannot_be_read_is_kept_as_it_came(failing: Organization, name: str) -> None:
     is_kept(failing, f"dead letter: {name}", DEAD_LETTERS[name][1])
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_too_large_for_the_dead_letters_is_cut_and_says_so(failing: Organization, name: str) -> None:
+    is_kept(failing, f"cut: {name}", "not JSON")
+    reason = dict(failing.letters[failing.sent[f"cut: {name}"].place].headers)["reason"].decode()
+    assert f"; {CUT[name][2]}" in reason
 
 
 @pytest.mark.parametrize("name", NOT_OURS)
@@ -312,7 +331,7 @@ def test_an_event_type_that_nobody_handles_has_failed(failing: Organization, nam
     assert output["error"]["message"].startswith(UNKNOWN[name][1])
     assert len(output["error"]["message"]) < 1000
     sent = failing.sent[f"unknown: {name}"]
-    assert failing.kept[sent.node_run_id] == sent.value
+    assert failing.kept[sent.node_run_id] == (sent.value if len(sent.value or b"") <= KEPT else b"")
 
 
 def expected_output(payload: Any) -> Any:
@@ -375,8 +394,8 @@ def test_the_good_ones_between_them_are_completed(failing: Organization, ignorin
 
 
 def test_no_message_ends_in_two_ways(failing: Organization) -> None:
-    places = {failing.sent[name].place for name in failing.sent if name.startswith(("dead letter: ", "sent ill: "))}
-    assert set(failing.letters) == places
+    dead = ("dead letter: ", "cut: ", "sent ill: ")
+    assert set(failing.letters) == {sent.place for name, sent in failing.sent.items() if name.startswith(dead)}
     looked_up = {failing.sent["output refused"].workflow_run_id}
     assert set(failing.calls) <= {sent.node_run_id for sent in failing.sent.values()} | looked_up
 
@@ -437,3 +456,28 @@ async def test_the_same_message_again_changes_nothing_and_another_one_is_a_furth
         await asyncio.to_thread(eventually, lambda: shown(2, 4), "two items, and four duplicates")
     record.read_on()
     assert [one["status"] for one in record.reports(node)] == [200]
+
+
+async def test_a_header_whose_name_is_no_utf_8_changes_nothing(failing: Organization) -> None:
+    before, record = failing.incarnation(), Record(failing.cluster)
+    topic, [*ids] = f"{failing.cluster.org}.runs", register(failing.cluster, 12)
+    values = [GOOD.replace(b"RUN", run.encode()).replace(b"NODE", node.encode()) for run, node in ids]
+    dead: dict[tuple[int, int], bytes] = {}
+    async with AIOKafkaProducer(bootstrap_servers=failing.cluster.kafka.bootstrap) as producer:
+        # The same partition: what is good stands before, between and behind what is not.
+        for compression, (first, second, third, fourth) in ((NONE, values[:4]), (GZIP, values[4:8])):
+            ill = b"\xff of compression %d" % compression
+            records = [Unsent(first), Unsent(second, NO_UTF_8), Unsent(ill, NO_UTF_8), Unsent(third)]
+            offset = await send_batch(producer, TP(topic, 0), [*records, Unsent(fourth, NO_UTF_8)], compression)
+            dead[0, offset + 2] = ill
+        for value in values[8:11]:
+            await send_batch(producer, TP(topic, 0), [Unsent(value, NO_UTF_8)])
+        await producer.send_and_wait(topic, values[11], partition=0)
+    for _, node in ids:
+        await asyncio.to_thread(record.completed, node)
+    async with asyncio.timeout(60):
+        while not dead.keys() <= (letters := await dead_letters(failing.cluster)).keys():
+            pass
+    assert {place: letters[place].value for place in dead} == dead
+    assert [[one["status"] for one in record.reports(node)] for _, node in ids] == [[200]] * 12
+    assert (failing.worker.child.poll(), failing.incarnation()) == (None, before)

@@ -329,9 +329,10 @@ def test_reports_wait_for_a_token_and_ask_for_it_together(running: Running) -> N
 def test_an_expired_token_is_replaced_once(two: list[Running]) -> None:
     running = two[1]
     running.begin()
-    ids = running.register(240)
+    load = Load(running.cluster)
+    ids = load.stock(240)
     # For so long that several tokens end under way.
-    asyncio.run(Load(running.cluster).publish(ids, per_second=25))
+    load.publish(240, per_second=25)
     running.settled(ids, "reported")
     asked = [one["time"] for one in running.named("auth")]
     assert len(asked) >= 3

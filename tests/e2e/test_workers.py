@@ -50,7 +50,7 @@ def test_topic_changelog_and_store_agree_on_partitions_and_outlive_a_kill(cluste
         worker.kill()
 
     written, local = changelog(cluster), stored(cluster.data_dir("one"))
-    topic = keyed_partitions(cluster, load.published)
+    topic = keyed_partitions(cluster, list(load.published))
     places = {node_run_id(key): partition for partition, rows in written.items() for key in rows if key != OWNER}
     assert places == topic
     for partition, rows in local.items():

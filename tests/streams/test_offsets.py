@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.consumer import fetcher
 from aiokafka.errors import GroupLoadInProgressError
 from faust.types import TP, EventT
 from hypothesis import given
@@ -19,6 +20,8 @@ from streams.messages import Bad
 from streams.offsets import MAX_CATCH_UP, STALLED_SECONDS, EveryOffset, KafkaLog, Turn
 from streams.records import Source, UnreadableError
 from streams.topics import TopicSpec
+from streams.transport import Fetched, PartitionRecords
+from tests.batches import GZIP, NO_UTF_8, Unsent, send_batch
 from tests.streams.conftest import NewTopicOnKafka, unhurried
 
 T0, T1, OTHER = TP("t", 0), TP("t", 1), TP("other", 0)
@@ -558,6 +561,22 @@ class TestKafkaLog:
             for _ in range(3):
                 await producer.send_and_wait(tp.topic, large, partition=0)
         assert [len(one.value or b"") async for one in log.read(tp, 0, 3)] == [len(large)] * 3
+
+    async def test_a_header_whose_name_is_no_utf_8(
+        self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fetcher, "MemoryRecords", Fetched)
+        monkeypatch.setattr(fetcher, "PartitionRecords", PartitionRecords)
+        tp = TP(await new_topic("t"), 0)
+        await write(producer, tp, 10)
+        bad = [Unsent(b"%d" % n, NO_UTF_8 if n in (11, 14) else b"a") for n in range(10, 17)]
+        assert await send_batch(producer, tp, bad[:3]) == 10
+        assert await send_batch(producer, tp, bad[3:], GZIP) == 13
+        await write(producer, tp, 10)
+        for start, end in ((0, 27), (10, 12), (11, 12), (12, 13), (14, 17), (15, 27)):
+            found = [(one.offset, one.value) async for one in log.read(tp, start, end)]
+            written = [b"%d" % n for n in (*range(17), *range(10))]
+            assert found == list(enumerate(written))[start:end]
 
     async def test_while_other_partitions_are_read(
         self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka
