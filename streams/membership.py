@@ -78,7 +78,8 @@ class Group:
         for _member, *fields in members:
             # By the version of the answer, the instance's id may stand before the client's id and host.
             client_id = [part for part in fields if isinstance(part, str)][-2]
-            found[client_id] = _topics(next(part for part in reversed(fields) if isinstance(part, bytes)))
+            assigned = _topics(next(part for part in reversed(fields) if isinstance(part, bytes)))
+            found[client_id] = found.get(client_id, frozenset()) | assigned
         return found
 
 
