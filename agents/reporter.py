@@ -37,7 +37,14 @@ port = PortClient(
     connections=settings.report_concurrency,
     on_call=_count,
 )
-settler = Settler(port, lambda partition: partition in dispatch.active)
+
+
+def _is_here(partition: int) -> bool:
+    app.standstill.check()
+    return partition in dispatch.active
+
+
+settler = Settler(port, _is_here)
 to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
 feeder: Feeder[ToPort] = Feeder()
 feeder.attach(app)

@@ -15,32 +15,8 @@ from tests.e2e.team import Team
 from tests.e2e.test_crashes import OUT_OF_ORDER
 
 LATE_CHANGELOG = """
-import asyncio
-from aiokafka import AIOKafkaProducer
-
-LATE_SECONDS = 1.0
-_send = AIOKafkaProducer.send
-_late = {}
-
-async def _pass_on(late):
-    while True:
-        due, producer, topic, arguments, options, future = await late.get()
-        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-        sent = await _send(producer, topic, *arguments, **options)
-        sent.add_done_callback(lambda sent, future=future: future.done() or future.set_result(sent.result()))
-
-async def send(self, topic, *arguments, **options):
-    if not topic.endswith("-changelog"):
-        return await _send(self, topic, *arguments, **options)
-    loop = asyncio.get_running_loop()
-    if not _late:
-        _late["queue"] = asyncio.Queue()
-        _late["task"] = loop.create_task(_pass_on(_late["queue"]))
-    future = loop.create_future()
-    _late["queue"].put_nowait((loop.time() + LATE_SECONDS, self, topic, arguments, options, future))
-    return future
-
-AIOKafkaProducer.send = send
+import tables.changelog
+tables.changelog.ROUND_SECONDS = 1.0
 """
 MUTANTS = {
     "offset before the acknowledgement": """
@@ -53,6 +29,32 @@ async def add(self, partition, event, written, then=None):
     await _add(self, partition, None, written, then)
 
 InOrder.add = add
+""",
+    # Offsets keep their order, by being late: it is the effects alone that come too early.
+    "effect before the acknowledgement": """
+import asyncio
+from agents.acknowledging import InOrder
+from tables.rows import LatestRows, StoredRows
+_init, _add = LatestRows.__init__, InOrder.add
+
+class Early(StoredRows):
+    def get(self, partition, key):
+        return self.latest.get(partition, key)
+
+def init(self, app):
+    _init(self, app)
+    self.stored = Early(app, self.table)
+    self.stored.latest = self
+
+def then(self, partition, call):
+    call()
+
+async def add(self, partition, event, written, then=None):
+    late = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(3, late.set_result, None)
+    await _add(self, partition, event, [*written, late], then)
+
+LatestRows.__init__, LatestRows.then, InOrder.add = init, then, add
 """,
 }
 

@@ -21,7 +21,9 @@ async def echo(event: dict) -> dict:
     return {{"n": event["n"], "records": app.consumer._thread._consumer._max_poll_records}}
 """
 WITHOUT_A_LOOK_AT_OFFSETS = """
+from faust.transport.drivers import aiokafka as driver
 from streams.offsets import EveryOffset
+from streams.transport import ConsumerThread
 
 async def nothing_missing(self, spec, tp, follows, end):
     return
@@ -32,6 +34,8 @@ async def none_stalled(self, position):
 
 EveryOffset._missing = nothing_missing
 EveryOffset.stalled = none_stalled
+# Nor with the repair of what is the most frequent cause of holes.
+ConsumerThread._fetch_records = driver.AIOKafkaConsumerThread._fetch_records
 """
 NAMES = ("steady", "guest")
 

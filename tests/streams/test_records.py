@@ -13,6 +13,7 @@ from streams.records import (
     Arrival,
     Body,
     DeadLetter,
+    Died,
     FailureTold,
     GraceOver,
     ItemFinished,
@@ -71,6 +72,7 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
     ReportAnswered(node_run_id="wfnr_1", body=Body.FULL, settled=Settled.REPORTED, at=3.5),
     FailureTold(node_run_id="wfnr_1", index=1),
     Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
+    Died(worker="w-1"),
     Tick(),
 ]
 EVERY: list[tuple[TypeAdapter[Record], Record]] = [
