@@ -510,6 +510,15 @@ class TestKafkaLog:
         await write(producer, tp, 3)
         assert await log.expected([tp]) == {tp: 0}
 
+    @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+    async def test_records_are_read_however_their_producer_compressed_them(
+        self, kafka: EmbeddedKafka, log: KafkaLog, new_topic: NewTopicOnKafka, codec: str
+    ) -> None:
+        tp = TP(await new_topic("t"), 0)
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec) as producer:
+            await write(producer, tp, 50)
+        assert [record.value async for record in log.read(tp, 0, 50)] == [b"%d" % n for n in range(50)]
+
     async def test_nothing_is_asked_for_nothing(self, log: KafkaLog) -> None:
         assert (await log.expected([]), await log.ends([])) == ({}, {})
 
