@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 
 import psutil
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.e2e.tables import PARTITIONS
@@ -89,16 +89,17 @@ def members_of(cluster: Cluster) -> Iterator[list[frozenset[str]]]:
 
 @dataclass(frozen=True)
 class Taken:
-    """How many arrivals the group has committed, and how many node runs were completed a little later."""
+    """How many messages the group has read, how many of them wait as arrivals, how many node runs are completed."""
 
     at: float
-    arrivals: int
+    read: int
+    waiting: int
     completed: int
 
     @property
     def open(self) -> int:
-        """At least so many node runs are open in the workers."""
-        return self.arrivals - self.completed
+        """At least so many node runs are open in the workers: what was read is asked for first, the rest after it."""
+        return self.read - self.waiting - self.completed
 
 
 @contextmanager
@@ -106,17 +107,22 @@ def taken_by(cluster: Cluster) -> Iterator[list[Taken]]:
     """Sample what the workers have taken on, and what of it is completed in the emulator."""
     samples: list[Taken] = []
     group = f"{cluster.org}.port-runs"
-    partitions = [TopicPartition(f"{group}.arrivals", partition) for partition in range(PARTITIONS)]
+    runs, arrivals = f"{cluster.org}.runs", [TopicPartition(f"{group}.arrivals", part) for part in range(PARTITIONS)]
 
     @asynccontextmanager
     async def looking() -> AsyncIterator[Look]:
-        async with _connected(cluster) as admin:
+        async with (
+            _connected(cluster) as admin,
+            AIOKafkaConsumer(bootstrap_servers=cluster.kafka.bootstrap, group_id=None) as consumer,
+        ):
 
             async def look() -> None:
-                offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
-                arrivals = sum(max(0, found.offset) for found in offsets.values())
+                offsets = await admin.list_consumer_group_offsets(group)
+                read = sum(max(0, found.offset) for tp, found in offsets.items() if tp.topic == runs)
+                entered = sum(max(0, found.offset) for tp, found in offsets.items() if tp in arrivals)
+                waiting = sum((await consumer.end_offsets(arrivals)).values()) - entered
                 completed = await asyncio.to_thread(_completed, cluster)
-                samples.append(Taken(time.time(), arrivals, completed))
+                samples.append(Taken(time.time(), read, waiting, completed))
 
             yield look
 
