@@ -18,6 +18,8 @@ class Scale:
     crash_rate: float
     storm_rounds: int
     storm_rate: float
+    lossy_rate: float
+    """More than two workers complete, so that each rebalance finds them with their hands full."""
     lossy_rounds: int
     """Rounds within which a worker that does not look for missing records has lost some."""
     handler: float
@@ -35,6 +37,7 @@ SMALL: Final = Scale(
     crash_rate=20,
     storm_rounds=2,
     storm_rate=100,
+    lossy_rate=500,
     lossy_rounds=10,
     handler=10,
     frozen=20,
@@ -49,6 +52,7 @@ FULL: Final = Scale(
     crash_rate=20,
     storm_rounds=10,
     storm_rate=600,
+    lossy_rate=600,
     lossy_rounds=10,
     handler=20,
     frozen=40,

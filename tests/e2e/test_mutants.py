@@ -16,7 +16,7 @@ from tests.e2e.test_crashes import OUT_OF_ORDER
 
 LATE_CHANGELOG = """
 import tables.changelog
-tables.changelog.ROUND_SECONDS = 1.0
+tables.changelog.ROUND_SECONDS = 3.0
 """
 MUTANTS = {
     "offset before the acknowledgement": """
@@ -51,7 +51,7 @@ def then(self, partition, call):
 
 async def add(self, partition, event, written, then=None):
     late = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(3, late.set_result, None)
+    asyncio.get_running_loop().call_later(6, late.set_result, None)
     await _add(self, partition, event, [*written, late], then)
 
 LatestRows.__init__, LatestRows.then, InOrder.add = init, then, add

@@ -56,15 +56,15 @@ def tables_equal(team: Team) -> bool:
     return True
 
 
-def round_of(team: Team, load: Load, *, kill: bool, stalled: float) -> None:
+def round_of(team: Team, load: Load, *, kill: bool, stalled: float, rate: float = SCALE.storm_rate) -> None:
     """Have a worker join and leave under load; nothing may be missing after each."""
-    with load.steadily(SCALE.storm_rate):
+    with load.steadily(rate):
         team.start("guest")
         team.settled()
         load.goes_on(200, stalled)
     load.completes(stalled)
     eventually(lambda: tables_equal(team), "the tables of both are as their changelog", every=0.5)
-    with load.steadily(SCALE.storm_rate):
+    with load.steadily(rate):
         load.goes_on(200, stalled)
         if kill:
             team["guest"].kill()
@@ -97,11 +97,6 @@ def test_the_same_storm_loses_node_runs_where_offsets_are_not_looked_at(new_team
     team.settled()
     with pytest.raises(NotCompletedError) as lost:
         for number in range(SCALE.lossy_rounds):
-            round_of(team, load, kill=False, stalled=15)
+            round_of(team, load, kill=False, stalled=30, rate=SCALE.lossy_rate)
             say(f"round {number + 1} of {SCALE.lossy_rounds}: {len(load.published)} node runs, nothing lost yet")
     say(str(lost.value))
-    # They are lost, and not only late: what is published after them is completed.
-    lost_ones = load.missing()
-    load.publish(100, per_second=100)
-    load.goes_on(100)
-    assert lost_ones <= load.missing()
