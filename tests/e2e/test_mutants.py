@@ -13,6 +13,7 @@ from tests.e2e.load import Load, NotCompletedError
 from tests.e2e.scale import SCALE, say
 from tests.e2e.team import Team
 from tests.e2e.test_crashes import OUT_OF_ORDER
+from tests.processes import eventually
 
 LATE_CHANGELOG = """
 import tables.changelog
@@ -74,6 +75,9 @@ def crashed(team: Team) -> Found:
     team.settled()
     with load.steadily(SCALE.crash_rate, several=True):
         load.goes_on(150)
+        # Completions come just after a round of the changelog. The kill comes in the middle of the next one.
+        enough = len(load.published) + int(2 * SCALE.crash_rate)
+        eventually(lambda: len(load.published) >= enough, "more is published")
         team["one"].kill()
         team.start("one")
         team.settled()
