@@ -14,6 +14,7 @@ class Scale:
 
     slack: float
     """What a take-over may cost beyond the session of the dead worker; more where the machine does other work too."""
+    fresh_starts: int
     crashes: int
     crash_rate: float
     storm_rounds: int
@@ -33,9 +34,10 @@ class Scale:
 
 SMALL: Final = Scale(
     slack=15,
-    crashes=2,
+    fresh_starts=4,
+    crashes=1,
     crash_rate=20,
-    storm_rounds=2,
+    storm_rounds=1,
     storm_rate=100,
     lossy_rate=500,
     lossy_rounds=10,
@@ -48,6 +50,7 @@ SMALL: Final = Scale(
 )
 FULL: Final = Scale(
     slack=5,
+    fresh_starts=10,
     crashes=10,
     crash_rate=20,
     storm_rounds=10,

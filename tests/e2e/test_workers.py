@@ -3,6 +3,7 @@
 import pytest
 
 from tests.e2e.load import Load
+from tests.e2e.scale import SCALE
 from tests.e2e.tables import OWNER, changelog, keyed_partitions, node_run_id, shared, stored
 from tests.processes import STARTS_WITHIN, Cluster, Process, eventually, ready
 
@@ -13,7 +14,7 @@ def handled_by(worker: Process) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("port_runs_items_total"))
 
 
-@pytest.mark.parametrize("attempt", range(10))
+@pytest.mark.parametrize("attempt", range(SCALE.fresh_starts))
 def test_two_workers_on_fresh_topics_both_get_work(cluster: Cluster, load: Load, attempt: int) -> None:
     with cluster.worker("one") as one, cluster.worker("two") as two:
         eventually(lambda: shared(one, two), "both have partitions", STARTS_WITHIN)
