@@ -12,8 +12,6 @@ VARIABLE: Final = "PORT_RUNS_TEST_SCALE"
 class Scale:
     """Sizes; times in seconds, rates in node runs per second."""
 
-    slack: float
-    """What a take-over may cost beyond the session of the dead worker; more where the machine does other work too."""
     fresh_starts: int
     crashes: int
     crash_rate: float
@@ -33,7 +31,6 @@ class Scale:
 
 
 SMALL: Final = Scale(
-    slack=15,
     fresh_starts=4,
     crashes=1,
     crash_rate=20,
@@ -49,7 +46,6 @@ SMALL: Final = Scale(
     max_open=200,
 )
 FULL: Final = Scale(
-    slack=5,
     fresh_starts=10,
     crashes=10,
     crash_rate=20,

@@ -26,7 +26,7 @@ async def echo(event: dict) -> dict:
     return {"n": event["n"], "call": random.getrandbits(64)}
 """
 LONGEST_CALL = 1.0
-RESUMES_WITHIN = SESSION_TIMEOUT + SCALE.slack
+RESUMES_WITHIN = SESSION_TIMEOUT + 5
 
 
 @dataclass(frozen=True)
