@@ -203,8 +203,11 @@ class Dispatch:
         self._begun[partition] = itertools.chain(open_runs, finished_runs)
         self.owned(partition, ownership)
 
-    def owned(self, partition: int, ownership: Ownership) -> None:
-        """Take note of what others may run of a partition; what they do not is started by the next `take_over`."""
+    def owned(self, partition: int, ownership: Ownership, *, resume: bool = True) -> None:
+        """Take note of what others may run of a partition; what they do not is started by the next `take_over`.
+
+        Without `resume` nothing can have become free: what others ran has ended, and its outcomes said what to do.
+        """
         if partition not in self.active:
             return
         self._elsewhere[partition] = {(item.node_run_id, item.index): item.attempt for item in ownership.elsewhere}
@@ -212,7 +215,8 @@ class Dispatch:
             self._awaiting.add(partition)
             return
         self._awaiting.discard(partition)
-        self._ready.add(partition)
+        if resume:
+            self._ready.add(partition)
 
     async def take_over(self) -> None:
         """Start what the open node runs ask for, where others have said what they run; in chunks: the worker goes on

@@ -74,18 +74,19 @@ def enter_word(partition: int, word: Released | Died) -> None:
         _change(partition, row, released(row, word) if isinstance(word, Released) else buried(row, word.worker))
 
 
-def _change(partition: int, before: Ownership, after: Ownership) -> None:
+def _change(partition: int, before: Ownership, after: Ownership, *, resume: bool = True) -> None:
     if after is before:
         return
     ledger.own(partition, after)
     if partition in _taken:
         _taken[partition] = after
-        rows.then(partition, lambda: _owned(partition, after))
+        rows.then(partition, lambda: _owned(partition, after, resume=resume))
 
 
-def _owned(partition: int, ownership: Ownership) -> None:
-    dispatch.owned(partition, ownership)
-    spawn(dispatch.take_over())
+def _owned(partition: int, ownership: Ownership, *, resume: bool) -> None:
+    dispatch.owned(partition, ownership, resume=resume)
+    if resume:
+        spawn(dispatch.take_over())
 
 
 async def look_for_the_dead() -> None:
@@ -107,7 +108,7 @@ async def look_for_the_dead() -> None:
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
             spawn(_say(partition, Died(worker=dead)))
-        _change(partition, row, cleared(row, named(row), partial(_ended, partition)))
+        _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 
 def _ended(partition: int, item: RunningItem) -> bool:
