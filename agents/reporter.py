@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import lru_cache
 from typing import Final
 
 from faust.types import StreamT
@@ -21,13 +22,15 @@ from streams.records import FailureTold, Settled
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
+# Looking a metric up by its labels costs more than counting.
+_calls, _seconds = lru_cache(API_CALLS.labels), lru_cache(API_SECONDS.labels)
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
 
 
 def _count(call: str, status: int | None, took: float) -> None:
-    API_CALLS.labels(call, "none" if status is None else str(status)).inc()
-    API_SECONDS.labels(call).observe(took)
+    _calls(call, "none" if status is None else str(status)).inc()
+    _seconds(call).observe(took)
 
 
 port = PortClient(

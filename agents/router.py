@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, cast
 
 from aiokafka.errors import IllegalStateError
@@ -32,6 +32,8 @@ from streams.topics import partition_of
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
+# Looking a metric up by its labels costs more than counting.
+_messages = lru_cache(MESSAGES.labels)
 
 SAMPLES: Final = 20
 _SAMPLE_BYTES: Final = 500
@@ -72,14 +74,14 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
         message = NotOurs(Foreign.NO_HANDLER)
     match message:
         case NotOurs(why=why):
-            MESSAGES.labels(why.value).inc()
+            _messages(why.value).inc()
             foreign_samples.append(Sample(why, turn.offset, (turn.raw or b"")[:_SAMPLE_BYTES].decode(errors="replace")))
             return []
         case Bad(reason=reason):
-            MESSAGES.labels("dead letter").inc()
+            _messages("dead letter").inc()
             return [await send_dead_letter(turn, reason)]
         case NodeRunMessage():
-            MESSAGES.labels("arrival").inc()
+            _messages("arrival").inc()
             return [await _pass_on(_arrival(message, turn))]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import lru_cache
 
 from faust.types import StreamT
 
@@ -95,10 +96,15 @@ class HandlerAgent:
 
 def _measure(handler: Handler, event: ItemFinished | ItemRetry) -> None:
     if isinstance(event, ItemRetry):
-        ITEMS.labels(handler.event_type, "retry").inc()
+        _ended(handler.event_type, "retry").inc()
         return
-    ITEMS.labels(handler.event_type, event.result.value).inc()
-    ITEM_SECONDS.labels(handler.event_type).observe(event.ended_at - event.started_at)
+    _ended(handler.event_type, event.result.value).inc()
+    _took(handler.event_type).observe(event.ended_at - event.started_at)
+
+
+# Looking a metric up by its labels costs more than counting.
+_ended = lru_cache(ITEMS.labels)
+_took = lru_cache(ITEM_SECONDS.labels)
 
 
 def _call(handler: Handler, work: ItemWork) -> Call | None:

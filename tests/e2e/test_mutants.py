@@ -17,7 +17,7 @@ from tests.processes import eventually
 
 LATE_CHANGELOG = """
 import tables.changelog
-tables.changelog.ROUND_SECONDS = 3.0
+tables.changelog.ROUND_SECONDS = tables.changelog.BUSY_ROUND_SECONDS = 3.0
 """
 MUTANTS = {
     "offset before the acknowledgement": """
