@@ -19,7 +19,7 @@ from streams.exits import stop_process
 from streams.metrics import EVENTS
 from streams.records import Arrival, ItemFinished, ItemRetry, NodeRunEvent
 from tables.ledger import Applied
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, resolve
 from tables.state import Note
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
 async def record(partition: int, event: NodeRunEvent) -> None:
     """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain."""
     await app.settled.wait()
-    done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         if partition in dispatch.active:
             enter(partition, event, partial(resolve, done))
@@ -72,12 +72,6 @@ async def record(partition: int, event: NodeRunEvent) -> None:
         logger.debug("partition %d went just now", partition)
     # A refusal raises, and so ends the process.
     await (await outcomes.send(key=event.node_run_id.encode(), value=event))
-
-
-def resolve(done: asyncio.Future[object]) -> None:
-    """Set a future that says only that something is done; whoever waited for it may have been cancelled."""
-    if not done.done():
-        done.set_result(None)
 
 
 def _named(error: Exception) -> str:

@@ -19,7 +19,7 @@ from faust.types import TP, StreamT
 
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
-from agents.entering import enter, resolve
+from agents.entering import enter
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
 from streams.app import app, settings
 from streams.exits import stop_process
@@ -29,7 +29,7 @@ from streams.offsets import Turn
 from streams.records import Arrival, Tick
 from streams.settings import UnknownEvents
 from streams.topics import partition_of
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, resolve
 
 logger = logging.getLogger(__name__)
 # Looking a metric up by its labels costs more than counting.
@@ -90,13 +90,13 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
     key = arrival.node_run_id.encode()
     partition = partition_of(key, settings.partitions)
     if partition in dispatch.active and app.settled.is_set() and not backlog.full:
-        entered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             enter(partition, arrival, partial(resolve, entered))
         except NotOwnedError:
             logger.debug("partition %d went just now", partition)
         else:
-            return entered
+            return cast("asyncio.Future[object]", entered)
     return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
 
 

@@ -195,7 +195,7 @@ class LatestRows:
         waiting = []
         for partition in self._changelog.partitions:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._changelog.then(partition, partial(_resolve, done))
+            self._changelog.then(partition, partial(resolve, done))
             waiting.append(done)
         await asyncio.gather(*waiting)
 
@@ -213,7 +213,8 @@ class LatestRows:
         self._pending.pop(partition, None)
 
 
-def _resolve(done: asyncio.Future[None]) -> None:
+def resolve(done: asyncio.Future[None]) -> None:
+    """Set a future that says only that something is done; whoever waited for it may have been cancelled."""
     if not done.done():
         done.set_result(None)
 

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final, cast
 
-from aiokafka.partitioner import DefaultPartitioner
-
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.work import ItemWork
+from streams.topics import partition_of
 from streams.worker import Worker
 from tables.ledger import NodeRuns
 from tables.overview import Overview
@@ -30,7 +29,6 @@ MOST_MESSAGES: Final = 20
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What one answer shows at most of items, and of messages; the item or message that goes beyond is its last."""
 _CHUNK: Final = 100
-_partitioner: Final = DefaultPartitioner()
 
 
 class NotHereError(LookupError):
@@ -94,8 +92,7 @@ class Here:
 
     def partition_of(self, node_run_id: str) -> int:
         """Return the partition of a node run: that of its events, as Kafka's default partitioner has it."""
-        partitions = list(range(self.worker.settings.partitions))
-        return int(_partitioner(node_run_id.encode(), partitions, partitions))
+        return partition_of(node_run_id.encode(), self.worker.settings.partitions)
 
     def now(self) -> Now:
         """Return what is done at this moment. Deferred is who has no item that runs or waits for a handler."""
