@@ -112,7 +112,7 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         workflow_run_id=message.workflow_run_id,
         workflow=message.workflow,
         node=message.node,
-        source=turn.source(settings.kafka_brokers[0]),
+        source=turn.source(settings.source_name),
         digest=digest(turn.raw or b""),
         text=message.text,
         array=message.array and message.problem is None,

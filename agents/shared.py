@@ -74,6 +74,6 @@ async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[ob
     room = MAX_RECORD_BYTES - _LETTER_BYTES - len(key or b"")
     if raw is not None and len(raw) > room:
         reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
-    letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.kafka_brokers[0]))
+    letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.source_name))
     sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)

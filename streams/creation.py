@@ -39,7 +39,7 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
         TopicsError: one line that says what is wrong and what to do; ClusterAwayError where time may mend it.
     """
     brokers = f"Kafka at {','.join(settings.kafka_brokers)}"
-    admin = AIOKafkaAdminClient(client_id=f"{settings.app_id}.topics", **settings.kafka_client())
+    admin = AIOKafkaAdminClient(client_id=f"{settings.app_id}.topics", **settings.own.client())
     try:
         async with asyncio.timeout(wait):
             await _until_it_answers(admin.start)

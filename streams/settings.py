@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import ssl
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -14,11 +14,13 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -37,13 +39,12 @@ class UnknownEvents(StrEnum):
     IGNORE = "ignore"
 
 
-class SecurityProtocol(StrEnum):
-    """Kafka's `security.protocol`."""
+class Signature(StrEnum):
+    """Which messages must carry Port's signature."""
 
-    PLAINTEXT = "PLAINTEXT"
-    SSL = "SSL"
-    SASL_PLAINTEXT = "SASL_PLAINTEXT"
-    SASL_SSL = "SASL_SSL"
+    OFF = "off"
+    WHEN_PRESENT = "when-present"
+    REQUIRED = "required"
 
 
 def _split(value: object) -> object:
@@ -62,9 +63,26 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _start(value: object) -> object:
+    """`earliest`, `latest`, or a time with its offset from UTC."""
+    if not isinstance(value, str) or value in ("earliest", "latest"):
+        return value
+    try:
+        start = datetime.fromisoformat(value)
+    except ValueError:
+        start = None
+    if start is None or start.tzinfo is None:
+        raise ValueError("write earliest, latest, or an ISO time with its offset, like 2026-01-31T08:00:00Z")
+    return start
+
+
 TopicPart = Annotated[str, AfterValidator(_topic_part)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Duration = Annotated[float, BeforeValidator(seconds)]
+Start = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
+
+FROM_PORT: Final = ("port",)
+"""`SOURCE_BROKERS` where brokers and credentials come from Port's API."""
 
 
 class Settings(BaseSettings):
@@ -87,12 +105,21 @@ class Settings(BaseSettings):
 
     kafka_brokers: Names = ("127.0.0.1:9092",)
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_mechanism: Mechanism = "SCRAM-SHA-512"
     kafka_username: str = ""
     kafka_password: SecretStr = SecretStr("")
     kafka_ca_file: Path | None = None
 
+    source_brokers: Names = ()
+    source_security_protocol: SecurityProtocol = SecurityProtocol.SASL_SSL
+    source_sasl_mechanism: Mechanism = "SCRAM-SHA-512"
+    source_username: str = ""
+    source_password: SecretStr = SecretStr("")
+    source_ca_file: Path | None = None
+    source_start: Start = "earliest"
+
     consumer_group: TopicPart | None = None
+    signature: Signature = Signature.WHEN_PRESENT
     handlers: Names = ("agents.handlers",)
     unknown_events: UnknownEvents = UnknownEvents.FAIL
     partitions: int = Field(default=8, ge=1, le=1000)
@@ -100,6 +127,7 @@ class Settings(BaseSettings):
     max_open: int = Field(default=200_000, ge=1)
     report_concurrency: int = Field(default=100, ge=1, le=10_000)
     report_grace: Duration = 0.0
+    api_calls_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     drain_seconds: Duration = 30.0
 
     data_dir: Path = Path(".data")
@@ -107,9 +135,11 @@ class Settings(BaseSettings):
     web_port: int = Field(default=6066, ge=1, le=65535)
     web_token: SecretStr = SecretStr("")
 
-    @field_validator("kafka_brokers")
+    @field_validator("kafka_brokers", "source_brokers")
     @classmethod
-    def _brokers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _brokers(cls, value: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        if field.field_name == "source_brokers" and value in ((), FROM_PORT):
+            return value
         if not value or not all(re.fullmatch(r"[^\s/,]+:\d{1,5}", broker) for broker in value):
             raise ValueError("write host:port, several separated by commas")
         return value
@@ -118,13 +148,11 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.web_host not in LOOPBACK and not self.web_token.get_secret_value():
             raise ValueError("WEB_TOKEN: needed to listen beyond loopback, as WEB_HOST asks; set a long random value")
-        protocol = self.kafka_security_protocol
-        if "SASL" in protocol and not (self.kafka_username and self.kafka_password.get_secret_value()):
-            raise ValueError(f"KAFKA_USERNAME, KAFKA_PASSWORD: needed with KAFKA_SECURITY_PROTOCOL={protocol}")
-        try:
-            self.ssl_context()
-        except OSError as wrong:
-            raise ValueError(f"KAFKA_CA_FILE: {self.kafka_ca_file} holds no CA certificates: {wrong}") from None
+        if common := sorted(set(self.kafka_brokers) & set(self.source_brokers)):
+            raise ValueError(f"SOURCE_BROKERS: {common[0]} is one of KAFKA_BROKERS too; leave it empty for one cluster")
+        clusters = [self.own, *([self.source] if self.source and not self.source_from_port else [])]
+        for wrong in filter(None, (cluster.wrong() for cluster in clusters)):
+            raise ValueError(wrong)
         return self
 
     @property
@@ -132,26 +160,46 @@ class Settings(BaseSettings):
         """The Faust app id and Kafka consumer group: `CONSUMER_GROUP`, else `<orgId>.port-runs`."""
         return self.consumer_group or f"{self.port_org_id}.port-runs"
 
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context of the own cluster, None where it is not used."""
-        if "SSL" not in self.kafka_security_protocol.replace("SASL", ""):
-            return None
-        return ssl.create_default_context(cafile=str(self.kafka_ca_file) if self.kafka_ca_file else None)
+    @property
+    def own(self) -> Cluster:
+        """The own cluster, where all state is."""
+        return Cluster(
+            "KAFKA",
+            self.kafka_brokers,
+            self.kafka_security_protocol,
+            self.kafka_sasl_mechanism,
+            self.kafka_username,
+            self.kafka_password,
+            self.kafka_ca_file,
+        )
 
-    def kafka_client(self) -> dict[str, object]:
-        """Return the keyword arguments that connect an aiokafka client to the own cluster."""
-        options: dict[str, object] = {
-            "bootstrap_servers": list(self.kafka_brokers),
-            "security_protocol": self.kafka_security_protocol.value,
-            "ssl_context": self.ssl_context(),
-        }
-        if "SASL" in self.kafka_security_protocol:
-            options |= {
-                "sasl_mechanism": self.kafka_sasl_mechanism,
-                "sasl_plain_username": self.kafka_username,
-                "sasl_plain_password": self.kafka_password.get_secret_value(),
-            }
-        return options
+    @property
+    def source(self) -> Cluster | None:
+        """The cluster that `<orgId>.runs` is copied from; None where that topic is on the own cluster.
+
+        Where `source_from_port`, brokers and credentials are still to be asked for.
+        """
+        if not self.source_brokers:
+            return None
+        return Cluster(
+            "SOURCE",
+            () if self.source_from_port else self.source_brokers,
+            self.source_security_protocol,
+            self.source_sasl_mechanism,
+            self.source_username,
+            self.source_password,
+            self.source_ca_file,
+        )
+
+    @property
+    def source_from_port(self) -> bool:
+        """Whether brokers and credentials of the source come from Port's API."""
+        return self.source_brokers == FROM_PORT
+
+    @property
+    def source_name(self) -> str:
+        """What the cluster with `<orgId>.runs` is called where a message's coordinates are written down."""
+        return (self.source_brokers or self.kafka_brokers)[0]
 
 
 def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:

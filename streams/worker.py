@@ -17,6 +17,7 @@ from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
+from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
 from streams.logs import quieten
@@ -74,8 +75,8 @@ class Worker(faust.App):
         self.incarnation = incarnation_id()
         self.topic_specs: Topics = topics_of(settings)
         self.standstill = StandStill(MAX_STANDSTILL)
-        self.group = Group(settings.app_id, settings.kafka_client(), self.topic_specs.consumed)
-        self.log_reader = KafkaLog(settings.app_id, settings.kafka_client())
+        self.group = Group(settings.app_id, settings.own.client(), self.topic_specs.consumed)
+        self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
         self._settling = asyncio.Lock()
@@ -90,7 +91,7 @@ class Worker(faust.App):
             autodiscover=list(autodiscover),
             origin="streams",
             broker=[URL(f"kafka://{broker}") for broker in settings.kafka_brokers],
-            broker_credentials=_credentials(settings),
+            broker_credentials=_credentials(settings.own),
             broker_client_id=self.incarnation,
             broker_session_timeout=SESSION_TIMEOUT,
             broker_heartbeat_interval=3.0,
@@ -222,13 +223,13 @@ def _limited() -> Iterator[None]:
         limit.cancel()
 
 
-def _credentials(settings: Settings) -> CredentialsT | None:
-    context = settings.ssl_context()
-    if "SASL" in settings.kafka_security_protocol:
+def _credentials(own: Cluster) -> CredentialsT | None:
+    context = own.ssl_context()
+    if own.protocol.sasl:
         return faust.SASLCredentials(
-            mechanism=settings.kafka_sasl_mechanism,
-            username=settings.kafka_username,
-            password=settings.kafka_password.get_secret_value(),
+            mechanism=own.mechanism,
+            username=own.username,
+            password=own.password.get_secret_value(),
             ssl_context=context,
         )
     return faust.SSLCredentials(context=context) if context is not None else None

@@ -26,6 +26,8 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HERE_DOCUMENT = re.compile(r"<<'EOF'\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
 IN_WORDS = {
     "KAFKA_CA_FILE": "the system's",
+    "SOURCE_CA_FILE": "the system's",
+    "API_CALLS_PER_SECOND": "none",
     "CONSUMER_GROUP": "`<orgId>.port-runs`",
     "REPLICATION_FACTOR": "the broker's",
 }

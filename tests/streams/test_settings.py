@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from streams.settings import SecurityProtocol, Settings, SettingsError, UnknownEvents, load
+from streams.cluster import SecurityProtocol
+from streams.settings import Settings, SettingsError, UnknownEvents, load
 
 SECRET = "s3cret-that-never-shows"
 REQUIRED = {"PORT_ORG_ID": "org_1", "PORT_CLIENT_ID": "client", "PORT_CLIENT_SECRET": SECRET}
@@ -190,7 +191,7 @@ class TestSecrets:
 
 class TestKafkaClient:
     def test_plaintext(self, load_with: Load) -> None:
-        assert load_with(KAFKA_BROKERS="a:1,b:2").kafka_client() == {
+        assert load_with(KAFKA_BROKERS="a:1,b:2").own.client() == {
             "bootstrap_servers": ["a:1", "b:2"],
             "security_protocol": "PLAINTEXT",
             "ssl_context": None,
@@ -203,7 +204,7 @@ class TestKafkaClient:
     def test_security(self, load_with: Load, protocol: str, tls: bool, sasl: bool) -> None:
         client = load_with(
             KAFKA_SECURITY_PROTOCOL=protocol, KAFKA_USERNAME="me", KAFKA_PASSWORD=SECRET, KAFKA_SASL_MECHANISM="PLAIN"
-        ).kafka_client()
+        ).own.client()
         assert isinstance(client["ssl_context"], ssl.SSLContext) is tls
         assert ("sasl_mechanism" in client) is sasl
         if sasl:
