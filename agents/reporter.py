@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import lru_cache
 from typing import Final
 
 from faust.types import StreamT
@@ -15,31 +14,14 @@ from agents.feeding import Feeder, InMemoryChannel
 from agents.settling import LONGEST_PAUSE, Settler, ToPort
 from agents.shared import dispatch, node_runs
 from agents.work import ReportWork, TellWork
-from port.client import AnswerKind, PortClient
+from port.client import AnswerKind
 from streams.app import app, settings
-from streams.metrics import API_CALLS, API_SECONDS
 from streams.records import FailureTold, Settled
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
-# Looking a metric up by its labels costs more than counting.
-_calls, _seconds = lru_cache(API_CALLS.labels), lru_cache(API_SECONDS.labels)
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
-
-
-def _count(call: str, status: int | None, took: float) -> None:
-    _calls(call, "none" if status is None else str(status)).inc()
-    _seconds(call).observe(took)
-
-
-port = PortClient(
-    settings.port_api_base_url,
-    settings.port_client_id,
-    settings.port_client_secret,
-    connections=settings.report_concurrency,
-    on_call=_count,
-)
 
 
 def _is_here(partition: int) -> bool:
@@ -47,7 +29,7 @@ def _is_here(partition: int) -> bool:
     return partition in dispatch.active
 
 
-settler = Settler(port, _is_here)
+settler = Settler(app.port, _is_here)
 to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
 feeder: Feeder[ToPort] = Feeder()
 feeder.attach(app)
@@ -95,7 +77,6 @@ async def finish() -> None:
     feeder.stop()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(feeder.idle(), ANSWER_SECONDS)
-    await port.close()
 
 
 dispatch.report = feeder.add

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import faust
@@ -17,11 +18,13 @@ from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
+from port.client import PortClient
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
 from streams.logs import quieten
 from streams.membership import Group
+from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
 from streams.settings import LOOPBACK, Settings
 from streams.standstill import StandStill
@@ -46,6 +49,15 @@ class FailStop(faust.Sensor):
         stop_process(f"a record could not be written: {type(exc).__name__}: {exc}")
 
 
+# Looking a metric up by its labels costs more than counting.
+_calls, _seconds = lru_cache(API_CALLS.labels), lru_cache(API_SECONDS.labels)
+
+
+def _count(call: str, status: int | None, took: float) -> None:
+    _calls(call, "none" if status is None else str(status)).inc()
+    _seconds(call).observe(took)
+
+
 def incarnation_id() -> str:
     """Return a fresh identity for this start of the process: the host's name and 8 random hex digits."""
     return f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
@@ -57,6 +69,7 @@ class Worker(faust.App):
     Attributes:
         settings: the settings it was built from.
         incarnation: its identity, new at every start of the process; its Kafka client id.
+        port: the client of Port's API, one for the whole process.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
         owned: the partitions of the ledger that it owns, by its present assignment.
@@ -76,6 +89,13 @@ class Worker(faust.App):
         self.topic_specs: Topics = topics_of(settings)
         self.standstill = StandStill(MAX_STANDSTILL)
         self.group = Group(settings.app_id, settings.own.client(), self.topic_specs.consumed)
+        self.port = PortClient(
+            settings.port_api_base_url,
+            settings.port_client_id,
+            settings.port_client_secret,
+            connections=settings.report_concurrency,
+            on_call=_count,
+        )
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
@@ -205,7 +225,7 @@ class Worker(faust.App):
             with _limited():
                 async with contextlib.AsyncExitStack() as last:
                     # Whatever fails on the way, the rest is stopped too.
-                    for stop in (self.group.stop, self.log_reader.stop, super().stop):
+                    for stop in (self.port.close, self.group.stop, self.log_reader.stop, super().stop):
                         last.push_async_callback(stop)
 
 
