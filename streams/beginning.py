@@ -27,7 +27,7 @@ async def begin(client: Mapping[str, object], group: str, topic: str, start: Sta
     async with AIOKafkaConsumer(group_id=group, enable_auto_commit=False, **client) as consumer:
         partitions = await partitions_of(consumer, topic)
         consumer.assign(partitions)
-        if any([await consumer.committed(tp) is not None for tp in partitions]):
+        if not partitions or any([await consumer.committed(tp) is not None for tp in partitions]):
             return
         offsets = await first_offsets(consumer, partitions, start)
         try:
