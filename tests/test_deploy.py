@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Tree:
         self.value = value
 
     def __getitem__(self, way: str | int) -> "Tree":
-        return Tree(self.value[way])  # type: ignore[call-overload, index]
+        return Tree(self.value[way])  # type: ignore[index]
 
     def __iter__(self) -> Iterator["Tree"]:
         return map(Tree, cast("list[Yaml]", self.value))
@@ -213,7 +214,7 @@ class TestAutoscaling:
         assert {one["topic"] for one in triggers} == {topics.runs.name, topics.arrivals.name}
         assert {one["consumerGroup"] for one in triggers} == {settings.app_id}
         assert {one["bootstrapServersFromEnv"] for one in triggers} == {"KAFKA_BROKERS"}
-        assert {one["sasl"] for one in triggers} == {settings.kafka_sasl_mechanism.lower().replace("-", "_")}
+        assert {one["sasl"] for one in triggers} == {settings.kafka_sasl_mechanism.replace("SCRAM-SHA-", "scram_sha")}
         assert {one["tls"] for one in triggers} == {"enable" if settings.own.protocol.tls else "disable"}
 
     def test_its_credentials_are_keys_of_the_secret(self) -> None:
@@ -221,9 +222,9 @@ class TestAutoscaling:
         (login,) = (objects()["TriggerAuthentication", name] for name in names)
         keys = {one["parameter"].text: one["key"].text for one in login.at("spec.secretTargetRef")}
         assert keys == {"username": "KAFKA_USERNAME", "password": "KAFKA_PASSWORD"}
-        assert keys.values() <= SECRET.keys()
+        assert set(keys.values()) <= SECRET.keys()
 
-    def test_a_worker_leaves_work_to_others_before_it_has_a_thousand_times_too_much(self, settings: Settings) -> None:
+    def test_what_a_worker_takes_on_leaves_a_lag_to_see(self, settings: Settings) -> None:
         assert settings.max_open < Settings.model_fields["max_open"].default
 
 
@@ -276,7 +277,15 @@ class TestAlerts:
         assert told == [rule["alert"].text for rule in rules()]
 
     def test_every_metric_of_the_page_exists(self) -> None:
-        assert set(re.findall(r"\bport_runs_\w+", OPERATIONS)) <= metrics()
+        histograms = {name.removesuffix("_count") for name in metrics()}
+        assert set(re.findall(r"\bport_runs_\w+", OPERATIONS)) <= metrics() | histograms
+
+
+def check(folder: Path) -> list[str]:
+    """What the script finds; in this process, which is quicker."""
+    found = runpy.run_path(CHECK[1])["check"](folder)
+    assert isinstance(found, list)
+    return found
 
 
 Change = Callable[[str], str]
@@ -329,10 +338,10 @@ class TestCheck:
         shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
         wrong = tmp_path / "deploy" / name
         wrong.write_text(change(wrong.read_text()))
-        done = subprocess.run([*CHECK, "deploy"], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert said in done.stderr
-        assert all(line.startswith(f"deploy/{name}: ") for line in done.stderr.splitlines())
+        lines = check(tmp_path / "deploy")
+        assert said in "\n".join(lines)
+        assert all(line.startswith(f"{wrong}: ") for line in lines)
 
-    def test_an_empty_folder_is_not_well(self, tmp_path: Path) -> None:
-        assert subprocess.run([*CHECK, str(tmp_path)], capture_output=True, check=False).returncode == 1
+    def test_what_is_wrong_makes_lint_fail(self, tmp_path: Path) -> None:
+        done = subprocess.run([*CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, f"{tmp_path}: holds no YAML file\n")
