@@ -18,11 +18,11 @@ from typing import Final
 
 import stamina
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
     IllegalStateError,
-    KafkaConnectionError,
     KafkaError,
     TopicAuthorizationFailedError,
 )
@@ -34,6 +34,7 @@ from port.errors import PortError
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster
 from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
+from streams.probe import ProbeError, probe
 from streams.records import Source
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES
@@ -47,6 +48,7 @@ BATCH: Final = 500
 LOOK_SECONDS: Final = 5.0
 """How often the end of the source is looked at. A source that does not answer is found out by that, too."""
 ANSWER_SECONDS: Final = 10.0
+PROBE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 LONGEST_PAUSE: Final = 30.0
 _LARGEST: Final = 64 * 1024 * 1024
@@ -80,6 +82,20 @@ def copied_from(headers: Sequence[tuple[str, bytes]]) -> Source | None:
         return Source.model_validate_json(raw)
     except ValidationError:
         return None
+
+
+class _Joined(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Knows whether the group has taken the consumer in, be it without a partition."""
+
+    def __init__(self) -> None:
+        self.yet = False
+
+    def on_partitions_revoked(self, revoked: object) -> None:
+        """Do nothing: what is on its way is copied, and maybe copied again by the next owner."""
+
+    def on_partitions_assigned(self, assigned: object) -> None:
+        """Called by aiokafka at the end of a rebalance."""
+        self.yet = True
 
 
 class Bridge(Service):
@@ -119,8 +135,9 @@ class Bridge(Service):
         try:
             async with contextlib.AsyncExitStack() as clients:
                 consumer, producer = await self._connect(clients)
-                self._went_well()
-                await self._copy(consumer, producer)
+                joined = _Joined()
+                consumer.subscribe([self._topic], listener=joined)
+                await self._copy(consumer, producer, joined)
         except Exception as error:
             was_good = self.status.connected
             self._failed(await self._why(error))
@@ -128,7 +145,7 @@ class Bridge(Service):
                 raise
 
     async def _connect(self, clients: contextlib.AsyncExitStack) -> tuple[AIOKafkaConsumer, AIOKafkaProducer]:
-        source = await self._cluster()
+        source = self._source = await self._cluster()
         await begin(source.client(), self._settings.app_id, self._topic, self._settings.source_start)
         consumer = AIOKafkaConsumer(
             client_id=self._client_id,
@@ -155,7 +172,6 @@ class Bridge(Service):
             **self._settings.own.client(),
         )
         await clients.enter_async_context(_running(producer))
-        consumer.subscribe([self._topic])
         return consumer, producer
 
     async def _cluster(self) -> Cluster:
@@ -170,13 +186,14 @@ class Bridge(Service):
             self._source, brokers=tuple(given.brokers), username=given.username, password=given.password
         )
 
-    async def _copy(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+    async def _copy(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined) -> None:
         looked = 0.0
         while True:
-            batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
-            if batch:
+            if batch := await _next(consumer):
                 await self._pass_on(batch, producer)
                 await _commit(consumer, {tp: records[-1].offset + 1 for tp, records in batch.items()})
+            if joined.yet and not self.status.connected:
+                self._went_well()
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 await self._look(consumer)
@@ -243,12 +260,19 @@ class Bridge(Service):
                 )
             case TopicAuthorizationFailedError():
                 return f"topic {self._topic} may not be read by this user: check PORT_ORG_ID"
-            case KafkaConnectionError() | TimeoutError():
-                return f"{type(error).__name__}: {error}"
             case KafkaError() | OSError():
-                return f"{type(error).__name__}: {error}"
+                return await self._what_is_away() or f"{type(error).__name__}: {error}"
         logger.exception("the bridge failed; it starts again")
         return f"{type(error).__name__}: {error}"
+
+    async def _what_is_away(self) -> str | None:
+        """Return why one of the clusters cannot be reached; None where both can be, by now."""
+        for cluster in (self._source, self._settings.own):
+            try:
+                await probe(cluster, timeout=PROBE_SECONDS)
+            except ProbeError as error:
+                return str(error)
+        return None
 
 
 @contextlib.asynccontextmanager
@@ -265,6 +289,15 @@ async def _running(client: AIOKafkaConsumer | AIOKafkaProducer) -> AsyncIterator
             stopping.cancel()
         elif not stopping.cancelled() and (error := stopping.exception()) is not None:
             logger.debug("a client did not stop well: %s", error)
+
+
+async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+    """Return the next records, none after a few seconds: left to itself aiokafka waits for the end of a rebalance."""
+    batch: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_SECONDS):
+            batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
+    return batch
 
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:

@@ -110,7 +110,7 @@ class SourceKafka:
         return topic
 
     def allow(self, org: str) -> None:
-        """Give the customer the rights of this organization, as Port gives them: read its topics, with groups of its names."""
+        """Give the customer the rights of an organization, as Port does: read its topics, with groups of its names."""
         topics = [Right(Resource.TOPIC, f"{org}.runs"), Right(Resource.TOPIC, f"{org}.change.log")]
         groups = [Right(Resource.GROUP, f"{org}.", prefix=True), Right(Resource.GROUP, self.username)]
         allow(self.admin_bootstrap, self.username, topics + groups)
