@@ -22,7 +22,7 @@ from streams.settings import Settings
 from streams.topics import topics_of
 from streams.worker import STOP_SECONDS
 from tables.state import State
-from web.site import Site
+from web import site
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -135,13 +135,14 @@ class TestWorker:
         assert POD["terminationGracePeriodSeconds"].number > settings.drain_seconds + STOP_SECONDS
 
     def test_probes_ask_paths_that_need_no_token_on_the_port_of_the_web_views(self, settings: Settings) -> None:
-        open_paths = {"/healthz": Site.healthz, "/readyz": Site.readyz}
+        routes = set(re.findall(r'web\.get\("([^"]+)"', (ROOT / "web" / "site.py").read_text()))
+        assert routes >= site._FOR_ALL
         ports = {port["name"].text: port["containerPort"].number for port in WORKER["ports"]}
         assert ports == {"web": settings.web_port}
         for probe in PROBES:
             asked = WORKER[probe]["httpGet"]
             assert asked["port"].text in ports
-            assert asked["path"].text in open_paths
+            assert asked["path"].text in site._FOR_ALL
         assert WORKER.at("livenessProbe.httpGet.path").text == "/healthz"
         assert WORKER.at("readinessProbe.httpGet.path").text == "/readyz"
 
