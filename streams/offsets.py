@@ -162,10 +162,11 @@ class KafkaLog:
         _, consumer = self._connected()
         # The lock is held for one batch and never across a yield: whoever handles the records may take long.
         async with self._lock:
-            if consumer.assignment() != {tp}:
-                # Assigned anew, it would forget what it has fetched already.
+            # Either makes the consumer forget what it has fetched already, many batches of it.
+            if other := consumer.assignment() != {tp}:
                 consumer.assign([tp])
-            consumer.seek(tp, start)
+            if other or await consumer.position(tp) != start:
+                consumer.seek(tp, start)
             found = await consumer.getmany(tp, timeout_ms=1000, max_records=MAX_BATCH)
             return found.get(tp, ()), await consumer.position(tp)
 

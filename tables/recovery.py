@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -66,13 +66,17 @@ class Recovery(faust_recovery.Recovery):
         if title != "active":
             return
         for tp in sorted(tps):
-            last = self.active_highwaters.get(tp, -1)
+            start, end = int(destination[tp]) + 1, int(self.active_highwaters.get(tp, -1)) + 1
             try:
-                await restore(tp, cast("int", destination[tp]) + 1, last + 1, self._log, self._store)
+                async for offset in restored(tp, start, end, self._log, self._store):
+                    destination[tp] = offset
             except NotOwnedError:
                 # The next rebalance has begun, and recovers what is left here.
-                return
-            destination[tp] = max(destination[tp], last)
+                raise faust_recovery.RebalanceAgain from None
+
+    async def _verify_remaining(self, now: float, stats: Any) -> None:
+        # Called every few seconds. Faust's own looks for what it would do itself, and complains that it did not.
+        logger.info("%d records of the changelog are still to be recovered", self.active_remaining_total())
 
 
 def recover_in_bulk(app: Worker, table: LedgerTable) -> None:
@@ -81,8 +85,8 @@ def recover_in_bulk(app: Worker, table: LedgerTable) -> None:
     cast("Any", app.tables)._recovery = Recovery(app.tables, app.log_reader, table)
 
 
-async def restore(tp: TP, start: int, end: int, log: Log, store: Store) -> None:
-    """Bring the local store of a changelog's partition up to its end.
+async def restored(tp: TP, start: int, end: int, log: Log, store: Store) -> AsyncIterator[int]:
+    """Bring the local store of a changelog's partition up to its end; yield the offset of each step.
 
     What stops it on the way, a rebalance say, leaves a store that ends sooner, and is true to the changelog so far.
 
@@ -105,6 +109,7 @@ async def restore(tp: TP, start: int, end: int, log: Log, store: Store) -> None:
     async with aclosing(log.batches(tp, start, end)) as batches:
         async for records, behind in batches:
             store.restore(tp.partition, [(one.key, one.value) for one in records], behind - 1)
+            yield behind - 1
             # Where the next batch is there already nothing else would have its turn.
             await asyncio.sleep(0)
     logger.info("%s[%d]: offsets %d to %d recovered in %.1f s", *tp, start, end - 1, time.monotonic() - began)
