@@ -14,9 +14,13 @@ under which a store keeps the offset up to which it follows the changelog.
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, takewhile
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import faust
@@ -64,8 +68,24 @@ ROCKSDB_OPTIONS: Final = {
 """Per partition. Faust's defaults would take up to 192 MiB of buffers and a cache of 2 GiB for each."""
 
 
+logger = logging.getLogger(__name__)
 MOST_UNACKNOWLEDGED: Final = 4000
 """Writes; beyond it whoever can wait, waits."""
+
+
+STORE_SECONDS: Final = 43_200.0
+"""Age from which on a local store is not used any more. Half of what `streams.topics` says for how long the changelog
+keeps the marks of deleted rows (`delete.retention.ms`): a store that misses some would hold rows that are gone."""
+
+
+def _open_recent(path_of: Callable[[int], Path], open_store: Callable[[int], Rdict], partition: int) -> Rdict:
+    """Open a partition's local store; one that has not been written to for long is deleted first, and read anew."""
+    path = path_of(partition)
+    written = max((file.stat().st_mtime for file in path.glob("*")), default=None) if path.is_dir() else None
+    if written is not None and time.time() - written > STORE_SECONDS:
+        logger.warning("the local store of partition %d is old, and is read anew from the changelog", partition)
+        shutil.rmtree(path)
+    return open_store(partition)
 
 
 class LedgerTable(faust.Table[bytes, bytes]):
@@ -82,6 +102,8 @@ class LedgerTable(faust.Table[bytes, bytes]):
             beacon=app.beacon,
             help="The state of every node run, with its items and messages.",
         )
+        store = cast("Any", self.data)
+        store._open_for_partition = partial(_open_recent, store.partition_path, store._open_for_partition)
 
     def store(self, partition: int) -> Rdict | None:
         """Return the local store of a partition, None where it is not open here."""
