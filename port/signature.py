@@ -81,7 +81,7 @@ def _refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) -
     fields = {field.name: field.value for field in found}
     if len(found) != 2 or len(fields) != 2:
         return f"it must carry {SIGNATURE_HEADER} and {TIMESTAMP_HEADER} once each"
-    return _wrong(_bodies(text, members), fields[SIGNATURE_HEADER], fields[TIMESTAMP_HEADER], sent_at, secret)
+    return _wrong(_bodies(text), fields[SIGNATURE_HEADER], fields[TIMESTAMP_HEADER], sent_at, secret)
 
 
 def _is_headers(member: _Member) -> bool:
@@ -104,11 +104,20 @@ def _wrong(
     return None
 
 
-def _bodies(text: str, members: Iterable[_Member]) -> Iterator[str]:
+def _bodies(text: str) -> Iterator[str]:
     """Yield what may have been signed: the text as it came first, then with its strings escaped anew."""
+    yield from _bare(text)
+    for ensure_ascii in (False, True):
+        rewritten = _compact(text, ensure_ascii=ensure_ascii)
+        if rewritten != text:
+            yield from _bare(rewritten)
+
+
+def _bare(text: str) -> Iterator[str]:
+    """Yield the text without the signature's fields: with `headers`, then without it where it is empty now."""
     kept: list[str] = []
     without: list[str] = []
-    for member in members:
+    for member in _members(text, _skip(text, 0)):
         whole = text[member.start : member.end]
         if not _is_headers(member):
             kept.append(whole)
@@ -118,10 +127,9 @@ def _bodies(text: str, members: Iterable[_Member]) -> Iterator[str]:
         bare = f'"headers":{_object(text[field.start : field.end] for field in fields)}'
         kept.append(bare)
         without += [bare] if fields else []
-    bodies = list(dict.fromkeys((_object(kept), _object(without))))
-    yield from bodies
-    for ensure_ascii in (False, True):
-        yield from (_compact(body, ensure_ascii=ensure_ascii) for body in bodies)
+    yield _object(kept)
+    if len(without) < len(kept):
+        yield _object(without)
 
 
 def _object(members: Iterable[str]) -> str:
