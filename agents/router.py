@@ -20,7 +20,7 @@ from faust.types import TP, StreamT
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
 from agents.entering import enter
-from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
+from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
@@ -113,8 +113,8 @@ def _refusal(turn: Turn[Message]) -> str | None:
 
 
 def _sent_at(turn: Turn[Message]) -> float:
-    """Return when Port sent the message, as Kafka says, in epoch seconds."""
-    return turn.timestamp
+    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
+    return source_of(turn).timestamp
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:
@@ -129,7 +129,7 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         workflow_run_id=message.workflow_run_id,
         workflow=message.workflow,
         node=message.node,
-        source=turn.source(settings.source_name),
+        source=source_of(turn),
         digest=digest(turn.raw or b""),
         text=message.text,
         array=message.array and message.problem is None,
