@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +24,17 @@ FRESH_SECONDS: Final = 300.0
 _OURS: Final = frozenset({SIGNATURE_HEADER, TIMESTAMP_HEADER})
 _MILLISECONDS_FROM: Final = 100_000_000_000
 """As seconds this is in the year 5138, as milliseconds in 1973."""
+# What follows bounds the time that a message made to take long can take: the check holds up everything else.
+_MOST_MEMBERS: Final = 10_000
+"""A message, or its `headers`, with more members is none of Port's."""
+_MOST_REWRITTEN: Final = 262_144
+"""A message with more characters must be right as it came."""
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,17}", re.ASCII)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _STRING_OR_SPACE: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\n\r]+')
 # A number is its text: nothing is computed with it.
 _JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str)
+_ESCAPED: Final = (json.JSONEncoder(ensure_ascii=False).encode, json.JSONEncoder(ensure_ascii=True).encode)
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,15 @@ def _refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) -
     if any(name.encode() in raw for name in _OURS):
         text = raw.decode()
         members = _members(text, _skip(text, 0))
-    headers = [field for member in members if _is_headers(member) for field in _members(text, member.value_start)]
-    found = [field for field in headers if field.name in _OURS]
-    if not found:
+    headers = [member for member in members if _is_headers(member)]
+    fields = _members(text, headers[0].value_start) if len(headers) == 1 else []
+    found = [field for field in fields if field.name in _OURS]
+    if not found and len(headers) <= 1:
         return "it is not signed, and a signature is required" if required else None
-    fields = {field.name: field.value for field in found}
-    if len(found) != 2 or len(fields) != 2:
+    values = {field.name: field.value for field in found}
+    if len(found) != 2 or len(values) != 2:
         return f"it must carry {SIGNATURE_HEADER} and {TIMESTAMP_HEADER} once each"
-    return _wrong(_bodies(text), fields[SIGNATURE_HEADER], fields[TIMESTAMP_HEADER], sent_at, secret)
+    return _wrong(_bodies(text), values[SIGNATURE_HEADER], values[TIMESTAMP_HEADER], sent_at, secret)
 
 
 def _is_headers(member: _Member) -> bool:
@@ -107,8 +114,10 @@ def _wrong(
 def _bodies(text: str) -> Iterator[str]:
     """Yield what may have been signed: the text as it came first, then with its strings escaped anew."""
     yield from _bare(text)
-    for ensure_ascii in (False, True):
-        rewritten = _compact(text, ensure_ascii=ensure_ascii)
+    if len(text) > _MOST_REWRITTEN:
+        return
+    for escaped in _ESCAPED:
+        rewritten = _compact(text, escaped)
         if rewritten != text:
             yield from _bare(rewritten)
 
@@ -143,6 +152,8 @@ def _members(text: str, start: int) -> list[_Member]:
     members: list[_Member] = []
     position = _skip(text, start + 1)
     while text[position] != "}":
+        if len(members) == _MOST_MEMBERS:
+            raise ValueError("too many members")
         name, name_end = _JSON.raw_decode(text, position)
         value_start = _skip(text, _skip(text, name_end) + 1)
         value, end = _JSON.raw_decode(text, value_start)
@@ -158,13 +169,13 @@ def _skip(text: str, position: int) -> int:
     return position if space is None else space.end()
 
 
-def _compact(text: str, *, ensure_ascii: bool) -> str:
-    """Return JSON without space between its parts, its strings escaped as JavaScript does, or all in ASCII."""
+def _compact(text: str, escaped: Callable[[str], str]) -> str:
+    """Return JSON without space between its parts, its strings written by `escaped`."""
 
     def rewritten(found: re.Match[str]) -> str:
         part = found[0]
         if part[0] != '"':
             return ""
-        return part if part.isascii() and "\\" not in part else json.dumps(json.loads(part), ensure_ascii=ensure_ascii)
+        return part if part.isascii() and "\\" not in part else escaped(_JSON.raw_decode(part)[0])
 
     return _STRING_OR_SPACE.sub(rewritten, text)

@@ -61,6 +61,7 @@ MESSAGES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "changed": ("change", WRONG, CHECKED),
     "an hour early": ("sign early", STALE, CHECKED),
     "half": ("halve", HALF, CHECKED),
+    "garbage": ("fill with garbage", HALF, CHECKED),
 }
 
 
@@ -76,6 +77,8 @@ def made(how: str, body: str) -> str:
             return signed(body, OLD - 3600)
         case "change":
             return signed(body).replace("1e-7", "1e-8")
+        case "fill with garbage":
+            return body.replace('"headers":{}', r'"headers":{"X-Port-Timestamp":[{"a\u0000":null}]}')
         case "halve":
             return body.replace('"headers":{}', f'"headers":{{"X-Port-Timestamp":"{OLD}"}}')
         case _:
