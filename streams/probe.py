@@ -114,13 +114,8 @@ class _Broker(NamedTuple):
         try:
             # Without a user name a broker that wants one answers the versions it knows, and no more than that.
             await connection.send(MetadataRequest([]))
-        except KafkaError:
-            raise self._problem(
-                Problem.SASL,
-                "SECURITY_PROTOCOL",
-                f"{self.name} wants a user name; set {_counterpart(self.cluster.protocol, sasl=True)}, "
-                f"{self._setting('USERNAME')} and {self._setting('PASSWORD')}",
-            ) from None
+        except KafkaError as error:
+            raise (await self._broken(error) if self.cluster.protocol.sasl else self._nameless()) from None
         finally:
             await connection.close()
 
@@ -144,11 +139,12 @@ class _Broker(NamedTuple):
             case UnsupportedSaslMechanismError():
                 return await self._mechanism()
             case IllegalSaslStateError():
+                without = _counterpart(self.cluster.protocol, sasl=False)
                 return self._problem(
                     Problem.SASL,
                     "SECURITY_PROTOCOL",
-                    f"{self.name} knows no user names on this port; set {_counterpart(self.cluster.protocol, sasl=False)}, or "
-                    f"give the port of its SASL listener in {self._setting('BROKERS')}",
+                    f"{self.name} knows no user names on this port; set {without}, or give the port of its SASL "
+                    f"listener in {self._setting('BROKERS')}",
                 )
             case SaslAuthenticationFailed():
                 return self._problem(
@@ -160,6 +156,14 @@ class _Broker(NamedTuple):
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 return self._unreachable(f"nothing listens at {self.name} ({reason}); check address and broker")
         return await self._broken(error)
+
+    def _nameless(self) -> ProbeError:
+        return self._problem(
+            Problem.SASL,
+            "SECURITY_PROTOCOL",
+            f"{self.name} wants a user name; set {_counterpart(self.cluster.protocol, sasl=True)}, "
+            f"{self._setting('USERNAME')} and {self._setting('PASSWORD')}",
+        )
 
     async def _mechanism(self) -> ProbeError:
         """Return what it offers instead of the mechanism."""
@@ -199,7 +203,7 @@ class _Broker(NamedTuple):
             return self._problem(
                 Problem.TLS, "SECURITY_PROTOCOL", f"TLS with {self.name} failed: {reason}; check the port"
             )
-        return self._unreachable(f"what listens at {self.name} does not answer as Kafka does; check the address")
+        return self._unreachable(f"{self.name} breaks off the connection; check that it is Kafka, and the broker's log")
 
     async def _speaks_tls(self) -> bool:
         # Whom it belongs to does not matter: nothing is sent.
