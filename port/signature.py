@@ -176,6 +176,9 @@ def _compact(text: str, escaped: Callable[[str], str]) -> str:
         part = found[0]
         if part[0] != '"':
             return ""
-        return part if part.isascii() and "\\" not in part else escaped(_JSON.raw_decode(part)[0])
+        # Of ASCII, all but DEL is written in one way only.
+        return (
+            part if part.isascii() and part.isprintable() and "\\" not in part else escaped(_JSON.raw_decode(part)[0])
+        )
 
     return _STRING_OR_SPACE.sub(rewritten, text)
