@@ -18,6 +18,7 @@ from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
+from port.budget import Budget
 from port.client import PortClient
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
@@ -95,6 +96,7 @@ class Worker(faust.App):
             settings.port_client_secret,
             connections=settings.report_concurrency,
             on_call=_count,
+            budget=Budget(settings.api_calls_per_second),
         )
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)

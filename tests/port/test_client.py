@@ -156,33 +156,31 @@ async def test_what_is_under_way_at_close_is_unavailable(port: ScriptedPort) -> 
 # Waiting
 
 
-async def _retry_after(
-    port: ScriptedPort, client: PortClient, headers: dict[str, str], status: int = 429
-) -> float | None:
+async def _retry_after(port: ScriptedPort, headers: dict[str, str], status: int = 429) -> float | None:
     port.calls = [answer(status, b"{}", headers)]
-    return (await client.report(NODE, None, BODY)).retry_after
+    # One for each: it waits before its next call.
+    async with PortClient(port.base_url, "id", SecretStr(CANARY)) as client:
+        return (await client.report(NODE, None, BODY)).retry_after
 
 
-async def test_how_long_port_asks_to_wait(port: ScriptedPort, client: PortClient) -> None:
-    assert await _retry_after(port, client, {"Retry-After": "7", "x-ratelimit-reset": "9"}) == 7
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}) == 9
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9999999"}) == 0
-    assert await _retry_after(port, client, {"Retry-After": "9000"}) == 3600
-    assert await _retry_after(port, client, {"Retry-After": "soon"}) is None
-    assert await _retry_after(port, client, {"Retry-After": "nan"}) is None
-    assert await _retry_after(port, client, {}) is None
-    assert await _retry_after(port, client, {"Retry-After": "7"}, 503) == 7
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}, 200) is None
+async def test_how_long_port_asks_to_wait(port: ScriptedPort) -> None:
+    assert await _retry_after(port, {"Retry-After": "7", "x-ratelimit-reset": "9"}) == 7
+    assert await _retry_after(port, {"x-ratelimit-reset": "9"}) == 9
+    assert await _retry_after(port, {"x-ratelimit-reset": "9999999"}) == 0
+    assert await _retry_after(port, {"Retry-After": "9000"}) == 3600
+    assert await _retry_after(port, {"Retry-After": "soon"}) is None
+    assert await _retry_after(port, {"Retry-After": "nan"}) is None
+    assert await _retry_after(port, {}) is None
+    assert await _retry_after(port, {"Retry-After": "7"}, 503) == 7
+    assert await _retry_after(port, {"x-ratelimit-reset": "9"}, 200) is None
 
 
-async def test_a_reset_above_ten_thousand_is_an_epoch_and_a_date_is_understood(
-    port: ScriptedPort, client: PortClient
-) -> None:
+async def test_a_reset_above_ten_thousand_is_an_epoch_and_a_date_is_understood(port: ScriptedPort) -> None:
     for headers in (
         {"x-ratelimit-reset": str(int(time.time()) + 60)},
         {"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)},
     ):
-        wait = await _retry_after(port, client, headers)
+        wait = await _retry_after(port, headers)
         assert wait is not None
         assert 30 < wait <= 60
 
