@@ -412,9 +412,7 @@ class _Http:
             )
         return self._session
 
-    def _answer(
-        self, response: aiohttp.ClientResponse, text: bytes, complete: bool, told: RateLimit | None
-    ) -> Answer:
+    def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool, told: RateLimit | None) -> Answer:
         status, headers = response.status, response.headers
         kind, remaining = _kind(status), None if told is None else told.remaining
         if kind is AnswerKind.ACCEPTED:
