@@ -433,8 +433,9 @@ class _Http:
 
     def _clean(self, reason: str) -> str:
         for secret in self._hidden:
-            # Also as it stands in JSON, where quotes and umlauts are escaped.
-            reason = reason.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
+            # In JSON quotes are escaped, and umlauts may be.
+            for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+                reason = reason.replace(form, "***")
         return reason[:_REASON_CHARACTERS]
 
 

@@ -6,6 +6,7 @@ import random
 import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeVar
 
 from local.emulator.faults import Bucket
@@ -13,6 +14,7 @@ from local.emulator.faults import RateLimit as Limit
 from port.budget import Budget, RateLimit, Urgency
 
 T = TypeVar("T")
+Form = Literal["bucket", "window"]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -69,24 +71,29 @@ class Port:
 
     limit: Limit | None
     latency: float = 0.05
-    form: Literal["bucket", "window"] = "bucket"
+    form: Form = "bucket"
     seen: list[tuple[float, int]] = field(default_factory=list)
     calls: list[tuple[int, Urgency]] = field(default_factory=list)
+    _random: random.Random = field(default_factory=lambda: random.Random(1))
 
-    def __post_init__(self) -> None:
-        kind = Bucket if self.form == "bucket" else FixedWindow
-        self._bucket = kind(self.limit, lambda: asyncio.get_running_loop().time()) if self.limit else None
-        self._random = random.Random(1)
+    @cached_property
+    def _bucket(self) -> Bucket | FixedWindow | None:
+        kind: type[Bucket | FixedWindow] = Bucket if self.form == "bucket" else FixedWindow
+        return kind(self.limit, lambda: asyncio.get_running_loop().time()) if self.limit else None
 
     def count(self, status: int) -> int:
         return sum(one == status for _, one in self.seen)
+
+    def take(self) -> bool:
+        """A call of another tool."""
+        return self._bucket is None or self._bucket.take()
 
     async def call(self, budget: Budget, urgency: Urgency = Urgency.FIRST, worker: int = 0) -> int:
         """One call of a worker; returns the status."""
         await budget.turn(urgency)
         try:
             await asyncio.sleep(self.latency * self._random.uniform(0.2, 0.8))
-            status = 200 if self._bucket is None or self._bucket.take() else 429
+            status = 200 if self.take() else 429
             self.seen.append((asyncio.get_running_loop().time(), status))
             self.calls.append((worker, urgency))
             headers = self._bucket.headers() if self._bucket else {}
