@@ -1,26 +1,16 @@
 """The pace of calls, in simulated time: against a Port that limits, alone and together with others."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from local.emulator.faults import RateLimit as Limit
 from port.budget import FIRST_HOLD, LONGEST_HOLD, LONGEST_WAIT, STALE_SECONDS, Budget, RateLimit, Urgency
 from tests.port.simulated import Form, Port, simulate
+from tests.rates import most_within
 
 PORTS = Limit()
 """15,000 calls in 5 minutes, 1,500 at once."""
-
-
-def most_within(times: Sequence[float], seconds: float) -> int:
-    """The largest number of calls in any window of this length."""
-    first = most = 0
-    for last, time in enumerate(times):
-        while time - times[first] > seconds:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def run(workers: int, calls: int, port: Port, concurrency: int = 100) -> list[float]:
