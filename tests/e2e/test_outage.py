@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -97,12 +99,14 @@ def test_an_outage_of_port_with_a_kill_in_its_middle(team: Team, port: Port) -> 
                     team["victim"].kill()
                     team.start("victim")
                 time.sleep(SCALE.outage / 2)
+                assert_said(survivor, began)
         back = time.time()
         waiting = len(load.missing())
         load.completes()
         say(f"{back - began:.0f} s away, {waiting} node runs waited, delivered in {time.time() - back:.0f} s")
         team.settled()
     load.completes()
+    assert port_of(survivor)["unreachableSince"] is None
     assert waiting > SCALE.outage_rate * SCALE.outage * (len(WAYS) - 1), "Port was away all the time"
     assert not load.contradictions()
     say(f"memory before {before / MIB:.0f} MiB, at most {max(memory) / MIB:.0f} MiB")
@@ -110,6 +114,20 @@ def test_an_outage_of_port_with_a_kill_in_its_middle(team: Team, port: Port) -> 
     assert len(members) > SCALE.outage
     assert all(name in clients for clients in members)
     assert_kept_to_the_limit(Record(team.cluster))
+
+
+def port_of(worker: Process) -> dict[str, Any]:
+    """What the worker's view says of Port."""
+    shown: dict[str, Any] = worker.get("/api/node-runs").json["port"]
+    return shown
+
+
+def assert_said(worker: Process, began: float) -> None:
+    """The worker's view says since when Port is away, and that reports wait."""
+    shown = port_of(worker)
+    # From one way of being away to the next, a call or two may have got through.
+    assert began - 1 <= datetime.fromisoformat(shown["unreachableSince"]).timestamp() <= time.time()
+    assert shown["reportsWaiting"] > 0
 
 
 def assert_kept_to_the_limit(record: Record) -> None:
