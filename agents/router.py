@@ -20,7 +20,7 @@ from faust.types import TP, StreamT
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
 from agents.entering import enter
-from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, specs
+from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest
@@ -112,7 +112,7 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         workflow_run_id=message.workflow_run_id,
         workflow=message.workflow,
         node=message.node,
-        source=turn.source(settings.source_name),
+        source=source_of(turn),
         digest=digest(turn.raw or b""),
         text=message.text,
         array=message.array and message.problem is None,

@@ -12,9 +12,10 @@ from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.registry import load_handlers
 from streams.app import app, settings
+from streams.bridge import copied_from
 from streams.exits import stop_process
 from streams.offsets import Turn
-from streams.records import DeadLetter
+from streams.records import DeadLetter, Source
 from streams.topics import MAX_RECORD_BYTES
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
@@ -62,6 +63,13 @@ def _ended(task: asyncio.Task[None]) -> None:
         stop_process(f"an event could not be sent: {type(error).__name__}: {error}")
 
 
+def source_of(turn: Turn[object]) -> Source:
+    """Return where a message stands; one that the bridge copied, where it stood at the source."""
+    # Without a bridge the header is somebody else's word.
+    copied = copied_from(turn.headers) if settings.source is not None else None
+    return copied or turn.source(settings.source_name)
+
+
 async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
     """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement.
 
@@ -74,6 +82,6 @@ async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[ob
     room = MAX_RECORD_BYTES - _LETTER_BYTES - len(key or b"")
     if raw is not None and len(raw) > room:
         reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
-    letter = DeadLetter(reason=reason[:2000], source=turn.source(settings.source_name))
+    letter = DeadLetter(reason=reason[:2000], source=source_of(turn))
     sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)

@@ -15,12 +15,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from stamina import AsyncRetryingCaller
 
+from streams.cluster import Cluster
+from streams.probe import ProbeError, probe
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
 logger = logging.getLogger(__name__)
 _BROKERS_DEFAULT: Final = -1
 _PAUSE_SECONDS: Final = 0.1
+_PROBE_SECONDS: Final = 5.0
 _until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=3.0).on((KafkaError, OSError))
 
 
@@ -35,6 +38,8 @@ class ClusterAwayError(TopicsError):
 async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.0) -> None:
     """Create the topics that are missing and check those that are there, in at most `wait` seconds.
 
+    Past them it takes up to 5 seconds more to find out what the cluster lacks.
+
     Raises:
         TopicsError: one line that says what is wrong and what to do; ClusterAwayError where time may mend it.
     """
@@ -48,12 +53,20 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
                 # The brokers learn of a new topic a moment after the controller.
                 await asyncio.sleep(_PAUSE_SECONDS)
     except TimeoutError:
-        advice = "check KAFKA_BROKERS, the other KAFKA_ settings and the rights on the topics"
-        raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {advice}") from None
+        reason = await _why(settings.own, min(wait, _PROBE_SECONDS))
+        raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {reason}") from None
     except (KafkaError, OSError) as error:
         raise ClusterAwayError(f"{brokers}: {error}") from error
     finally:
         await admin.close()
+
+
+async def _why(cluster: Cluster, seconds: float) -> str:
+    try:
+        await probe(cluster, timeout=seconds)
+    except ProbeError as error:
+        return str(error)
+    return "its brokers let us in: check the rights on the topics"
 
 
 async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]]) -> list[TopicSpec[object]]:

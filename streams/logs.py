@@ -1,4 +1,4 @@
-"""Keeps the log readable while Kafka is away: aiokafka says so hundreds of times a second."""
+"""Keeps the log readable while Kafka or Port is away: aiokafka says so hundreds of times a second."""
 
 from __future__ import annotations
 
@@ -42,5 +42,7 @@ class Seldom(logging.Filter):
 
 def quieten() -> None:
     """Apply it to aiokafka's loggers; called when Faust has set its log up."""
+    # It says that something is tried again, but not what or why; who tries again says that.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Seldom("aiokafka"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -52,5 +52,19 @@ OVERDUE: Final = Counter(
     "port_runs_overdue_calls",
     "Calls of handlers that went on past their deadline and kept their slot",
     ["event_type"],
+    registry=REGISTRY,
+)
+SOURCE_COPIED: Final = Counter(
+    "port_runs_source_copied_records", "Records copied from the source cluster to the own one", registry=REGISTRY
+)
+SOURCE_LAG: Final = Gauge(
+    "port_runs_source_lag",
+    "Records of the source cluster that are not copied yet, by partition, of those that this worker copies",
+    ["partition"],
+    registry=REGISTRY,
+)
+SOURCE_UP: Final = Gauge(
+    "port_runs_source_up",
+    "Whether this worker is connected to the source cluster: 1 or 0; 0 also where there is none",
     registry=REGISTRY,
 )

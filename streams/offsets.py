@@ -47,6 +47,7 @@ class Turn(Generic[V_co]):
     key: bytes | None
     raw: bytes | None
     value: V_co | Bad
+    headers: Sequence[tuple[str, bytes]] = ()
     event: EventT[object] | None = None
     """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
     repeated: bool = False
@@ -204,6 +205,7 @@ class EveryOffset:
                 key=message.key,
                 raw=message.value,
                 value=cast("V | Bad", event.value),
+                headers=cast("Sequence[tuple[str, bytes]]", message.headers or ()),
                 event=event,
                 repeated=repeated,
             )
@@ -232,6 +234,7 @@ class EveryOffset:
                 key=record.key,
                 raw=record.value,
                 value=schema.value_of(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
+                headers=record.headers,
             )
         _pass(follows, tp, end)
         if not found:

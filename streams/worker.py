@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import faust
+from aiokafka.errors import KafkaError
 from faust import streams as faust_streams
 from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
@@ -20,6 +21,8 @@ from yarl import URL
 
 from port.budget import Budget
 from port.client import PortClient
+from streams.beginning import begin
+from streams.bridge import Bridge
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
@@ -71,6 +74,7 @@ class Worker(faust.App):
         settings: the settings it was built from.
         incarnation: its identity, new at every start of the process; its Kafka client id.
         port: the client of Port's API, one for the whole process.
+        bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
         owned: the partitions of the ledger that it owns, by its present assignment.
@@ -98,6 +102,8 @@ class Worker(faust.App):
             on_call=_count,
             budget=Budget(settings.api_calls_per_second),
         )
+        runs = self.topic_specs.runs.name
+        self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
@@ -162,15 +168,20 @@ class Worker(faust.App):
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
+            if self.bridge is None:
+                own = self.settings.own.client()
+                await begin(own, self.settings.app_id, self.topic_specs.runs.name, self.settings.source_start)
         except OSError as wrong:
             stop_process(f"DATA_DIR: {wrong}", status=WRONG_SETTING)
-        except ClusterAwayError as away:
+        except (ClusterAwayError, KafkaError) as away:
             stop_process(str(away))
         except TopicsError as wrong:
             stop_process(str(wrong), status=WRONG_SETTING)
         self.standstill.start()
         await self.log_reader.start()
         await self.group.start()
+        if self.bridge is not None:
+            await self.bridge.start()
         await super().on_first_start()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -229,6 +240,8 @@ class Worker(faust.App):
                     # Whatever fails on the way, the rest is stopped too.
                     for stop in (self.port.close, self.group.stop, self.log_reader.stop, super().stop):
                         last.push_async_callback(stop)
+                    if self.bridge is not None:
+                        last.push_async_callback(self.bridge.stop)
 
 
 @contextlib.contextmanager

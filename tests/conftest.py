@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from local.kafka import EmbeddedKafka
 from streams.settings import Settings
+from tests.source_kafka import SourceKafka, secured_kafka
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)
@@ -29,6 +30,21 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """One broker for all tests of the session; a test keeps out of the others' way by the ids of `unique`."""
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def ports_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """One secured broker for all tests of the session that have a source cluster; a test takes `source`."""
+    with secured_kafka(tmp_path_factory.mktemp("ports-kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def source(ports_kafka: EmbeddedKafka, unique: str) -> Iterator[SourceKafka]:
+    """Port's Kafka as one new customer meets it, without rights and topics; it is up again for the next test."""
+    customer = SourceKafka(ports_kafka, f"customer-{unique}")
+    yield customer
+    customer.restore()
 
 
 @pytest.fixture

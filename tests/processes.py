@@ -153,6 +153,8 @@ class Cluster:
     emulator_port: int
     handlers: str = HANDLERS
     """The text of a module with handlers, beside those that come along."""
+    own: EmbeddedKafka | None = None
+    """The workers' own Kafka, where it is another than the one that is published on."""
 
     @property
     def calls_file(self) -> Path:
@@ -194,7 +196,7 @@ class Cluster:
             "PORT_CLIENT_ID": "client",
             "PORT_CLIENT_SECRET": SECRET,
             "PORT_API_BASE_URL": f"http://127.0.0.1:{self.emulator_port}",
-            "KAFKA_BROKERS": self.kafka.bootstrap,
+            "KAFKA_BROKERS": (self.own or self.kafka).bootstrap,
             "DATA_DIR": str(self.data_dir(name)),
             "WEB_PORT": str(port),
             "HANDLERS": "agents.handlers,test_handlers",

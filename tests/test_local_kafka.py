@@ -1,25 +1,32 @@
 """The embedded Kafka: what it promises about its data, its process, its errors and what it takes from the machine."""
 
+import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import create_conn
+from aiokafka.errors import GroupAuthorizationFailedError, SaslAuthenticationFailed, TopicAuthorizationFailedError
 
-from local.kafka import EmbeddedKafka, KafkaError, fetch_jars, free_port
+from local.kafka import EmbeddedKafka, KafkaError, access, fetch_jars, free_port
 from local.kafka import download as downloads
 from local.kafka.child import Child
 from local.kafka.net import answers, is_free
 from local.kafka.pinned import SHA256
+from streams.cluster import Cluster, SecurityProtocol
+from tests.source_kafka import PLAIN_PASSWORD, PLAIN_USER, SourceKafka
 
 # An address at which nothing answers: a run that is given it as its proxy has no network.
 NOWHERE = "http://127.0.0.1:9"
@@ -44,6 +51,15 @@ async def write(bootstrap: str, topic: str, value: bytes) -> None:
 async def read(bootstrap: str, topic: str) -> bytes:
     async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
         return bytes((await consumer.getone()).value)
+
+
+async def connects(cluster: Cluster) -> bool:
+    """Log in once; what stands in the way is raised."""
+    host, _, port = cluster.brokers[0].rpartition(":")
+    options = {name: value for name, value in cluster.client().items() if name != "bootstrap_servers"}
+    connection = await create_conn(host, int(port), request_timeout_ms=10_000, **options)
+    await connection.close()
+    return True
 
 
 def wait_until_gone(pid: int, seconds: float = 15.0) -> bool:
@@ -109,6 +125,101 @@ class TestLife:
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, request_timeout_ms=2000) as producer:
             with pytest.raises(Exception, match=r"not found|UnknownTopic"):
                 await producer.send_and_wait(f"{unique}.absent", b"")
+
+
+class TestSecured:
+    """What a customer of Port may do there, and what not."""
+
+    def options(self, source: SourceKafka, **more: object) -> dict[str, object]:
+        return source.cluster().client() | {"request_timeout_ms": 3000} | more
+
+    async def read(self, source: SourceKafka, org: str, group: str, **more: object) -> bytes:
+        options = self.options(source, group_id=group, auto_offset_reset="earliest", **more)
+        consumer = AIOKafkaConsumer(f"{org}.runs", **options)
+        try:  # one that was refused while it started has to be stopped, too
+            await consumer.start()
+            value = bytes((await asyncio.wait_for(consumer.getone(), 20)).value)
+            await consumer.commit()
+            return value
+        finally:
+            await consumer.stop()
+
+    @pytest.mark.parametrize("protocol", [SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL])
+    async def test_a_customer_reads_its_topic(
+        self, source: SourceKafka, unique: str, protocol: SecurityProtocol
+    ) -> None:
+        topic = source.add_topic(unique)
+        source.allow(unique)
+        source.publish(unique, [b"a message"])
+        group = f"{unique}.port-runs"
+        assert await self.read(source, unique, group, **source.cluster(protocol).client()) == b"a message"
+        assert source.committed(group) == {(topic, 0): 1}
+        assert await self.read(source, unique, source.username) == b"a message"
+
+    async def test_a_group_of_another_name_is_refused(self, source: SourceKafka, unique: str) -> None:
+        source.add_topic(unique)
+        source.allow(unique)
+        for group in ("port-runs", f"{unique}-x", f"{source.username}-x"):
+            with pytest.raises(GroupAuthorizationFailedError):
+                await self.read(source, unique, group)
+
+    async def test_a_topic_of_another_customer_is_refused(self, source: SourceKafka, unique: str) -> None:
+        source.add_topic(f"{unique}other")
+        source.allow(unique)
+        with pytest.raises(TopicAuthorizationFailedError):
+            await self.read(source, f"{unique}other", f"{unique}.x")
+
+    async def test_a_customer_can_create_no_topic(self, source: SourceKafka, unique: str) -> None:
+        source.allow(unique)
+        admin = AIOKafkaAdminClient(**self.options(source))
+        await admin.start()
+        try:
+            answer = await admin.create_topics([NewTopic(f"{unique}.mine", 1, 1)])
+        finally:
+            await admin.close()
+        assert [code for _, code, *_ in answer.topic_errors] == [TopicAuthorizationFailedError.errno]
+
+    async def test_a_customer_can_write_nothing(self, source: SourceKafka, unique: str) -> None:
+        topic = source.add_topic(unique)
+        source.allow(unique)
+        async with AIOKafkaProducer(**self.options(source, enable_idempotence=False)) as producer:
+            with pytest.raises(TopicAuthorizationFailedError):
+                await producer.send_and_wait(topic, b"not mine to say")
+
+    async def test_only_the_last_password_counts(self, source: SourceKafka) -> None:
+        before = source.cluster()
+        source.rotate("an0ther")
+        assert await connects(source.cluster())
+        assert await connects(source.cluster(mechanism="SCRAM-SHA-256"))
+        with pytest.raises(SaslAuthenticationFailed):
+            await connects(before)
+
+    async def test_users_and_rights_outlive_the_broker(self, source: SourceKafka, unique: str) -> None:
+        source.add_topic(unique)
+        source.allow(unique)
+        source.publish(unique, [b"kept"])
+        source.stop()
+        source.start()
+        assert await self.read(source, unique, f"{unique}.x") == b"kept"
+
+    async def test_plain_is_for_users_that_are_said_at_the_start(self, source: SourceKafka) -> None:
+        assert await connects(source.cluster(mechanism="PLAIN", username=PLAIN_USER, password=PLAIN_PASSWORD))
+        with pytest.raises(SaslAuthenticationFailed):
+            await connects(source.cluster(mechanism="PLAIN"))
+
+    async def test_who_does_not_know_the_ca_does_not_connect(self, source: SourceKafka) -> None:
+        cluster = source.cluster(SecurityProtocol.SASL_SSL)
+        assert await connects(cluster)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connects(replace(cluster, ca_file=None))
+
+    def test_what_was_not_asked_for_is_not_there(self, kafka: EmbeddedKafka) -> None:
+        with pytest.raises(KafkaError, match="no SASL_SSL listener"):
+            kafka.secured("SASL_SSL")
+
+    def test_rights_on_a_broker_without_them_are_refused_in_one_line(self, kafka: EmbeddedKafka) -> None:
+        with pytest.raises(KafkaError, match="No Authorizer is configured"):
+            access.allow(kafka.bootstrap, "somebody", [access.Right(access.Resource.TOPIC, "a")])
 
 
 class TestOrphans:

@@ -18,6 +18,8 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    SOURCE = "source"
+    """The source cluster has not been reached since the start: most likely its settings are wrong."""
 
 
 @dataclass
@@ -43,4 +45,14 @@ class Readiness:
             return NotReady.REBALANCING
         if not self.worker.owned:
             return NotReady.NO_PARTITIONS
-        return NotReady.RECOVERING if self.worker.owned - self.dispatch.active else None
+        if self.worker.owned - self.dispatch.active:
+            return NotReady.RECOVERING
+        return NotReady.SOURCE if self.worker.bridge and not self.worker.bridge.status.was_connected else None
+
+    def word(self) -> str:
+        """Return the one word for a worker that is ready: `ready`, or `source-away` where the bridge has to wait.
+
+        Nobody is helped by the end of a worker whose source is away: it has node runs to finish, and views to show.
+        """
+        bridge = self.worker.bridge
+        return "source-away" if bridge and bridge.status.problem else "ready"

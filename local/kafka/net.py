@@ -35,6 +35,15 @@ def is_free(port: int) -> bool:
     return True
 
 
+def accepts(port: int, timeout: float = 1.0) -> bool:
+    """Return whether something takes connections on the port."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout):
+            return True
+    except OSError:
+        return False
+
+
 def answers(port: int, timeout: float = 1.0) -> bool:
     """Ask for the cluster's metadata; return whether a broker answered that at least one broker is there."""
     # correlation id 1, client id "", no topics, no auto-creation

@@ -128,7 +128,7 @@ async def test_a_cluster_that_is_not_there() -> None:
     assert 1.0 < time.monotonic() - start < 5.0
     assert str(raised.value) == (
         f"Kafka at {broker}: the topics were not ready within 1.5 seconds; "
-        "check KAFKA_BROKERS, the other KAFKA_ settings and the rights on the topics"
+        f"KAFKA_BROKERS: nothing listens at {broker} (Connection refused); check address and broker"
     )
 
 
@@ -142,7 +142,7 @@ async def test_a_cluster_that_accepts_and_says_nothing() -> None:
     try:
         host, port = server.sockets[0].getsockname()
         settings = settings_on(f"{host}:{port}", "org")
-        with pytest.raises(TopicsError, match=r"not ready within 1 seconds"):
+        with pytest.raises(TopicsError, match=r"not ready within 1 seconds; KAFKA_BROKERS: \S+ did not answer in time"):
             await ensure_topics(settings, topics_of(settings), wait=1.0)
     finally:
         gone.set()

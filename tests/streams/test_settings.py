@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,13 @@ class TestWrongValues:
             ("WEB_PORT", "0"),
             ("WEB_PORT", "65536"),
             ("KAFKA_CA_FILE", "missing.pem"),
+            ("SOURCE_BROKERS", "kafka"),
+            ("SOURCE_BROKERS", "port,a:1"),
+            ("SOURCE_START", "first"),
+            ("SOURCE_START", "2026-01-31T08:00:00"),
+            ("SIGNATURE", "on"),
+            ("API_CALLS_PER_SECOND", "0"),
+            ("API_CALLS_PER_SECOND", "inf"),
             ("KAFKA_CA_FILE", "."),
         ],
     )
@@ -155,6 +163,58 @@ class TestWrongValues:
     def test_sasl_needs_a_name_and_a_password(self, load_with: Load, protocol: str, given: Mapping[str, str]) -> None:
         [line] = lines_of(load_with, KAFKA_SECURITY_PROTOCOL=protocol, **given)
         assert line == f"KAFKA_USERNAME, KAFKA_PASSWORD: needed with KAFKA_SECURITY_PROTOCOL={protocol}"
+
+
+class TestSource:
+    def test_without_brokers_there_is_none(self, load_with: Load) -> None:
+        settings = load_with(KAFKA_BROKERS="own:1")
+        assert settings.source is None
+        assert settings.source_name == "own:1"
+
+    def test_from_port_brokers_and_credentials_are_still_to_be_asked_for(self, load_with: Load) -> None:
+        settings = load_with(SOURCE_BROKERS="port")
+        assert settings.source_from_port
+        assert settings.source_name == "port"
+        assert settings.source is not None
+        assert settings.source.brokers == ()
+        assert settings.source.protocol is SecurityProtocol.SASL_SSL
+        assert settings.source.mechanism == "SCRAM-SHA-512"
+
+    def test_brokers_of_ones_own(self, load_with: Load) -> None:
+        settings = load_with(
+            SOURCE_BROKERS="a:1,b:2",
+            SOURCE_SECURITY_PROTOCOL="SASL_PLAINTEXT",
+            SOURCE_SASL_MECHANISM="PLAIN",
+            SOURCE_USERNAME="me",
+            SOURCE_PASSWORD=SECRET,
+        )
+        assert settings.source_name == "a:1"
+        assert settings.source is not None
+        assert settings.source.client() == {
+            "bootstrap_servers": ["a:1", "b:2"],
+            "security_protocol": "SASL_PLAINTEXT",
+            "ssl_context": None,
+            "sasl_mechanism": "PLAIN",
+            "sasl_plain_username": "me",
+            "sasl_plain_password": SECRET,
+        }
+        assert SECRET not in repr(settings.source)
+
+    def test_they_need_credentials(self, load_with: Load) -> None:
+        [line] = lines_of(load_with, SOURCE_BROKERS="a:1")
+        assert line == "SOURCE_USERNAME, SOURCE_PASSWORD: needed with SOURCE_SECURITY_PROTOCOL=SASL_SSL"
+
+    def test_a_cluster_is_not_copied_to_itself(self, load_with: Load) -> None:
+        [line] = lines_of(load_with, KAFKA_BROKERS="a:1,b:2", SOURCE_BROKERS="b:2", SOURCE_SECURITY_PROTOCOL="SSL")
+        assert line == "SOURCE_BROKERS: b:2 is one of KAFKA_BROKERS too; leave it empty for one cluster"
+
+    @pytest.mark.parametrize("text", ["2026-01-31T08:00:00Z", "2026-01-31T10:00:00+02:00"])
+    def test_a_start_is_a_moment(self, load_with: Load, text: str) -> None:
+        assert load_with(SOURCE_START=text).source_start == datetime(2026, 1, 31, 8, tzinfo=UTC)
+
+    @pytest.mark.parametrize("text", ["earliest", "latest"])
+    def test_or_an_end_of_the_topic(self, load_with: Load, text: str) -> None:
+        assert load_with(SOURCE_START=text).source_start == text
 
 
 class TestBeyondLoopback:
