@@ -240,13 +240,13 @@ class Bridge(Service):
 
     def _went_well(self) -> None:
         logger.info("source: copying %s", self._topic)
-        SOURCE_UP.set(1)
+        SOURCE_UP.labels(self._settings.source_name).set(1)
         self.status = SourceState(connected=True, was_connected=True)
 
     def _failed(self, why: str) -> None:
         if self.status.problem != why:
             logger.warning("source: %s", why)
-        SOURCE_UP.set(0)
+        SOURCE_UP.labels(self._settings.source_name).set(0)
         SOURCE_LAG.clear()
         since = self.status.since or time.time()
         self.status = SourceState(was_connected=self.status.was_connected, problem=why, since=since)
