@@ -68,6 +68,7 @@ class FakeWorker:
             rebalancing=False,
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
+            bridge=None,
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None)),
         )
         self.worker = cast("Worker", self.app)
