@@ -47,7 +47,7 @@ def check_settings(settings: Settings, say: Say) -> None:
             "settings",
             f"organization {settings.port_org_id}, group {settings.app_id}, Port at {settings.port_api_base_url}, "
             f"Kafka at {own} ({settings.own.protocol}), source {source}",
-            **{name.upper(): _shown(value) for name, value in settings},
+            **{name.upper(): _shown(value) for name, value in settings} | {"CONSUMER_GROUP": settings.app_id},
         )
     )
     for finding in _warnings(settings):
@@ -134,15 +134,15 @@ async def check_web(settings: Settings, say: Say) -> None:
             remedy = "set WEB_HOST and WEB_PORT to an address of this machine that is free"
             say(wrong("web", f"cannot listen on {where}: {reason}", remedy))
         return
-    needs = "from this machine alone" if host in LOOPBACK else "with WEB_TOKEN"
-    token = "; WEB_TOKEN is asked for" if host in LOOPBACK and settings.web_token.get_secret_value() else ""
-    say(ok("web", f"{where} is free; can be reached {needs}{token}"))
+    reach = "from this machine alone" if host in LOOPBACK else "from other machines"
+    token = ", with WEB_TOKEN" if settings.web_token.get_secret_value() else ""
+    say(ok("web", f"{where} is free; the views can be seen {reach}{token}"))
 
 
 async def _is_worker(host: str, port: int) -> bool:
     asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - it is compared, not listened on
     base = f"http://[{asked}]:{port}" if ":" in asked else f"http://{asked}:{port}"
-    timeout = aiohttp.ClientTimeout(total=3.0)
+    timeout = aiohttp.ClientTimeout(total=2.0)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{base}/healthz") as lives:
             return lives.status == 200 and await lives.text() == "ok\n"

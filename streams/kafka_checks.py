@@ -13,7 +13,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, for_code
 
 from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
-from streams.look import AGAIN, Look
+from streams.look import AGAIN, Look, Offsets
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES, Topics, TopicSpec
 
@@ -77,7 +77,7 @@ def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, st
     # Without a bridge the application writes nothing to the runs topic.
     written = settings.source is not None or spec.name != f"{settings.port_org_id}.runs"
     if written and (limit := int(config.get(_LIMIT, MAX_RECORD_BYTES))) < MAX_RECORD_BYTES:
-        stops = f"{_LIMIT} is {limit}: a larger record would stop the worker"
+        stops = f"{_LIMIT} is {limit}: larger records are refused"
         return wrong(name, stops, f"set it to {MAX_RECORD_BYTES} with kafka-configs")
     return ok(name, counted(there, "partition"))
 
@@ -141,26 +141,21 @@ def _of_replication(own: Look, factor: int, in_sync: int) -> Finding:
 
 
 async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:
-    name, group = "kafka group", settings.app_id
-    if own.unused:
-        return ok(name, f"{group} may be used; no group has committed anything on this cluster yet")
+    name, id_ = "kafka group", settings.app_id
     try:
-        coordinator = await own.admin.find_coordinator(group)
+        group = await own.group(id_)
     except GroupAuthorizationFailedError:
         rights = "give this user the rights Read and Describe on the group, or set CONSUMER_GROUP"
-        return wrong(name, f"{group} is refused (GROUP_AUTHORIZATION_FAILED)", rights)
-    [answer] = await own.admin.describe_consumer_groups([group], coordinator)
-    [(_, _, state, _, protocol, members, *_)] = answer.groups
-    if members and protocol not in ("", _FAUST):
+        return wrong(name, f"{id_} is refused (GROUP_AUTHORIZATION_FAILED)", rights)
+    if group.protocol not in (None, "", _FAUST):
         remedy = "set CONSUMER_GROUP to a name of its own, or end that consumer first"
-        return wrong(name, f"{group} is in use by another kind of consumer ({protocol})", remedy)
-    left = ", ".join(await _lags(own, settings, topics)) or "nothing"
-    return ok(name, f"{group}: {counted(len(members), 'worker')}, {state.lower()}; still to be read: {left}")
+        return wrong(name, f"{id_} is in use by another kind of consumer ({group.protocol})", remedy)
+    left = ", ".join(await _lags(own, group.committed, topics)) or "nothing"
+    return ok(name, f"{id_}: {counted(group.members, 'worker')}, {group.state}; still to be read: {left}")
 
 
-async def _lags(own: Look, settings: Settings, topics: Topics) -> list[str]:
+async def _lags(own: Look, committed: Offsets, topics: Topics) -> list[str]:
     """Return how many records the group has still to read of each topic that is there."""
-    committed = await own.committed(settings.app_id)
     lags = []
     async with own.consumer() as consumer:
         for spec in (topics.runs, topics.arrivals, topics.outcomes):

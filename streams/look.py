@@ -6,10 +6,17 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
+from stamina import AsyncRetryingCaller
 
 from streams.cluster import Cluster
 from streams.findings import SECONDS, Say, counted, ok, step, wrong
@@ -22,6 +29,20 @@ _PROBE_SECONDS: Final = SECONDS - 2.0
 _CLOSE_SECONDS: Final = 3.0
 _OFFSETS_TOPIC: Final = "__consumer_offsets"
 _CLIENT_ID: Final = "port-runs.check"
+
+
+_once_coordinated: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=1.0).on(
+    (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
+)
+
+
+class Group(NamedTuple):
+    """A consumer group. `protocol` is how its members share the partitions, None where it has none."""
+
+    state: str = "empty"
+    protocol: str | None = None
+    members: int = 0
+    committed: Offsets = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +64,22 @@ class Look:
         """Whether no group ever committed there: asked about one, the broker would first create a topic for that."""
         return _OFFSETS_TOPIC not in self.topics and not self.cluster.protocol.sasl
 
-    async def committed(self, group: str) -> Offsets:
-        """Return the group's committed offsets. Raises KafkaError, GroupAuthorizationFailedError for one."""
-        if self.unused:
-            return {}
-        found = await self.admin.list_consumer_group_offsets(group)
-        return {tp: told.offset for tp, told in found.items() if told.offset >= 0}
+    async def group(self, name: str) -> Group:
+        """Return what the cluster knows of a group; waits for a coordinator that is not there yet.
+
+        Raises KafkaError: GroupAuthorizationFailedError where the group may not be used.
+        """
+        return Group() if self.unused else await _once_coordinated(self._group, name)
+
+    async def _group(self, name: str) -> Group:
+        coordinator = await self.admin.find_coordinator(name)
+        [answer] = await self.admin.describe_consumer_groups([name], coordinator)
+        [(failed, _, state, _, protocol, members, *_)] = answer.groups
+        if failed:
+            raise for_code(failed)(name)
+        found = await self.admin.list_consumer_group_offsets(name, coordinator)
+        committed = {tp: told.offset for tp, told in found.items() if told.offset >= 0}
+        return Group(state.lower(), protocol if members else None, len(members), committed)
 
     @contextlib.asynccontextmanager
     async def consumer(self) -> AsyncIterator[AIOKafkaConsumer]:

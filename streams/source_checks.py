@@ -47,7 +47,7 @@ async def _check_own_runs(own: Look | None, settings: Settings, topic: str, say:
         say(skipped(name, f"{topic} is not there"))
     else:
         async with step(name, say, AGAIN):
-            say(await _of_runs(name, own, settings, topic, await own.committed(settings.app_id)))
+            say(await _of_runs(name, own, settings, topic, (await own.group(settings.app_id)).committed))
 
 
 async def _check_source(
@@ -97,7 +97,7 @@ async def _source_offsets(source: Look, settings: Settings, say: Say) -> Offsets
     name, group = "source group", settings.app_id
     async with step(name, say, AGAIN):
         try:
-            committed = await source.committed(group)
+            committed = (await source.group(group)).committed
         except GroupAuthorizationFailedError:
             prefix, user = settings.port_org_id, source.cluster.username
             remedy = f"leave CONSUMER_GROUP empty, or begin it with {prefix}. or set it to the Kafka user, {user}"
