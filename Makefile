@@ -35,13 +35,14 @@ SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm moves
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
 	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)
 
-lint: setup ## check format, code, types, shell scripts, Dockerfile and compose file
+lint: setup ## check format, code, types, shell scripts, Dockerfile, compose file and deploy/
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/shellcheck --external-sources .ci/run scripts/*.sh
 	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/compose-lint --no-env docker-compose.yml
+	$(PY) scripts/check_deploy.py deploy
 
 format: setup ## format the code and repair what the linter can repair
 	$(PY) -m ruff check --fix .

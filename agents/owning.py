@@ -117,7 +117,11 @@ def _ended(partition: int, item: RunningItem) -> bool:
     return known is not None and (known.result is not None or known.attempt >= item.attempt)
 
 
+async def _count() -> None:
+    app.add_future(dispatch.count())
+
+
 app.timer(interval=_LOOK_SECONDS)(look_for_the_dead)
 app.on_lost += [_lost, ledger.taken_over, dispatch.lost]
 app.on_settled.append(_begin)
-app.after_rebalance += [look_for_the_dead, dispatch.take_over]
+app.after_rebalance += [look_for_the_dead, dispatch.take_over, _count]

@@ -20,6 +20,7 @@ from streams.topics import MAX_RECORD_BYTES
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
+from tables.recovery import recover_in_bulk
 from tables.rows import LatestRows
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ outcomes = app.topic(specs.outcomes.name, schema=specs.outcomes.schema)
 dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.schema)
 
 rows = LatestRows(app)
+recover_in_bulk(app, rows.table)
 ledger = Ledger(rows, grace=settings.report_grace)
 """The node runs as the last event left them: for the ledger agents alone."""
 node_runs = NodeRuns(rows.stored)

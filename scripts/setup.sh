@@ -25,7 +25,7 @@ if [ -h "$venv" ] || [ "$(version_of "$venv/bin/python")" != "$(version_of "$pyt
     "$python" -m venv "$venv"
 fi
 
-echo "Installing the locked packages (about 110 MB are downloaded the first time)"
+echo "Installing the locked packages (about 140 MB are downloaded the first time)"
 install_locked "$venv" requirements.lock
 install_project "$venv" --editable .
 echo "The environment in $venv is complete."

@@ -48,6 +48,7 @@ BATCH: Final = 500
 LOOK_SECONDS: Final = 5.0
 """How often the end of the source is looked at. A source that does not answer is found out by that, too."""
 ANSWER_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 60.0
 PROBE_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 LONGEST_PAUSE: Final = 30.0
@@ -134,7 +135,8 @@ class Bridge(Service):
         self.status.connected = False
         try:
             async with contextlib.AsyncExitStack() as clients:
-                consumer, producer = await self._connect(clients)
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    consumer, producer = await self._connect(clients)
                 joined = _Joined()
                 consumer.subscribe([self._topic], listener=joined)
                 await self._copy(consumer, producer, joined)
@@ -238,13 +240,13 @@ class Bridge(Service):
 
     def _went_well(self) -> None:
         logger.info("source: copying %s", self._topic)
-        SOURCE_UP.set(1)
+        SOURCE_UP.labels(self._settings.source_name).set(1)
         self.status = SourceState(connected=True, was_connected=True)
 
     def _failed(self, why: str) -> None:
         if self.status.problem != why:
             logger.warning("source: %s", why)
-        SOURCE_UP.set(0)
+        SOURCE_UP.labels(self._settings.source_name).set(0)
         SOURCE_LAG.clear()
         since = self.status.since or time.time()
         self.status = SourceState(was_connected=self.status.was_connected, problem=why, since=since)
@@ -302,7 +304,9 @@ async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Consume
 
 async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
     try:
-        await consumer.commit(dict(offsets))
+        # Left to itself aiokafka looks for the group's coordinator for ever.
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await consumer.commit(dict(offsets))
     except (CommitFailedError, IllegalStateError) as gone:
         # The partition went to another worker meanwhile, which copies these records again.
         logger.info("source: not committed, a rebalance: %s", gone)

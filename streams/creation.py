@@ -82,8 +82,7 @@ async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]
         elif spec.partitions is not None and found != spec.partitions:
             raise TopicsError(
                 f"topic {spec.name} has {found} partitions, PARTITIONS is {spec.partitions}; the number is fixed once "
-                f"topics exist: set PARTITIONS={found}, or start with a new CONSUMER_GROUP, which has topics of its "
-                "own and reads the runs topic from its beginning"
+                f"topics exist: set PARTITIONS={found}, or change it as docs/operations.md says"
             )
     return missing
 

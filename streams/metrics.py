@@ -65,6 +65,7 @@ SOURCE_LAG: Final = Gauge(
 )
 SOURCE_UP: Final = Gauge(
     "port_runs_source_up",
-    "Whether this worker is connected to the source cluster: 1 or 0; 0 also where there is none",
+    "Whether this worker is connected to the source cluster: 1 or 0; absent where there is none",
+    ["source"],
     registry=REGISTRY,
 )

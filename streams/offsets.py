@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -33,6 +33,8 @@ V_co = TypeVar("V_co", covariant=True)
 STALLED_SECONDS: Final = 3.0
 """A partition whose end stays above the expected offset for so long, without progress, lost its last records."""
 MAX_CATCH_UP: Final = 1000
+MAX_BATCH: Final = 1000
+"""Records that are read at once: aiokafka decodes them without a pause, some 10 µs each."""
 _until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=5.0).on((KafkaError, OSError))
 
 
@@ -139,22 +141,34 @@ class KafkaLog:
 
     async def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
         """Read a range; goes on until its end is reached, however long the cluster is away."""
+        async for records, _ in self.batches(partition, start, end):
+            for record in records:
+                yield record
+
+    async def batches(
+        self, partition: TP, start: int, end: int
+    ) -> AsyncGenerator[tuple[Sequence[ConsumerRecord[bytes, bytes]], int], None]:
+        """Read a range in batches, maybe empty, each with the offset behind it; that of the last one is `end`.
+
+        Goes on until the end is reached, however long the cluster is away.
+        """
         tp = TopicPartition(partition.topic, partition.partition)
         position = start
         while position < end:
             records, position = await _until_it_answers(self._batch, tp, position)
-            for record in records:
-                if record.offset < end:
-                    yield record
+            yield (records if position <= end else [one for one in records if one.offset < end]), min(position, end)
 
     async def _batch(self, tp: TopicPartition, start: int) -> tuple[Sequence[ConsumerRecord[bytes, bytes]], int]:
         """Return some records from `start` on, maybe none, and the offset behind them."""
         _, consumer = self._connected()
         # The lock is held for one batch and never across a yield: whoever handles the records may take long.
         async with self._lock:
-            consumer.assign([tp])
-            consumer.seek(tp, start)
-            found = await consumer.getmany(tp, timeout_ms=1000)
+            # Either makes the consumer forget what it has fetched already, many batches of it.
+            if other := consumer.assignment() != {tp}:
+                consumer.assign([tp])
+            if other or await consumer.position(tp) != start:
+                consumer.seek(tp, start)
+            found = await consumer.getmany(tp, timeout_ms=1000, max_records=MAX_BATCH)
             return found.get(tp, ()), await consumer.position(tp)
 
     def _connected(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:

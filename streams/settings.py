@@ -57,6 +57,11 @@ def _topic_part(value: str) -> str:
     return value
 
 
+def _is_broker(value: str) -> bool:
+    found = re.fullmatch(r"[^\s/,]+:(\d{1,5})", value, re.ASCII)
+    return found is not None and 0 < int(found[1]) < 65536
+
+
 def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[^/?#\s]+", value.rstrip("/")):
         raise ValueError("write http(s)://host without a path")
@@ -140,7 +145,7 @@ class Settings(BaseSettings):
     def _brokers(cls, value: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
         if field.field_name == "source_brokers" and value in ((), FROM_PORT):
             return value
-        if not value or not all(re.fullmatch(r"[^\s/,]+:\d{1,5}", broker) for broker in value):
+        if not value or not all(map(_is_broker, value)):
             raise ValueError("write host:port, several separated by commas")
         return value
 

@@ -17,6 +17,9 @@ from streams.settings import Settings
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 """`max.message.bytes` of the own topics, and the producer's and consumers' limits."""
 
+DELETES_KEPT_MS: Final = "86400000"
+"""`delete.retention.ms` of the changelog, Kafka's default: how long it keeps the mark of a deleted row, at least."""
+
 V = TypeVar("V")
 
 _arrivals: Final[TypeAdapter[Arrival]] = TypeAdapter(Arrival)
@@ -91,6 +94,9 @@ def topics_of(settings: Settings) -> Topics:
         outcomes=TopicSpec(f"{app_id}.outcomes", lambda raw: read(_outcomes, raw), partitions, large),
         dead_letters=TopicSpec(f"{app_id}.dead-letters", _raw, None, large),
         changelog=TopicSpec(
-            f"{app_id}-{LEDGER_TABLE}-changelog", _raw, partitions, large | {"cleanup.policy": "compact"}
+            f"{app_id}-{LEDGER_TABLE}-changelog",
+            _raw,
+            partitions,
+            large | {"cleanup.policy": "compact", "delete.retention.ms": DELETES_KEPT_MS},
         ),
     )

@@ -14,9 +14,13 @@ under which a store keeps the offset up to which it follows the changelog.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, takewhile
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import faust
@@ -64,8 +68,24 @@ ROCKSDB_OPTIONS: Final = {
 """Per partition. Faust's defaults would take up to 192 MiB of buffers and a cache of 2 GiB for each."""
 
 
+logger = logging.getLogger(__name__)
 MOST_UNACKNOWLEDGED: Final = 4000
 """Writes; beyond it whoever can wait, waits."""
+
+
+STORE_SECONDS: Final = 43_200.0
+"""Age from which on a local store is not used any more. Half of what `streams.topics` says for how long the changelog
+keeps the marks of deleted rows (`delete.retention.ms`): a store that misses some would hold rows that are gone."""
+
+
+def _open_recent(path_of: Callable[[int], Path], open_store: Callable[[int], Rdict], partition: int) -> Rdict:
+    """Open a partition's local store; one that has not been written to for long is deleted first, and read anew."""
+    path = path_of(partition)
+    written = max((file.stat().st_mtime for file in path.glob("*")), default=None) if path.is_dir() else None
+    if written is not None and time.time() - written > STORE_SECONDS:
+        logger.warning("the local store of partition %d is old, and is read anew from the changelog", partition)
+        shutil.rmtree(path)
+    return open_store(partition)
 
 
 class LedgerTable(faust.Table[bytes, bytes]):
@@ -82,34 +102,59 @@ class LedgerTable(faust.Table[bytes, bytes]):
             beacon=app.beacon,
             help="The state of every node run, with its items and messages.",
         )
+        store = cast("Any", self.data)
+        store._open_for_partition = partial(_open_recent, store.partition_path, store._open_for_partition)
 
     def store(self, partition: int) -> Rdict | None:
         """Return the local store of a partition, None where it is not open here."""
         return cast("Rdict | None", cast("Any", self.data)._dbs.get(partition))
 
-    def follow(self, partition: int, writes: list[Write], offset: int) -> None:
-        """Put what the changelog has acknowledged into the store, and that it follows up to this offset, in one."""
+    def followed(self, partition: int) -> int:
+        """Return the offset up to which the local store follows the changelog; -1 where it holds nothing.
+
+        Raises NotOwnedError where the store is not open here.
+        """
         store = self.store(partition)
         if store is None:
+            raise NotOwnedError(f"partition {partition} of the ledger is not here")
+        offset = cast("bytes | None", store.get(self._offset_key))
+        return -1 if offset is None else int(offset)
+
+    def follow(self, partition: int, writes: Sequence[Write], offset: int) -> None:
+        """Put what the changelog has acknowledged into the store, and that it follows up to this offset, in one."""
+        if self.store(partition) is None:
             stop_process(f"partition {partition} of the ledger went while it was written")
-        offset_key = cast("Any", self.data).offset_key
-        followed = cast("bytes | None", store.get(offset_key))
-        if followed is not None and offset - len(writes) != int(followed):
+        if offset - len(writes) != self.followed(partition):
             # A worker that stood still, say, and whose last records came after its partition had gone. This store
             # lacks them, and that it does would be hidden by the offset of what follows.
             stop_process(f"partition {partition} of the ledger was written by another worker, too")
+        self.restore(partition, writes, offset)
+
+    def restore(self, partition: int, writes: Sequence[Write], offset: int) -> None:
+        """Put what the changelog holds behind `followed` up to this offset into the store, in one; compaction may have
+        left gaps.
+
+        Raises NotOwnedError where the store is not open here.
+        """
+        store = self.store(partition)
+        if store is None:
+            raise NotOwnedError(f"partition {partition} of the ledger is not here")
         batch = WriteBatch(raw_mode=True)
         for key, value in writes:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(offset_key, str(offset).encode())
+        batch.put(self._offset_key, str(offset).encode())
         try:
             store.write(batch)
         except Exception as error:
             # A full disk, say. The next record's offset would hide the hole for ever.
             stop_process(f"the local store of the ledger cannot be written: {type(error).__name__}: {error}")
+
+    @property
+    def _offset_key(self) -> bytes:
+        return cast("bytes", cast("Any", self.data).offset_key)
 
 
 class StoredRows:

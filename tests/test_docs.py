@@ -155,6 +155,9 @@ def known(words: list[str]) -> bool:
             return options - {"-m"} <= options_of(module)
         case [".venv/bin/python", "-"]:
             return True
+        case ["kubectl", *rest]:
+            folders = [rest[at + 1] for at, word in enumerate(rest) if word == "-k"]
+            return all((ROOT / folder / "kustomization.yaml").exists() for folder in folders)
         case ["curl", *_]:
             return options <= {"-s", "-X", "-d"}
     return False

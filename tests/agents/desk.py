@@ -91,10 +91,11 @@ class Desk:
         return [work.body for work in self.reports]
 
     async def take_over(self, partitions: list[int]) -> None:
-        """Have the dispatch take partitions on, and start what they ask for."""
+        """Have the dispatch take partitions on, start what they ask for, and count them."""
         for partition in partitions:
             self.dispatch.begin(partition, Ownership(owner=WORKER))
         await self.dispatch.take_over()
+        await self.dispatch.count()
 
     def _mend(self, partition: int, node_run_id: str, then: Callable[[], None]) -> None:
         self.ledger.resume(partition, node_run_id)

@@ -105,7 +105,7 @@ async def test_another_number_of_partitions_is_refused_with_both_numbers(
         await ensure_topics(settings, topics)
     assert str(raised.value) == (
         f"topic {topic} has 5 partitions, PARTITIONS is 3; the number is fixed once topics exist: set PARTITIONS=5, "
-        "or start with a new CONSUMER_GROUP, which has topics of its own and reads the runs topic from its beginning"
+        "or change it as docs/operations.md says"
     )
     assert await partitions(admin, topics) == {topic: 5}
 

@@ -15,6 +15,7 @@ from faust.types import TP, EventT
 from hypothesis import given
 from hypothesis import strategies as st
 
+import streams.offsets
 from local.kafka import EmbeddedKafka
 from streams.messages import Bad
 from streams.offsets import MAX_CATCH_UP, STALLED_SECONDS, EveryOffset, KafkaLog, Turn
@@ -518,6 +519,37 @@ class TestKafkaLog:
         async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, compression_type=codec) as producer:
             await write(producer, tp, 50)
         assert [record.value async for record in log.read(tp, 0, 50)] == [b"%d" % n for n in range(50)]
+
+    async def test_what_comes_in_batches_is_read_to_its_end_and_fetched_once(
+        self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(streams.offsets, "MAX_BATCH", 100)
+        tp, fetched = TP(await new_topic("t"), 0), list[object]()
+        await write(producer, tp, 1050)
+        send = log._connected()[1]._client.send
+
+        async def counted(node: object, request: object, **more: object) -> object:
+            if "Fetch" in type(request).__name__:
+                fetched.append(request)
+            return await send(node, request, **more)
+
+        monkeypatch.setattr(log._connected()[1]._client, "send", counted)
+        got = [([one.offset for one in records], behind) async for records, behind in log.batches(tp, 20, 1030)]
+        assert [offset for offsets, _ in got for offset in offsets] == list(range(20, 1030))
+        assert [behind for _, behind in got] == [*range(120, 1030, 100), 1030]
+        # What is still to come may have been asked for already.
+        assert len(fetched) <= 3
+
+    async def test_two_who_read_at_the_same_time_do_not_disturb_each_other(
+        self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(streams.offsets, "MAX_BATCH", 10)
+        topic = await new_topic("t", partitions=2)
+        for partition in (0, 1):
+            await write(producer, TP(topic, partition), 50)
+        ranges = [(0, 0, 50), (1, 0, 50), (0, 25, 50)]
+        found = await asyncio.gather(*(read_offsets(log, TP(topic, one), start, end) for one, start, end in ranges))
+        assert found == [list(range(start, end)) for _, start, end in ranges]
 
     async def test_nothing_is_asked_for_nothing(self, log: KafkaLog) -> None:
         assert (await log.expected([]), await log.ends([])) == ({}, {})

@@ -125,6 +125,8 @@ class TestWrongValues:
             ("WEB_PORT", "65536"),
             ("KAFKA_CA_FILE", "missing.pem"),
             ("SOURCE_BROKERS", "kafka"),
+            ("KAFKA_BROKERS", "kafka:65536"),
+            ("KAFKA_BROKERS", "kafka:0"),
             ("SOURCE_BROKERS", "port,a:1"),
             ("SOURCE_START", "first"),
             ("SOURCE_START", "2026-01-31T08:00:00"),

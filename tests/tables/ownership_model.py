@@ -357,7 +357,7 @@ class Worker:
                 self.stored.here = DictRows(self.world.changelog)
             self.positions = dict(self.world.committed)
             self.begin()
-            self.tasks.append(self.dispatch.take_over())
+            self.tasks += [self.dispatch.take_over(), self.dispatch.count()]
         self.settled = True
         self.ask_for_the_dead()
         return True

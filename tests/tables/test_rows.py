@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rocksdict import Options, Rdict
 
-from tables.rows import Pending, merged
+from streams.topics import DELETES_KEPT_MS
+from tables.rows import STORE_SECONDS, Pending, _open_recent, merged
 from tests.tables.histories import profile
 from tests.tables.rows import Write
 
@@ -107,3 +113,36 @@ def test_stored_and_pending_rows_are_together_what_was_written_last(
         assert list(merged(iter(under), pending.under(prefix))) == expected
     assert pending.under(b"") == []
     assert stored == latest
+
+
+class TestLocalStore:
+    """A store that was not written to for long may lack deletions that the changelog no longer tells of."""
+
+    def opened_after(self, folder: Path, seconds: float) -> Rdict:
+        path = folder / "ledger-3.db"
+        store = Rdict(str(path), Options(raw_mode=True))
+        store[b"row"] = b"value"
+        store.close()
+        for file in path.iterdir():
+            written = time.time() - seconds
+            os.utime(file, (written, written))
+        return _open_recent(lambda _: path, lambda _: Rdict(str(path), Options(raw_mode=True)), 3)
+
+    def test_one_that_was_written_to_lately_is_used(self, tmp_path: Path) -> None:
+        store = self.opened_after(tmp_path, STORE_SECONDS - 60)
+        assert store.get(b"row") == b"value"
+        store.close()
+
+    def test_an_old_one_is_empty(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        store = self.opened_after(tmp_path, STORE_SECONDS + 60)
+        assert store.get(b"row") is None
+        store.close()
+        assert "the local store of partition 3 is old" in caplog.text
+
+    def test_one_that_is_not_there_yet(self, tmp_path: Path) -> None:
+        store = _open_recent(lambda _: tmp_path / "new.db", lambda _: Rdict(str(tmp_path / "new.db")), 3)
+        assert len(list(store.keys())) == 0
+        store.close()
+
+    def test_the_changelog_tells_of_deletions_for_longer(self) -> None:
+        assert float(DELETES_KEPT_MS) / 1000 >= 2 * STORE_SECONDS

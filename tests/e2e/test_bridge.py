@@ -1,0 +1,122 @@
+"""Two clusters: the runs topic on a broker secured like Port's, with one partition, and all state on the own one."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from local.examples import NAMES as SHAPES
+from local.examples import load_example
+from local.kafka import EmbeddedKafka, free_port
+from streams.cluster import SecurityProtocol
+from tests.e2e.load import Load
+from tests.e2e.record import Record
+from tests.e2e.team import Team
+from tests.processes import Cluster, Process, call, eventually, ready
+from tests.source_kafka import SourceKafka
+
+FROM_PORT = {"SOURCE_BROKERS": "port", "SOURCE_SECURITY_PROTOCOL": SecurityProtocol.SASL_PLAINTEXT.value}
+SLOW_ECHO = """
+import asyncio
+from agents import handles
+
+@handles("echo", concurrency=200)
+async def echo(event: dict) -> dict:
+    await asyncio.sleep(0.2)
+    return {"n": event["n"]}
+"""
+NAMES = ("one", "two")
+
+
+@pytest.fixture
+def team(source: SourceKafka, kafka: EmbeddedKafka, unique: str, tmp_path: Path) -> Iterator[Team]:
+    """An organization on Port's Kafka, and its workers, whose own Kafka is another."""
+    source.add_topic(unique, partitions=1)
+    source.allow(unique)
+    cluster = Cluster(source.broker, unique, tmp_path, free_port(), SLOW_ECHO, own=kafka)
+    credentials = {
+        "--kafka-advertised": source.bootstrap,
+        "--kafka-username": source.username,
+        "--kafka-password": source.password,
+    }
+    options = [part for option in credentials.items() for part in option]
+    with ExitStack() as running:
+        running.enter_context(cluster.emulator(*options))
+        yield running.enter_context(Team(cluster))
+
+
+def start(team: Team, *names: str) -> None:
+    """Start these workers, and those that have ended, as whatever supervises them would."""
+    team.start(*names, **FROM_PORT)
+
+
+def copies(worker: Process) -> bool:
+    """Whether the source's partition is this worker's."""
+    lines = worker.get("/metrics").text.splitlines()
+    return any(line.startswith('port_runs_source_lag{partition="0"}') for line in lines)
+
+
+def the_one_that_copies(team: Team) -> str:
+    return eventually(lambda: next((name for name in NAMES if copies(team[name])), None), "a worker copies", every=0.2)
+
+
+def test_the_four_shapes_complete_and_say_where_they_stood_at_the_source(team: Team, source: SourceKafka) -> None:
+    start(team, *NAMES)
+    team.settled()
+    record = Record(team.cluster)
+    made = [call(team.cluster.emulator_port, "POST", "/emulator/node-runs", body=load_example(name)) for name in SHAPES]
+    node_runs = [str(got.json["nodeRunId"]) for got in made]
+    for node_run in node_runs:
+        assert record.completed(node_run)["result"] == "SUCCESS"
+    shown = [team[name].get(f"/api/node-runs/{node_runs[0]}") for name in NAMES]
+    [here] = [got.json for got in shown if got.status == 200]
+    assert here["messages"][0]["source"]["cluster"] == "port"
+    assert here["messages"][0]["source"]["topic"] == f"{team.cluster.org}.runs"
+    assert here["messages"][0]["source"]["offset"] == 0
+    group = f"{team.cluster.org}.port-runs"
+    eventually(lambda: set(source.committed(group).values()) == {4}, "what is copied is committed")
+    assert all(ready(team[name]) for name in NAMES)
+
+
+def test_nothing_is_lost_whoever_is_killed(team: Team, source: SourceKafka, kafka: EmbeddedKafka) -> None:
+    load = Load(team.cluster)
+    start(team, *NAMES)
+    team.settled()
+    with load.steadily(40, several=True):
+        load.goes_on(40)
+        killed = the_one_that_copies(team)
+        team[killed].kill()
+        load.goes_on(40)
+        start(team, killed)
+        team.settled()
+        load.goes_on(40)
+    load.completes()
+
+    # The publisher waits, too: nothing new comes while the source is away.
+    load.stock(200)
+    with load.steadily(40, several=True):
+        load.goes_on(20)
+        source.stop()
+        eventually(lambda: team["one"].get("/readyz").text == "source-away\n", "it is seen", every=0.2)
+        source.start()
+        load.goes_on(40)
+    load.completes()
+
+    with load.steadily(40, several=True):
+        load.goes_on(20)
+        kafka.stop()
+        kafka.start()
+        ended = [name for name in NAMES if team[name].child.poll() is not None]
+        start(team, *ended)
+        load.goes_on(40)
+    load.completes()
+    assert not load.contradictions()
+    group = f"{team.cluster.org}.port-runs"
+    eventually(lambda: len(source.committed(group)) == 1, "the source is committed")
+
+
+def test_by_tls(source: SourceKafka, team: Team) -> None:
+    team.start("one", **source.settings(SecurityProtocol.SASL_SSL))
+    team.settled()
+    assert Record(team.cluster).completed(team.cluster.publish({"eventType": "echo", "n": 1}))["output"] == {"n": 1}
