@@ -15,7 +15,7 @@ from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
 from streams.look import AGAIN, Look, Offsets
 from streams.settings import Settings
-from streams.topics import MAX_RECORD_BYTES, Topics, TopicSpec
+from streams.topics import Topics, TopicSpec
 
 Spec: TypeAlias = TopicSpec[object]
 Configs: TypeAlias = Mapping[str, Mapping[str, str]]
@@ -28,6 +28,8 @@ _LIMIT: Final = "max.message.bytes"
 _POLICY: Final = "cleanup.policy"
 _IN_SYNC: Final = "min.insync.replicas"
 _FACTOR: Final = "default.replication.factor"
+_AT_LEAST: Final = {_LIMIT: "larger records are refused", "delete.retention.ms": "deleted rows may come back"}
+"""What a topic must have as much of as it would be created with, and what follows otherwise."""
 
 
 async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> None:
@@ -46,7 +48,9 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
 
 
 async def _topic_configs(own: Look, specs: Sequence[Spec], say: Say) -> Configs:
-    found = await _configs(own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (_LIMIT, _POLICY, _IN_SYNC))
+    found = await _configs(
+        own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (_POLICY, _IN_SYNC, *_AT_LEAST)
+    )
     if hidden := sorted(spec.name for spec in specs if spec.name not in found):
         told = f"their configuration may not be seen: {', '.join(hidden)}"
         say(warning("kafka topics", told, "give this user the right DescribeConfigs, for this check alone"))
@@ -68,7 +72,7 @@ async def _configs(own: Look, kind: ConfigResourceType, names: Sequence[str], ke
 def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, str]) -> Finding:
     name, there = f"kafka topic {spec.name}", len(own.topics[spec.name])
     if spec.partitions is not None and there != spec.partitions:
-        other = f"set PARTITIONS={there}, or begin with a new CONSUMER_GROUP, which has topics of its own"
+        other = f"set PARTITIONS={there}, or change it as docs/operations.md says"
         return wrong(name, f"has {there} partitions, PARTITIONS is {spec.partitions}", other)
     wanted = spec.config.get(_POLICY, "delete")
     if (policy := config.get(_POLICY, wanted)) != wanted:
@@ -76,9 +80,10 @@ def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, st
         return wrong(name, f"{_POLICY} is {policy}: that loses {lost}", f"set it to {wanted} with kafka-configs")
     # Without a bridge the application writes nothing to the runs topic.
     written = settings.source is not None or spec.name != f"{settings.port_org_id}.runs"
-    if written and (limit := int(config.get(_LIMIT, MAX_RECORD_BYTES))) < MAX_RECORD_BYTES:
-        stops = f"{_LIMIT} is {limit}: larger records are refused"
-        return wrong(name, stops, f"set it to {MAX_RECORD_BYTES} with kafka-configs")
+    for key, effect in _AT_LEAST.items() if written else ():
+        least = int(spec.config.get(key, 0))
+        if (value := int(config.get(key, least))) < least:
+            return wrong(name, f"{key} is {value}: {effect}", f"set it to {least} with kafka-configs")
     return ok(name, counted(there, "partition"))
 
 

@@ -79,15 +79,7 @@ def test_nothing_is_wrong_and_nothing_changed(cluster: Cluster, record: Record, 
     assert f"ok       kafka topic {cluster.org}.port-runs.arrivals: is not there yet" in text
     assert f"{len(found)} looked at: " in text.splitlines()[-1]
     assert not cluster.data_dir("checked").exists()
-    assert {call["name"] for call in cluster_calls(cluster)} == {"auth"}
-
-
-def cluster_calls(cluster: Cluster) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in cluster.calls_file.read_text().splitlines()]
-
-
-def test_handlers_are_told_with_their_schemas(cluster: Cluster, environment: Environment) -> None:
-    _, found, text = check(cluster.folder, environment)
+    assert [call["call"] for call in record.read_on()] == ["auth", "auth"]
     assert "takes service, version, environment, [timestamp]; concurrency 20, deadline 300 s, retries 0" in text
     details = found["handler deployment.started"]["details"]
     assert details["schema"]["required"] == ["service", "version", "environment"]
@@ -102,8 +94,9 @@ def wrong_secret(environment: Environment) -> Environment:
     return {"PORT_CLIENT_SECRET": CANARY}
 
 
-def closed_ports(environment: Environment) -> Environment:
-    return {"PORT_API_BASE_URL": f"http://127.0.0.1:{free_port()}", "KAFKA_BROKERS": f"127.0.0.1:{free_port()}"}
+def nothing_right(environment: Environment) -> Environment:
+    closed = {"PORT_API_BASE_URL": f"http://127.0.0.1:{free_port()}", "KAFKA_BROKERS": f"127.0.0.1:{free_port()}"}
+    return closed | {"DATA_DIR": __file__}
 
 
 @pytest.mark.parametrize(
@@ -120,9 +113,10 @@ def closed_ports(environment: Environment) -> Environment:
         ),
         (wrong_secret, {"port": ("these credentials are refused at", "check PORT_CLIENT_ID and PORT_CLIENT_SECRET")}),
         (
-            closed_ports,
+            nothing_right,
             {
                 "port": ("cannot be used: ClientConnectorError", "check PORT_API_BASE_URL"),
+                "DATA_DIR": ("test_check.py is no folder", "set DATA_DIR to a folder"),
                 "kafka": ("KAFKA_BROKERS: nothing listens at", "check address and broker"),
             },
         ),
@@ -179,11 +173,11 @@ def test_beside_a_worker(cluster: Cluster, environment: Environment) -> None:
     assert {f["status"] for name, f in found.items() if name.startswith("kafka topic")} == {"ok"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"]])
-def test_help(tmp_path: Path, environment: Environment, arguments: list[str]) -> None:
-    status, text = Run(tmp_path, environment, *arguments).ended()
-    assert status == 0
-    assert "Look at settings, Kafka, Port's API" in text
+def test_help(tmp_path: Path, environment: Environment) -> None:
+    for run in [Run(tmp_path, environment, "--help"), Run(tmp_path, environment, "check", "--help")]:
+        status, text = run.ended()
+        assert status == 0
+        assert "Look at settings, Kafka, Port's API" in text
 
 
 def test_a_setting_that_cannot_be_read(tmp_path: Path, environment: Environment) -> None:
@@ -193,6 +187,7 @@ def test_a_setting_that_cannot_be_read(tmp_path: Path, environment: Environment)
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        check=False,
     )
     assert run.returncode == 2
     assert run.stdout == ""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import SecretStr
 
 from local.kafka import EmbeddedKafka, free_port
@@ -126,6 +127,19 @@ class TestOwnCluster:
         assert arrivals.found == "cleanup.policy is compact: that loses messages"
         assert outcomes.found == "max.message.bytes is 1048588: larger records are refused"
         assert changelog.found == "cleanup.policy is delete: that loses state"
+
+    async def test_a_changelog_that_forgets_deletions(
+        self, place: Place, admin: AIOKafkaAdminClient, unique: str
+    ) -> None:
+        settings = place.settings()
+        await ensure_topics(settings, topics_of(settings))
+        changelog = topics_of(settings).changelog
+        config = changelog.config | {"delete.retention.ms": "1000"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, changelog.name, config)])
+        found = (await place.check())[f"kafka topic {changelog.name}"]
+        assert found.status is Status.WRONG
+        assert found.found == "delete.retention.ms is 1000: deleted rows may come back"
+        assert "86400000" in found.remedy
 
     async def test_another_consumer_in_the_group(self, place: Place, kafka: EmbeddedKafka, unique: str) -> None:
         settings = place.settings()
