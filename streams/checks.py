@@ -58,7 +58,7 @@ def _shown(value: object) -> object:
     if isinstance(value, SecretStr):
         return "***" if value.get_secret_value() else ""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(str(_shown(part)) for part in value)
     return value if value is None or isinstance(value, int | float) else str(value)
 
 

@@ -42,7 +42,7 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
             say(_of_topic(spec, own, settings, configs.get(spec.name, {})))
         await _check_creation(own, [spec for spec in topics.all if spec not in there], settings, say)
     async with step("kafka replication", say, AGAIN):
-        say(_of_replication(own, *await _copies(own, settings, topics, configs)))
+        say(of_replication(len(own.brokers), *await _copies(own, settings, topics, configs)))
     async with step("kafka group", say, AGAIN):
         say(await _of_group(own, settings, topics))
 
@@ -128,8 +128,9 @@ async def _copies(own: Look, settings: Settings, topics: Topics, configs: Config
     return min(factors), max(in_sync, default=0)
 
 
-def _of_replication(own: Look, factor: int, in_sync: int) -> Finding:
-    name, brokers = "kafka replication", len(own.brokers)
+def of_replication(brokers: int, factor: int, in_sync: int) -> Finding:
+    """Say how safe records are, by the number of brokers, of replicas, and of those to be in sync; 0 means unknown."""
+    name = "kafka replication"
     found = f"{counted(brokers, 'broker')}, replication factor {factor or 'unknown'}, {_IN_SYNC} {in_sync or 'unknown'}"
     if brokers == 1:
         return warning(name, f"{found}: what this broker loses is lost", "use a cluster of three brokers or more")

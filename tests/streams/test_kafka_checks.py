@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import SecretStr
 
@@ -17,6 +17,7 @@ from local.kafka.access import Operation, Resource, Right, allow
 from port.models import KafkaCredentials
 from streams.creation import ensure_topics
 from streams.findings import Status
+from streams.kafka_checks import of_replication
 from streams.settings import Settings
 from streams.source_checks import check_kafka
 from streams.topics import topics_of
@@ -153,7 +154,12 @@ class TestOwnCluster:
         assert f"{group} is in use by another kind of consumer (roundrobin)" in told["kafka group"].found
 
     async def test_what_is_still_to_be_read(
-        self, place: Place, kafka: EmbeddedKafka, producer: AIOKafkaProducer, unique: str
+        self,
+        place: Place,
+        kafka: EmbeddedKafka,
+        admin: AIOKafkaAdminClient,
+        producer: AIOKafkaProducer,
+        unique: str,
     ) -> None:
         settings = place.settings()
         await ensure_topics(settings, topics_of(settings))
@@ -171,6 +177,10 @@ class TestOwnCluster:
         told = await place.check()
         assert f"still to be read: 3 of {topic}, 0 of {group}.arrivals" in told["kafka group"].found
         assert "; still to be read: 3 records, the oldest of " in told["kafka runs"].found
+        await admin.delete_records({here: RecordsToDelete(4)})
+        told = await place.check()
+        assert told.status("kafka runs") is Status.WARNING
+        assert told["kafka runs"].found.endswith("2 records were deleted before they were read")
 
     async def test_a_user_without_rights(self, source: SourceKafka, unique: str) -> None:
         names: dict[str, object] = {
@@ -183,6 +193,24 @@ class TestOwnCluster:
         assert "max.message.bytes=4194304" in arrivals.remedy
         assert told.status("kafka group") is Status.WRONG
         assert "GROUP_AUTHORIZATION_FAILED" in told["kafka group"].found
+
+
+@pytest.mark.parametrize(
+    ("brokers", "factor", "in_sync", "status", "remedy"),
+    [
+        (1, 1, 1, Status.WARNING, "three brokers"),
+        (3, 1, 1, Status.WARNING, "set REPLICATION_FACTOR=3"),
+        (3, 0, 0, Status.WARNING, "set REPLICATION_FACTOR=3"),
+        (3, 3, 3, Status.WARNING, "set min.insync.replicas to 2"),
+        (3, 3, 1, Status.WARNING, "set min.insync.replicas to 2"),
+        (3, 3, 2, Status.OK, ""),
+        (5, 5, 3, Status.OK, ""),
+    ],
+)
+def test_how_safe_records_are(brokers: int, factor: int, in_sync: int, status: Status, remedy: str) -> None:
+    finding = of_replication(brokers, factor, in_sync)
+    assert finding.status is status
+    assert remedy in finding.remedy
 
 
 class TestSource:
