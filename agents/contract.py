@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import BaseModel, JsonValue
 
+from port.secrets import Decryption
 from streams.durations import seconds
 
 Output: TypeAlias = Mapping[str, object] | BaseModel | None
@@ -55,6 +56,8 @@ class Context:
     """Kafka's timestamp of the node run's first message, in epoch seconds."""
     fields: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
     """The item's payload object, as it came."""
+    decryption: Decryption | None = field(default=None, repr=False, compare=False)
+    """What the `Secret` fields of the handler's model are decrypted with; None where no worker made the context."""
 
     @property
     def idempotency_key(self) -> str:
@@ -62,8 +65,18 @@ class Context:
         return f"{self.node_run_id}-{self.index}"
 
     def log(self, message: str, *args: object) -> None:
-        """Write a line to the worker's log, with the ids of the item."""
+        """Write a line to the worker's log, with the ids of the item; `***` stands for secret inputs."""
+        if self.decryption is not None and self.decryption.used:
+            message, args = "%s", (self.decryption.masked(_formatted(message, args)),)
         logger.info(f"[%s] {message}", self.idempotency_key, *args)  # noqa: G004 - the handler's text is the format
+
+
+def _formatted(message: str, args: tuple[object, ...]) -> str:
+    try:
+        return logging.LogRecord("", logging.INFO, "", 0, message, args, None).getMessage()
+    except Exception:
+        # As with any log line, wrong arguments are no failure of who logs.
+        return message
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,11 @@ class Dispatch:
             self._cached -= size
         return items
 
+    def reporting(self) -> tuple[int, list[tuple[int, str]]]:
+        """How many reports Port has not answered yet, and partition and node-run id of the first of each partition."""
+        firsts = [(partition, next(iter(reports))) for partition, reports in self._reports.items() if reports]
+        return sum(map(len, self._reports.values())), firsts
+
     def lost(self, partition: int) -> None:
         """Forget the work of a partition that another worker owns now. What runs, runs on."""
         self.active.discard(partition)

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _look_at(ended: asyncio.Future[object]) -> None:
 
 def _argument(call: Call) -> object:
     if call.handler.model is not None:
-        return call.handler.model.model_validate(dict(call.context.fields))
+        return call.handler.model.model_validate(dict(call.context.fields), context=call.context.decryption)
     # A copy to the ground: what a handler changes in it, the next attempt must not find changed.
     return copy.deepcopy(dict(call.context.fields))
 
@@ -144,7 +145,7 @@ def _result(
     call: Call, running: asyncio.Future[object], started_at: float, ended_at: float
 ) -> ItemFinished | ItemRetry:
     try:
-        output = _output(running.result())
+        output = _output(call, running.result())
     except Fail as failure:
         return _failed(call, _said(failure) or "the handler raised Fail", started_at, ended_at)
     except RetryLater as later:
@@ -157,7 +158,8 @@ def _result(
 
 
 def _raised(call: Call, error: Exception, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
-    logger.warning("handler %s failed for %s", call.handler.name, call.context.idempotency_key, exc_info=error)
+    trace = _masked(call, "".join(traceback.format_exception(error))).rstrip()
+    logger.warning("handler %s failed for %s\n%s", call.handler.name, call.context.idempotency_key, trace)
     return _again(call, f"{type(error).__name__}: {_said(error)}", started_at, ended_at)
 
 
@@ -168,12 +170,12 @@ def _said(error: BaseException) -> str:
         return "(its text cannot be read)"
 
 
-def _output(returned: object) -> str:
+def _output(call: Call, returned: object) -> str:
     if returned is not None and not isinstance(returned, Mapping | BaseModel):
         raise Fail(f"the handler returned {type(returned).__name__}; it must return a dict, a pydantic model or None")
     try:
         plain = dict(returned) if isinstance(returned, Mapping) else returned
-        text = to_json({} if plain is None else plain, inf_nan_mode="null", by_alias=True)
+        text = _masked_json(call, to_json({} if plain is None else plain, inf_nan_mode="null", by_alias=True))
     except (PydanticSerializationError, ValueError) as error:
         raise Fail(f"the handler's output cannot be written as JSON: {error}") from None
     if not text.startswith(b"{"):
@@ -199,13 +201,13 @@ def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
         event_type=context.event_type,
         attempt=context.attempt,
         due_at=due_at,
-        error=_clean(error),
+        error=_clean(call, error),
         worker=call.worker,
     )
 
 
 def _failed(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished:
-    return _finished(call, Result.FAILED, started_at, ended_at, error=_clean(error))
+    return _finished(call, Result.FAILED, started_at, ended_at, error=_clean(call, error))
 
 
 def _finished(
@@ -233,9 +235,21 @@ def _finished(
     )
 
 
-def _clean(text: str) -> str:
-    # A lone surrogate in an exception's text could not be written as UTF-8.
-    return text[:MAX_ERROR_CHARACTERS].encode(errors="replace").decode()
+def _clean(call: Call, text: str) -> str:
+    # Masked before it is cut: the first half of a secret would not be found. A lone surrogate in an exception's text
+    # could not be written as UTF-8.
+    return _masked(call, text)[:MAX_ERROR_CHARACTERS].encode(errors="replace").decode()
+
+
+def _masked(call: Call, text: str) -> str:
+    """Return a text with the secret inputs masked that were decrypted for this call."""
+    decryption = call.context.decryption
+    return text if decryption is None else decryption.masked(text)
+
+
+def _masked_json(call: Call, output: bytes) -> bytes:
+    decryption = call.context.decryption
+    return output if decryption is None else decryption.masked_json(output)
 
 
 def _readable(wrong: ValidationError) -> str:

@@ -1,17 +1,21 @@
-"""The reporter: the sink. Completes node runs at Port, waits outages and rate limits out, and never drops one."""
+"""The sink: the reporter completes node runs at Port, the teller tells late failures in their logs.
+
+Both wait outages and rate limits out, and drop nothing. They are two, so that no report waits behind a log.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from faust.types import StreamT
 
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
-from agents.settling import LONGEST_PAUSE, Settler, ToPort
+from agents.settling import LONGEST_PAUSE, Settler
 from agents.shared import dispatch, node_runs
 from agents.work import ReportWork, TellWork
 from port.client import AnswerKind
@@ -20,8 +24,11 @@ from streams.records import FailureTold, Settled
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
+TELL_CONCURRENCY: Final = 10
+"""Lines for logs on their way to Port at a time."""
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
+W = TypeVar("W", ReportWork, TellWork)
 
 
 def _is_here(partition: int) -> bool:
@@ -30,18 +37,29 @@ def _is_here(partition: int) -> bool:
 
 
 settler = Settler(app.port, _is_here)
-to_port: InMemoryChannel[ToPort] = InMemoryChannel(app)
-feeder: Feeder[ToPort] = Feeder()
-feeder.attach(app)
+reports: Feeder[ReportWork] = Feeder()
+tells: Feeder[TellWork] = Feeder()
+reports.attach(app)
+tells.attach(app)
 
 
-@app.agent(to_port, name="reporter", concurrency=settings.report_concurrency)
-async def reporter(_: StreamT[ToPort]) -> None:
-    """Complete node runs at Port, and tell failures that came after the report in their logs."""
+@app.agent(InMemoryChannel[ReportWork](app), name="reporter", concurrency=settings.report_concurrency)
+async def reporter(_: StreamT[ReportWork]) -> None:
+    """Complete node runs at Port."""
+    await _each(reports, _report)
+
+
+@app.agent(InMemoryChannel[TellWork](app), name="teller", concurrency=TELL_CONCURRENCY)
+async def teller(_: StreamT[TellWork]) -> None:
+    """Tell failures that came after the report in the node runs' logs."""
+    await _each(tells, _tell)
+
+
+async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> None:
     while True:
         work = await feeder.take()
         try:
-            await (_report(work) if isinstance(work, ReportWork) else _tell(work))
+            await settle(work)
         except NotOwnedError:
             logger.info("%s went to another worker before it was reported", work.node_run_id)
         except Exception:
@@ -74,11 +92,14 @@ async def _tell(work: TellWork) -> None:
 
 async def finish() -> None:
     """Send no more reports, and wait a moment for the answers to those that are on their way."""
-    feeder.stop()
+    reports.stop()
+    tells.stop()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(feeder.idle(), ANSWER_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await reports.idle()
+            await tells.idle()
 
 
-dispatch.report = feeder.add
-dispatch.tell = feeder.add
+dispatch.report = reports.add
+dispatch.tell = tells.add
 app.before_stop.append(finish)

@@ -1,8 +1,8 @@
 """The router: reads `<orgId>.runs` and passes the node runs on to the worker that owns the partition of their id.
 
 That may be this one; to the others they go by the arrivals topic, keyed by their id, so that a source of one partition
-still spreads over all workers. What is for other consumers is left alone; what cannot be
-read goes to the dead letters with its raw bytes.
+still spreads over all workers. What is for other consumers is left alone; what cannot be read, or has a signature that
+is not right, goes to the dead letters with its raw bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
 from agents.entering import enter
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
+from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
 from streams.records import Arrival, Tick
-from streams.settings import UnknownEvents
+from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
 
@@ -81,6 +82,9 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             _messages("dead letter").inc()
             return [await send_dead_letter(turn, reason)]
         case NodeRunMessage():
+            if (refused := _refusal(turn)) is not None:
+                _messages("signature refused").inc()
+                return [await send_dead_letter(turn, refused)]
             _messages("arrival").inc()
             return [await _pass_on(_arrival(message, turn))]
 
@@ -98,6 +102,19 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
         else:
             return cast("asyncio.Future[object]", entered)
     return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
+
+
+def _refusal(turn: Turn[Message]) -> str | None:
+    """Say why a message of ours is not trusted; None where it may pass."""
+    if settings.signature is Signature.OFF:
+        return None
+    required = settings.signature is Signature.REQUIRED
+    return refusal(turn.raw or b"", _sent_at(turn), settings.port_client_secret, required=required)
+
+
+def _sent_at(turn: Turn[Message]) -> float:
+    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
+    return source_of(turn).timestamp
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:

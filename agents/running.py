@@ -18,6 +18,7 @@ from agents.feeding import Feeder, InMemoryChannel
 from agents.shared import dispatch, handlers, node_runs, spawn
 from agents.work import ItemWork
 from port.models import Result
+from port.secrets import Decryption
 from streams.app import app, settings
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
 from streams.records import ItemFinished, ItemRetry
@@ -125,6 +126,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
         attempt=work.attempt,
         received_at=run.received_at,
         fields=payload[work.index - work.message],
+        decryption=Decryption(settings.port_client_secret),
     )
     return Call(handler, context, work.message, app.incarnation)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from itertools import takewhile
 from typing import Final, TypeAlias
 
@@ -26,11 +27,11 @@ from tables.state import Item, NodeRun
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_ASKED_PAUSE: Final = 300.0
-"""The window of Port's rate limit: no longer pause is heeded, whoever asks for it."""
+"""No longer pause is heeded, whoever asks for it."""
 UNKNOWN_SECONDS: Final = 10.0
 """So long after its message a node run that Port does not know (404) may yet become known: the message may have been
 quicker than what Port's API reads from."""
-_WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.RATE_LIMITED, AnswerKind.UNAUTHORIZED})
+_WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.UNAUTHORIZED})
 _DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
 
 ToPort: TypeAlias = ReportWork | TellWork
@@ -59,7 +60,8 @@ class Settler:
 
     Args:
         port: the client.
-        is_here: tells whether this worker still works for a partition. Asked before each call.
+        is_here: tells whether this worker still works for a partition. Asked before each call, and again when its turn
+            has come.
         clock: the epoch seconds of the answers.
 
     Its methods wait until Port answers for good, as long as that takes, and raise NotOwnedError when the partition is
@@ -77,9 +79,10 @@ class Settler:
         """Complete a node run whose report is frozen; `items` are its items in order, read up to the covered ones."""
         covered = run.covered or 0
         body = report_body(run, takewhile(lambda item: item.index < covered, items))
+        before = partial(self._check, work.partition)
 
         async def send() -> Answer:
-            answer = await self._port.report(run.node_run_id, run.workflow_run_id, body)
+            answer = await self._port.report(run.node_run_id, run.workflow_run_id, body, before)
             unknown = answer.kind is AnswerKind.NOT_FOUND and self._may_become_known(run)
             return replace(answer, kind=AnswerKind.UNAVAILABLE) if unknown else answer
 
@@ -98,7 +101,8 @@ class Settler:
         """Write the failure of a late item into the node run's log."""
         text = f"item {item.index} ({item.event_type or 'no event type'}) failed after the report: {item.error}"
         line = LogLine(level=LogLevel.ERROR, message=text)
-        return await self._until_answered(work, lambda: self._port.append_logs(run.node_run_id, [line]))
+        before = partial(self._check, work.partition)
+        return await self._until_answered(work, lambda: self._port.append_logs(run.node_run_id, [line], before))
 
     def _may_become_known(self, run: NodeRun) -> bool:
         # A time to come is no time to wait for: producers set what they like.
@@ -110,9 +114,17 @@ class Settler:
         return await self._again(work, call, answer) if answer.kind in _WAIT else answer
 
     async def _once(self, work: ToPort, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        if not self._is_here(work.partition):
-            raise NotOwnedError(f"partition {work.partition} is gone")
-        return await call()
+        self._check(work.partition)
+        answer = await call()
+        while answer.kind is AnswerKind.RATE_LIMITED:
+            # The client has all its calls wait for as long as Port asks.
+            self._check(work.partition)
+            answer = await call()
+        return answer
+
+    def _check(self, partition: int) -> None:
+        if not self._is_here(partition):
+            raise NotOwnedError(f"partition {partition} is gone")
 
     async def _again(self, work: ToPort, call: Callable[[], Awaitable[Answer]], first: Answer) -> Answer:
         known: Answer | None = first
@@ -146,9 +158,10 @@ class Settler:
         if workflow_run_id is None:
             return Found.NOWHERE
         found: list[WorkflowRun] = []
+        before = partial(self._check, work.partition)
 
         async def look() -> Answer:
-            answer = await self._port.get_run(workflow_run_id)
+            answer = await self._port.get_run(workflow_run_id, before)
             if isinstance(answer, Answer):
                 return answer
             found.append(answer)

@@ -2,7 +2,8 @@
 
 Whether and when to send a report again is the caller's decision: it alone knows what stands durably. So `report`,
 `append_logs` and `get_run` send once (twice after a 401, with a new token) and say what came of it. Retries live here
-only where nothing else can go on without the answer: `kafka_credentials`.
+only where nothing else can go on without the answer: `kafka_credentials`. When a call may go out is decided by the
+budget (`port.budget`), for all calls of the process.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import aiohttp
 import stamina
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from port.budget import Budget, RateLimit, Urgency
 from port.errors import PortRefused, PortUnavailable
 from port.ids import require_node_run_id, require_workflow_run_id
 from port.models import AccessToken, KafkaCredentials, KafkaCredentialsAnswer, LogLine, WorkflowRun
@@ -28,6 +30,9 @@ from port.models import AccessToken, KafkaCredentials, KafkaCredentialsAnswer, L
 OnCall = Callable[[str, int | None, float], None]
 """Told of every HTTP call: its name (`auth`, `report`, `logs`, `run`, `kafka-credentials`), the status (None if no
 answer came) and the seconds it took. Must not raise."""
+
+Before = Callable[[], None]
+"""Called when the turn of a call has come, immediately before it is sent. What it raises ends the call, unsent."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,6 +43,9 @@ _RUN_BYTES: Final = 64 * 1024 * 1024
 _EPOCH_FROM: Final = 10_000
 _OK: Final = b'{"ok":true}'
 _LONGEST_WAIT: Final = 3600.0
+_FORGOTTEN_AFTER: Final = 600.0
+"""Longer than anybody waits before the next try. Where none was made for so long, nobody knows whether Port is away."""
+_CLOSED: Final = "the client was closed"
 _TOKEN_SECONDS: Final = 1.0
 """How long a token is used past its end. Port counts whole seconds, and gives the same token again as long as it lives:
 asked any earlier, it would be asked twice."""
@@ -59,7 +67,7 @@ class AnswerKind(Enum):
     UNAUTHORIZED = "unauthorized"
     """403, or 401 with a new token too, or the credentials were refused."""
     RATE_LIMITED = "rate limited"
-    """429: wait for `retry_after`."""
+    """429: wait for `retry_after`. The client does so by itself before its next call."""
     UNAVAILABLE = "unavailable"
     """5xx, time-out, broken connection, a redirect, an answer that is not Port's: wait and try again."""
 
@@ -100,6 +108,19 @@ class _Reply:
 
     answer: Answer
     body: bytes = b""
+    told: RateLimit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of the API, to be sent with a token."""
+
+    name: str
+    method: str
+    path: str
+    body: bytes | None = None
+    before: Before | None = None
+    urgency: Urgency = Urgency.FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +133,11 @@ class PortClient:
     """A client for one organization. Use it as an async context manager, or call `close`.
 
     `base_url` is `https://host` without credentials in it (ValueError otherwise); `timeout` in seconds holds for each
-    call as a whole, waiting for a free connection included. A `session` that is handed in is not closed.
+    call as a whole, waiting for a free connection included, from the moment when the `budget` lets it go out; without
+    one that is given the client has its own. A `session` that is handed in is not closed.
+
+    Attributes:
+        budget: what every call passes. One for a token goes out within the turn of the call that needs it.
     """
 
     def __init__(
@@ -125,9 +150,12 @@ class PortClient:
         *,
         connections: int = 100,
         on_call: OnCall | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = _Http(_checked_base_url(base_url), session, timeout, connections, on_call)
+        self.budget = budget or Budget()
+        self._closed = False
+        self._http = _Http(_checked_base_url(base_url), session, timeout, connections, on_call, self.budget)
         self._http.hide(client_secret.get_secret_value())
         self._tokens = _Tokens(self._http, client_id, client_secret, clock)
 
@@ -143,33 +171,50 @@ class PortClient:
         return f"PortClient({self._http.base_url!r})"
 
     async def close(self) -> None:
-        """Close the session. Calls that are under way end as UNAVAILABLE."""
+        """Close the session. Calls that are under way, or wait for their turn, end as UNAVAILABLE."""
+        self._closed = True
+        self.budget.close()
         await self._tokens.close()
         await self._http.close()
 
     async def log_in(self) -> Answer:
-        """Fetch an access token, unless a valid one is there: ACCEPTED, or why there is none. Never raises.
+        """Fetch an access token, unless a valid one is there: ACCEPTED, or why there is none. Waits as `report` does.
 
-        Source: Port API reference, "Create an access token".
+        Never raises. Source: Port API reference, "Create an access token".
         """
-        token = await self._tokens.get()
+        await self.budget.turn(Urgency.FIRST)
+        try:
+            token = await self._tokens.get()
+        finally:
+            self.budget.ended()
         return token if isinstance(token, Answer) else Answer(AnswerKind.ACCEPTED, None, "logged in")
 
-    async def report(self, node_run_id: str, run_id: str | None, body: bytes) -> Answer:
+    @property
+    def unreachable_since(self) -> float | None:
+        """The epoch seconds since when no call brought an answer of Port's, but at most 5xx; None where the last did.
+
+        None, too, where no call was made lately.
+        """
+        return self._http.unreachable_since
+
+    async def report(self, node_run_id: str, run_id: str | None, body: bytes, before: Before | None = None) -> Answer:
         """Send one update of a node run; `body` is the JSON, sent as it is.
 
-        Never raises for anything that Port or the network does and sends nothing twice, except after a 401, once.
-        Raises ValueError for a malformed id. Source: Port API reference, "Update a workflow node run".
+        Waits for its turn, as long as that takes: after a 429 for what Port asked. Never raises for anything that Port
+        or the network does and sends nothing twice, except after a 401, once. Raises ValueError for a malformed id,
+        and what `before` raises. Source: Port API reference, "Update a workflow node run".
         """
         node = require_node_run_id(node_run_id)
         if run_id is None:
             path = f"/v1/workflows/nodes/runs/{node}"
         else:
             path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}/nodes/{node}"
-        return (await self._call("report", "PATCH", path, body)).answer
+        return (await self._call(_Call("report", "PATCH", path, body, before))).answer
 
-    async def append_logs(self, node_run_id: str, lines: Sequence[LogLine]) -> Answer:
-        """Add lines to a node run's log in one call. Raises as `report` does; no lines are no call: ACCEPTED.
+    async def append_logs(self, node_run_id: str, lines: Sequence[LogLine], before: Before | None = None) -> Answer:
+        """Add lines to a node run's log in one call, behind all calls that are no logs.
+
+        Waits and raises as `report` does; no lines are no call: ACCEPTED.
 
         Source: Port API reference, "Add logs to a workflow node run".
         """
@@ -177,15 +222,15 @@ class PortClient:
         if not lines:
             return Answer(AnswerKind.ACCEPTED, None, "nothing to send")
         body = json.dumps({"logs": [line.model_dump(mode="json") for line in lines]}).encode()
-        return (await self._call("logs", "POST", path, body)).answer
+        return (await self._call(_Call("logs", "POST", path, body, before, Urgency.LAST))).answer
 
-    async def get_run(self, run_id: str) -> WorkflowRun | Answer:
-        """The workflow run, or why there is none. Raises as `report` does.
+    async def get_run(self, run_id: str, before: Before | None = None) -> WorkflowRun | Answer:
+        """The workflow run, or why there is none. Waits and raises as `report` does.
 
         Source: Port API reference, "Get a workflow run".
         """
         path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}"
-        reply = await self._call("run", "GET", path, None)
+        reply = await self._call(_Call("run", "GET", path, before=before))
         return _parsed(WorkflowRun, reply)
 
     async def kafka_credentials(self, *, attempts: int = 10, within: float = 120.0) -> KafkaCredentials:
@@ -200,23 +245,33 @@ class PortClient:
         raise PortUnavailable("kafka-credentials: gave up")  # pragma: no cover - the last attempt raises
 
     async def _kafka_credentials_once(self) -> KafkaCredentials:
-        reply = await self._call("kafka-credentials", "GET", "/v1/kafka-credentials", None)
+        reply = await self._call(_Call("kafka-credentials", "GET", "/v1/kafka-credentials"))
         parsed = _parsed(KafkaCredentialsAnswer, reply)
         if isinstance(parsed, Answer):
             raise _as_error("kafka-credentials", parsed)
         return parsed.credentials
 
-    async def _call(self, name: str, method: str, path: str, body: bytes | None) -> _Reply:
-        token = await self._tokens.get()
-        if isinstance(token, Answer):
-            return _Reply(token)
-        reply = await self._http.send(name, method, path, body, token.value)
-        if reply.answer.status != 401:
+    async def _call(self, call: _Call) -> _Reply:
+        token, reply = await self._in_turn(call)
+        if token is None or reply.answer.status != 401:
             return reply
-        newer = await self._tokens.get(refused=token)
-        if isinstance(newer, Answer):
-            return _Reply(newer)
-        return await self._http.send(name, method, path, body, newer.value)
+        return (await self._in_turn(call, refused=token))[1]
+
+    async def _in_turn(self, call: _Call, refused: "_Token | None" = None) -> tuple["_Token | None", _Reply]:
+        """Send it once, with the token that is returned, too; None where there was none to be had."""
+        await self.budget.turn(call.urgency)
+        try:
+            if self._closed:
+                return None, _Reply(Answer(AnswerKind.UNAVAILABLE, None, _CLOSED))
+            # Only now: while it waited for its turn a token may have ended.
+            token = await self._tokens.get(refused)
+            if isinstance(token, Answer):
+                return None, _Reply(token)
+            if call.before is not None:
+                call.before()
+            return token, await self._http.send(call.name, call.method, call.path, call.body, token.value)
+        finally:
+            self.budget.ended()
 
 
 class _Tokens:
@@ -258,7 +313,7 @@ class _Tokens:
             return await asyncio.shield(fetching)
         except asyncio.CancelledError:
             if fetching.cancelled():  # by `close`, not by the waiter's own cancellation
-                return Answer(AnswerKind.UNAVAILABLE, None, "the client was closed")
+                return Answer(AnswerKind.UNAVAILABLE, None, _CLOSED)
             raise
 
     async def _fetch(self) -> _Token | Answer:
@@ -297,6 +352,7 @@ class _Http:
         timeout: float,
         connections: int,
         on_call: OnCall | None,
+        budget: Budget,
     ) -> None:
         self.base_url = base_url
         self._session = session
@@ -305,8 +361,16 @@ class _Http:
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=timeout * 0.75, sock_connect=timeout * 0.5)
         self._connections = connections
         self._on_call = on_call
+        self._budget = budget
+        self._away_since: float | None = None
+        self._tried_at = 0.0
         # The secret, the token and the one before it, which late answers may still speak of.
         self._hidden: list[str] = []
+
+    @property
+    def unreachable_since(self) -> float | None:
+        """As the client's."""
+        return self._away_since if time.monotonic() - self._tried_at < _FORGOTTEN_AFTER else None
 
     def hide(self, secret: str) -> None:
         """Keep `secret` out of every reason from now on. Beyond the first, the last two are remembered."""
@@ -325,9 +389,20 @@ class _Http:
             reply = await self._send(method, path, body, token, _RUN_BYTES if method == "GET" else _REASON_BYTES)
         except Exception as error:  # whatever the network or aiohttp comes up with, the caller gets an answer
             reply = _Reply(self._broken(error))
+        self._tried_at = time.monotonic()
+        self._note(name, reply)
         if self._on_call is not None:
-            self._on_call(name, reply.answer.status, time.monotonic() - started)
+            self._on_call(name, reply.answer.status, self._tried_at - started)
         return reply
+
+    def _note(self, name: str, reply: _Reply) -> None:
+        if reply.answer.kind is not AnswerKind.UNAVAILABLE:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = time.time()
+        # Calls for tokens may have a limit of their own; but while it is reached, no other call can go out.
+        told = reply.told if name != "auth" else None
+        self._budget.learn(reply.answer.status, told, reply.answer.retry_after)
 
     async def _send(self, method: str, path: str, body: bytes | None, token: str | None, limit: int) -> _Reply:
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -339,7 +414,8 @@ class _Http:
             method, self.base_url + path, data=data, headers=headers, allow_redirects=False, timeout=self._timeout
         ) as response:
             text, complete = await _read(response, limit)
-            return _Reply(self._answer(response, text, complete), text)
+            told = _rate_limit(response.headers)
+            return _Reply(self._answer(response, text, complete, told), text, told)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -348,9 +424,9 @@ class _Http:
             )
         return self._session
 
-    def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool) -> Answer:
+    def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool, told: RateLimit | None) -> Answer:
         status, headers = response.status, response.headers
-        kind, remaining = _kind(status), _whole_number(headers.get("x-ratelimit-remaining"))
+        kind, remaining = _kind(status), None if told is None else told.remaining
         if kind is AnswerKind.ACCEPTED:
             if not complete or _is_ports(text):
                 return Answer(kind, status, f"HTTP {status}", remaining=remaining)
@@ -369,7 +445,9 @@ class _Http:
 
     def _clean(self, reason: str) -> str:
         for secret in self._hidden:
-            reason = reason.replace(secret, "***")
+            # In JSON quotes are escaped, and umlauts may be.
+            for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+                reason = reason.replace(form, "***")
         return reason[:_REASON_CHARACTERS]
 
 
@@ -426,6 +504,17 @@ def _reason(status: int, text: bytes) -> str:
     if isinstance(value, dict):
         said = value.get("message") or value.get("error") or said
     return f"HTTP {status}: {said if isinstance(said, str) else json.dumps(said)}".rstrip(": ")
+
+
+def _rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    """What Port says of the organization's rate limit; where it names no reset, that is the end of the period."""
+    remaining = _whole_number(headers.get("x-ratelimit-remaining"))
+    if remaining is None:
+        return None
+    reset = _seconds(headers.get("x-ratelimit-reset"))
+    if reset is None:
+        reset = _seconds(headers.get("x-ratelimit-period")) or 0.0
+    return RateLimit(remaining, reset, _whole_number(headers.get("x-ratelimit-limit")))
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:

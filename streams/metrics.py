@@ -10,7 +10,8 @@ REGISTRY: Final = CollectorRegistry()
 
 MESSAGES: Final = Counter(
     "port_runs_messages",
-    "Messages read from <orgId>.runs, by what they turned out to be: arrival, dead letter, or why they are not ours",
+    "Messages read from <orgId>.runs, by what they turned out to be: arrival, dead letter, signature refused (dead "
+    "letters, too), or why they are not ours",
     ["what"],
     registry=REGISTRY,
 )

@@ -19,6 +19,7 @@ from faust.types import TP, AgentT, ProducerT
 from faust.types.auth import CredentialsT
 from yarl import URL
 
+from port.budget import Budget
 from port.client import PortClient
 from streams.beginning import begin
 from streams.bridge import Bridge
@@ -99,6 +100,7 @@ class Worker(faust.App):
             settings.port_client_secret,
             connections=settings.report_concurrency,
             on_call=_count,
+            budget=Budget(settings.api_calls_per_second),
         )
         runs = self.topic_specs.runs.name
         self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None

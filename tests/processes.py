@@ -187,7 +187,7 @@ class Cluster:
         return self.folder / name
 
     @contextmanager
-    def worker(self, name: str, port: int | None = None, **settings: str) -> Iterator[Process]:
+    def worker(self, name: str, port: int | None = None, log_level: str = "info", **settings: str) -> Iterator[Process]:
         """Start a worker; does not wait for it. Without a port it takes a free one."""
         (self.folder / "test_handlers.py").write_text(self.handlers, encoding="utf-8")
         port = port or free_port()
@@ -202,7 +202,7 @@ class Cluster:
             "HANDLERS": "agents.handlers,test_handlers",
             "PYTHONPATH": str(self.folder),
         }
-        arguments = ["-m", "faust", "-A", "streams.app", "worker", "-l", "info"]
+        arguments = ["-m", "faust", "-A", "streams.app", "worker", "-l", log_level]
         with _started(arguments, environment | settings, port, self.folder / f"{name}.log") as process:
             yield process
 

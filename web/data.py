@@ -156,6 +156,19 @@ class Foreign(Shown):
     samples: list[Sample]
 
 
+class PortShown(Shown):
+    """Port's API, as this worker finds it."""
+
+    unreachable_since: datetime | None
+    """When the first of the calls was made that brought no answer, or only 5xx; null where the last one did."""
+    reports_waiting: int
+    """Reports that Port has not answered yet."""
+    oldest_received_at: datetime | None
+    """When the oldest node run was received of those, as far as that is known without a look at each."""
+    rate_limit_remaining: int | None
+    """Calls that are left of the organization's rate limit; null where Port did not say lately."""
+
+
 class NodeRunList(Shown):
     """The latest node runs."""
 
@@ -168,6 +181,7 @@ class NodeRunList(Shown):
     missing: list[int]
     """Partitions of other workers, whose node runs are not in this answer."""
     foreign: Foreign
+    port: PortShown
 
 
 class ErrorShown(Shown):

@@ -21,7 +21,7 @@ from tables.ledger import NodeRuns
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Item, Message, NodeRun, State, state_of
-from web.data import NodeRunInList, Read, WorkerShown, node_run_in_list
+from web.data import NodeRunInList, PortShown, Read, WorkerShown, instant, node_run_in_list
 
 MOST_EXAMINED: Final = 2000
 """How many of the latest node runs are looked at for one list."""
@@ -88,6 +88,17 @@ class Here:
         """Return this worker."""
         return WorkerShown(
             worker=self.worker.incarnation, url=str(self.worker.conf.canonical_url), partitions=self.partitions
+        )
+
+    def port_shown(self) -> PortShown:
+        """Return how this worker finds Port's API."""
+        port, (waiting, firsts) = self.worker.port, self.dispatch.reporting()
+        runs = (self._run(partition, node_run_id) for partition, node_run_id in firsts)
+        return PortShown(
+            unreachable_since=instant(port.unreachable_since),
+            reports_waiting=waiting,
+            oldest_received_at=instant(min((run.received_at for run in runs if run is not None), default=None)),
+            rate_limit_remaining=port.budget.remaining,
         )
 
     def partition_of(self, node_run_id: str) -> int:

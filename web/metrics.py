@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sized
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from port.client import PortClient
 from web.health import Readiness
 from web.here import Here
 
@@ -53,6 +55,7 @@ class Gauges(Collector):
         yield GaugeMetricFamily(
             "port_runs_ready", "Whether this worker is ready: 1 or 0", value=self._readiness.obstacle() is None
         )
+        yield from _of_port(here.worker.port)
         yield CounterMetricFamily(
             "port_runs_offset_interventions",
             "How often records that Faust had dropped were read again",
@@ -67,3 +70,17 @@ class Gauges(Collector):
             running.add_metric([name], len(queue.running))
         yield waiting
         yield running
+
+
+def _of_port(port: PortClient) -> Iterator[Metric]:
+    since, remaining = port.unreachable_since, port.budget.remaining
+    yield GaugeMetricFamily(
+        "port_runs_port_unreachable_seconds",
+        "How long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
+        value=0.0 if since is None else max(0.0, time.time() - since),
+    )
+    yield GaugeMetricFamily(
+        "port_runs_rate_limit_remaining",
+        "Calls that are left of the organization's rate limit; NaN where Port did not say so lately",
+        value=float("nan") if remaining is None else remaining,
+    )

@@ -220,6 +220,7 @@ class Site:
             workers=[self.here.worker_shown()],
             missing=self.here.missing,
             foreign=self.strangers.shown(),
+            port=self.here.port_shown(),
         )
 
     async def _one(self, request: web.Request) -> NodeRunShown:

@@ -8,7 +8,7 @@ from typing import Final, cast
 from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
-from agents.reporter import feeder as to_port
+from agents.reporter import reports, tells
 from agents.router import foreign_samples
 from agents.running import handler_agents
 from agents.shared import dispatch, node_runs, overview
@@ -44,7 +44,7 @@ site: Final = Site(
 
 app.after_rebalance.append(readiness.note_assignment)
 queues: dict[str, Queue] = {f"handler-{event_type}": one.feeder for event_type, one in handler_agents.items()}
-REGISTRY.register(Gauges(here, readiness, queues | {"reporter": to_port}))
+REGISTRY.register(Gauges(here, readiness, queues | {"reporter": reports, "teller": tells}))
 # Faust's index, which the settings cannot switch off, and whatever else they might.
 server = cast("Web", app.web)
 server.blueprints = BlueprintManager()

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 from local.emulator.state import NodeRunSpec, iso
 from port.nodes import ActionNode
 from port.render import render
-from port.signature import sign
+from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 
 _RENDER_SECONDS: Final = 10.0
 _CONNECT_SECONDS: Final = 5.0
@@ -152,7 +152,10 @@ def _inputs(request: PublishRequest, spec: NodeRunSpec) -> dict[str, JsonValue]:
 def _wrapped(payload: JsonValue, form: str, spec: NodeRunSpec, secret: SecretStr) -> Message:
     if form == "headers":
         message: Message = {"headers": {}, "context": {"runId": spec.node_run_id}, "payload": payload}
-        return sign(message, str(int(time.time())), secret)
+        timestamp = str(int(time.time()))
+        # Of the text that is written on Kafka.
+        signature = signature_of(orjson.dumps(message), timestamp, secret)
+        return {**message, "headers": {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp}}
     context: Message = {
         "workflowRunId": spec.workflow_run_id,
         "nodeRunId": spec.node_run_id,

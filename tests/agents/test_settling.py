@@ -9,21 +9,22 @@ import pytest
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from agents.settling import FIRST_PAUSE, UNKNOWN_SECONDS, Settler
+from agents.settling import UNKNOWN_SECONDS, Settler
 from agents.work import ReportWork, TellWork
-from local.emulator import Emulator, FaultRule, FaultSettings, RateLimit
+from local.emulator import Emulator, FaultRule, FaultSettings
 from local.emulator.state import NodeRunSpec
+from port.budget import FIRST_HOLD
 from port.client import AnswerKind, PortClient
 from port.models import Result
 from streams.records import Body, ReportAnswered, Settled
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun
-from tests.agents.examples import ID, until
+from tests.agents.examples import ID, turns_of_the_loop, until
 from tests.tables.examples import ended
 
 OUTAGES = {
     "5xx": FaultRule(status=503, count=3),
-    "rate limit": FaultRule(status=429, count=3),
+    "rate limit": FaultRule(status=429, count=2),
     "no rights for a while": FaultRule(paths=("report",), status=403, count=3),
     "reset": FaultRule(reset=True, count=3),
     "hang": FaultRule(paths=("report",), hang=True, count=1),
@@ -93,6 +94,27 @@ def frozen(
         body=body,
         digest="d",
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "settled", "calls"),
+    [
+        (401, Settled.REPORTED, [401, 200]),
+        (404, Settled.REFUSED, [404]),
+        (409, Settled.REFUSED, [409]),
+        (413, Settled.OUTPUT_REFUSED, [413]),
+        (422, Settled.OUTPUT_REFUSED, [422]),
+        (429, Settled.REPORTED, [429, 200]),
+        (500, Settled.REPORTED, [500, 200]),
+        (503, Settled.REPORTED, [503, 200]),
+    ],
+)
+async def test_each_answer_of_ports_has_one_outcome(
+    desk: Desk, status: int, settled: Settled, calls: list[int]
+) -> None:
+    desk.fail(FaultRule(paths=("report",), status=status, count=1))
+    assert await desk.settled(frozen()) is settled
+    assert desk.calls("report") == calls
 
 
 async def test_a_report_takes_one_call(desk: Desk) -> None:
@@ -265,40 +287,41 @@ async def test_a_token_that_was_revoked_is_replaced(desk: Desk) -> None:
     assert await desk.settled(run) is Settled.REPORTED
 
 
-async def _pauses(desk: Desk, rule: FaultSettings) -> float:
-    """The first pause that a report makes, were it made."""
-    pauses: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    desk.emulator.faults.set(rule)
-
-    def hook(details: RetryDetails) -> None:
-        if not pauses.done():
-            pauses.set_result(details.wait_for)
-
-    set_on_retry_hooks([hook])
-    report = asyncio.create_task(desk.report(frozen()))
-    try:
-        with stamina.set_testing(False):
-            async with asyncio.timeout(10):
-                return await pauses
-    finally:
-        set_on_retry_hooks(None)
-        report.cancel()
-        await asyncio.wait({report})
-
-
 async def test_port_is_left_in_peace_for_as_long_as_it_asks(desk: Desk) -> None:
+    ids = [f"wfnr_{number}" for number in range(10)]
+    for node_run_id in ids:
+        desk.emulator.state.register(NodeRunSpec(node_run_id, "wfr_a"))
     await desk.report(frozen())
-    limit = RateLimit(limit=1, period=100, burst=1)
-    assert await desk.settled(frozen()) is Settled.REPORTED
-    desk.emulator.faults.set(FaultSettings(rate_limit=limit))
-    assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED, "uses up the one call that is allowed"
-    assert await _pauses(desk, FaultSettings(rate_limit=limit)) >= 90
+    desk.fail(FaultRule(paths=("report",), status=429, retry_after=1, count=1))
+    answers = await asyncio.gather(
+        *(desk.report(frozen().model_copy(update={"node_run_id": node_run_id})) for node_run_id in ids)
+    )
+    assert {answer.settled for answer in answers} == {Settled.REPORTED}
+    reports = desk.emulator.calls.named("report")[1:]
+    [refused] = (call for call in reports if call.status == 429)
+    # The first answer of a client had two more go out, and that of the second one four.
+    at_once = [call for call in reports if call.time < refused.time + 1]
+    assert len(at_once) <= 3
+    assert len(reports) == 11, "and each goes out once more at most"
 
 
-async def test_a_port_that_asks_for_no_pause_gets_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.emulator.faults.Bucket.take", lambda _: False)
-    monkeypatch.setattr("local.emulator.faults.Bucket.headers", lambda _: {"Retry-After": "0"})
-    assert await _pauses(desk, FaultSettings(rate_limit=RateLimit())) >= FIRST_PAUSE
+async def test_a_port_that_asks_for_no_pause_gets_one(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=429, retry_after=0, count=1))
+    await desk.report(frozen())
+    first, second = desk.emulator.calls.named("report")
+    assert second.time - first.time >= FIRST_HOLD
+
+
+async def test_whose_partition_went_while_its_turn_was_awaited_sends_nothing(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=429, retry_after=0, count=1))
+    report = asyncio.create_task(desk.report(frozen()))
+    await until(lambda: desk.calls("report") == [429])
+    # The next call waits for its turn by now.
+    await turns_of_the_loop(50)
+    desk.here.clear()
+    with pytest.raises(NotOwnedError, match="partition 0 is gone"):
+        await report
+    assert desk.calls("report") == [429]
 
 
 async def test_a_partition_that_is_gone_is_left_to_its_new_owner(desk: Desk) -> None:

@@ -8,11 +8,16 @@ from typing import TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from agents import Context, Fail, RetryLater, handles
+from agents import Context, Fail, RetryLater, Secret, handles
 
 
 class Event(BaseModel):
     name: str
+
+
+class Login(BaseModel):
+    password: Secret
+    token: Secret | None = None
 
 
 class Answer(BaseModel):
@@ -29,6 +34,14 @@ async def takes_a_model(event: Event, ctx: Context) -> dict[str, object]:
     assert_type(ctx.idempotency_key, str)
     assert_type(ctx.workflow_run_id, str | None)
     return {"name": event.name}
+
+
+@handles("secret")
+async def takes_a_secret(event: Login) -> None:
+    assert_type(event.password, Secret)
+    assert_type(event.password.get_secret_value(), str)
+    event.token.get_secret_value()  # type: ignore[union-attr]
+    Login(password=Secret("plain"))
 
 
 @handles("dict", deadline=2.5)

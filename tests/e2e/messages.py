@@ -337,7 +337,7 @@ COMPLETED: Final[Mapping[str, bytes]] = {
     ),
     "headers a list": ours(b'{"type": "seen"}')[:-1] + b', "headers": ["X-Port-Signature", 1]}',
     "headers a text": ours(b'{"type": "seen"}')[:-1] + b', "headers": "X-Port-Signature: v1"}',
-    "headers of garbage": ours(b'{"type": "seen"}')[:-1] + rb', "headers": {"X-Port-Timestamp": [{"a\u0000": null}]}}',
+    "headers of garbage": ours(b'{"type": "seen"}')[:-1] + rb', "headers": {"X-Port-Trace": [{"a\u0000": null}]}}',
     "unknown fields": ours(b'{"type": "seen"}')[:-1] + b', "model_config": 1, "__class__": 2, "": 3, "payload ": []}',
     "names as objects": (
         b'{"context": {"nodeRunId": "NODE", "workflowIdentifier": {"a": 1}, "nodeIdentifier": ["b"]}, '

@@ -25,6 +25,10 @@ class Record:
             self.calls += got["calls"]
             self._last = got["calls"][-1]["seq"]
 
+    def limited(self) -> list[Call]:
+        """Return the calls so far that count for the rate limit: processed, or refused because of it."""
+        return [one for one in self.calls if one["call"] != "auth" and one["fault"] in (None, "rate_limit")]
+
     def reports(self, node_run_id: str) -> list[Call]:
         """Return the reports of a node run so far, the refused ones included."""
         return [one for one in self.calls if one["call"] == "report" and one["path"].endswith(f"/{node_run_id}")]

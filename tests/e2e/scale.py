@@ -25,6 +25,7 @@ class Scale:
     """How long handlers run that outlast a rebalance."""
     frozen: float
     outage: float
+    """In each of the ways in which Port can be away, one after the other."""
     outage_rate: float
     backlog: int
     max_open: int
@@ -55,7 +56,7 @@ FULL: Final = Scale(
     lossy_rounds=10,
     handler=20,
     frozen=40,
-    outage=30,
+    outage=20,
     outage_rate=40,
     backlog=300_000,
     max_open=20_000,

@@ -26,8 +26,8 @@ class Run:
         clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
-            # In this mode what is not closed is told on standard error.
-            env=clean | {"PYTHONDEVMODE": "1"} | environment,
+            # What is not closed is told on standard error then.
+            env=clean | {"PYTHONWARNINGS": "default"} | environment,
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,7 +1,9 @@
 import asyncio
 import json
+import time
 from typing import cast
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -11,7 +13,7 @@ from local.emulator import Emulator, EmulatorConfig, PublishError, PublishReques
 from local.examples import NAMES, load_example, load_examples
 from local.kafka import EmbeddedKafka
 from port.nodes import parse_node
-from port.signature import verify
+from port.signature import refusal
 from tests.local.calls import COMPLETED, Body, Caller
 
 NODE: Body = {"identifier": "publish", "config": {"type": "KAFKA", "payload": {"service": "{{ .outputs.trigger.s }}"}}}
@@ -57,8 +59,9 @@ async def test_the_headers_form_is_signed_and_has_the_node_run_id_alone(caller: 
     message = cast(Body, got["message"])
     assert list(message) == ["headers", "context", "payload"]
     assert message["context"] == {"runId": got["nodeRunId"]}
-    assert verify(message, emulator.config.client_secret)
-    assert not verify(message, SecretStr("another"))
+    wire, now = orjson.dumps(message), time.time()
+    assert refusal(wire, now, emulator.config.client_secret, required=True) is None
+    assert refusal(wire, now, SecretStr("another"), required=True) == "its signature is wrong"
 
 
 async def test_everything_that_templates_can_read_is_there(caller: Caller) -> None:

@@ -57,6 +57,12 @@ class ScriptedPort:
         await self._ended.wait()
         return web.Response(status=500)
 
+    async def drop(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The connection breaks."""
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response(status=500)
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         if request.path == "/v1/auth/access_token":

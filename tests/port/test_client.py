@@ -1,8 +1,10 @@
 import asyncio
 import email.utils
+import json
 import logging
 import socket
 import time
+import traceback
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -40,6 +42,7 @@ async def client(port: ScriptedPort) -> AsyncIterator[PortClient]:
         (204, AnswerKind.ACCEPTED, False),
         (301, AnswerKind.UNAVAILABLE, True),
         (400, AnswerKind.INVALID, False),
+        (402, AnswerKind.INVALID, False),
         (403, AnswerKind.UNAUTHORIZED, False),
         (404, AnswerKind.NOT_FOUND, False),
         (405, AnswerKind.INVALID, False),
@@ -47,9 +50,12 @@ async def client(port: ScriptedPort) -> AsyncIterator[PortClient]:
         (409, AnswerKind.CONFLICT, False),
         (413, AnswerKind.TOO_LARGE, False),
         (422, AnswerKind.INVALID, False),
+        (425, AnswerKind.UNAVAILABLE, True),
         (429, AnswerKind.RATE_LIMITED, False),
         (500, AnswerKind.UNAVAILABLE, True),
+        (502, AnswerKind.UNAVAILABLE, True),
         (503, AnswerKind.UNAVAILABLE, True),
+        (599, AnswerKind.UNAVAILABLE, True),
     ],
 )
 async def test_each_status_has_its_kind(
@@ -156,33 +162,31 @@ async def test_what_is_under_way_at_close_is_unavailable(port: ScriptedPort) -> 
 # Waiting
 
 
-async def _retry_after(
-    port: ScriptedPort, client: PortClient, headers: dict[str, str], status: int = 429
-) -> float | None:
+async def _retry_after(port: ScriptedPort, headers: dict[str, str], status: int = 429) -> float | None:
     port.calls = [answer(status, b"{}", headers)]
-    return (await client.report(NODE, None, BODY)).retry_after
+    # One for each: it waits before its next call.
+    async with PortClient(port.base_url, "id", SecretStr(CANARY)) as client:
+        return (await client.report(NODE, None, BODY)).retry_after
 
 
-async def test_how_long_port_asks_to_wait(port: ScriptedPort, client: PortClient) -> None:
-    assert await _retry_after(port, client, {"Retry-After": "7", "x-ratelimit-reset": "9"}) == 7
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}) == 9
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9999999"}) == 0
-    assert await _retry_after(port, client, {"Retry-After": "9000"}) == 3600
-    assert await _retry_after(port, client, {"Retry-After": "soon"}) is None
-    assert await _retry_after(port, client, {"Retry-After": "nan"}) is None
-    assert await _retry_after(port, client, {}) is None
-    assert await _retry_after(port, client, {"Retry-After": "7"}, 503) == 7
-    assert await _retry_after(port, client, {"x-ratelimit-reset": "9"}, 200) is None
+async def test_how_long_port_asks_to_wait(port: ScriptedPort) -> None:
+    assert await _retry_after(port, {"Retry-After": "7", "x-ratelimit-reset": "9"}) == 7
+    assert await _retry_after(port, {"x-ratelimit-reset": "9"}) == 9
+    assert await _retry_after(port, {"x-ratelimit-reset": "9999999"}) == 0
+    assert await _retry_after(port, {"Retry-After": "9000"}) == 3600
+    assert await _retry_after(port, {"Retry-After": "soon"}) is None
+    assert await _retry_after(port, {"Retry-After": "nan"}) is None
+    assert await _retry_after(port, {}) is None
+    assert await _retry_after(port, {"Retry-After": "7"}, 503) == 7
+    assert await _retry_after(port, {"x-ratelimit-reset": "9"}, 200) is None
 
 
-async def test_a_reset_above_ten_thousand_is_an_epoch_and_a_date_is_understood(
-    port: ScriptedPort, client: PortClient
-) -> None:
+async def test_a_reset_above_ten_thousand_is_an_epoch_and_a_date_is_understood(port: ScriptedPort) -> None:
     for headers in (
         {"x-ratelimit-reset": str(int(time.time()) + 60)},
         {"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)},
     ):
-        wait = await _retry_after(port, client, headers)
+        wait = await _retry_after(port, headers)
         assert wait is not None
         assert 30 < wait <= 60
 
@@ -194,6 +198,116 @@ async def test_what_is_left_of_the_rate_limit_is_told(port: ScriptedPort, client
     ]
     assert (await client.report(NODE, None, BODY)).remaining == 12
     assert (await client.report(NODE, None, BODY)).remaining is None
+
+
+# The budget
+
+
+async def test_the_budget_learns_from_each_form_of_the_reset(port: ScriptedPort, client: PortClient) -> None:
+    told = {"x-ratelimit-limit": "15000", "x-ratelimit-remaining": "1", "x-ratelimit-period": "300"}
+    for reset in (
+        {"x-ratelimit-reset": "1"},
+        {"x-ratelimit-reset": str(int(time.time()) + 2)},
+        {"x-ratelimit-reset": str(int(time.time()) - 1000)},
+    ):
+        port.calls = [answer(200, headers=told | reset), answer(200)]
+        async with PortClient(port.base_url, "id", SecretStr(CANARY)) as one:
+            await one.report(NODE, None, BODY)
+            assert one.budget.remaining == 1
+            began = time.monotonic()
+            await one.report(NODE, None, BODY)
+            assert 0.4 < time.monotonic() - began < 5
+    await client.report(NODE, None, BODY)
+    assert client.budget.remaining is None
+
+
+async def test_a_429_holds_up_all_calls_and_the_ones_for_tokens_too(port: ScriptedPort) -> None:
+    now = 0.0
+    port.auth = [token("t1", 60), token("t2")]
+    port.calls = [answer(429, headers={"Retry-After": "1"}), answer(200)]
+    async with PortClient(port.base_url, "id", SecretStr(CANARY), clock=lambda: now) as client:
+        await client.report(NODE, None, BODY)
+        now, began = 100.0, time.monotonic()
+        logs = client.append_logs(NODE, [LogLine(message="m")])
+        waiting = [asyncio.ensure_future(call) for call in (logs, client.report(NODE, None, BODY))]
+        await asyncio.sleep(0.2)
+        assert (len(port.seen), port.auths) == (1, 1)
+        assert [one.kind for one in await asyncio.gather(*waiting)] == [AnswerKind.ACCEPTED] * 2
+    assert time.monotonic() - began >= 0.95
+    assert [call[0] for call in port.seen] == ["PATCH", "PATCH", "POST"], "the log goes last"
+    assert port.auths == 2
+
+
+async def test_a_429_to_the_call_for_a_token_holds_up_all_calls(port: ScriptedPort, client: PortClient) -> None:
+    port.auth = [answer(429, headers={"Retry-After": "1", "x-ratelimit-remaining": "0"}), token("t1")]
+    assert (await client.report(NODE, None, BODY)).kind is AnswerKind.RATE_LIMITED
+    assert client.budget.remaining is None, "it says nothing of the limit of the other calls"
+    began = time.monotonic()
+    answers = await asyncio.gather(*(client.report(NODE, None, BODY) for _ in range(20)))
+    assert {one.kind for one in answers} == {AnswerKind.ACCEPTED}
+    assert time.monotonic() - began >= 0.95
+    assert port.auths == 2
+
+
+async def test_the_last_word_before_sending_is_the_callers(port: ScriptedPort, client: PortClient) -> None:
+    seen: list[int] = []
+
+    def before() -> None:
+        seen.append(port.auths)
+        if len(seen) == 3:
+            raise LookupError("not any more")
+
+    port.calls = [answer(401), answer(200)]
+    assert (await client.report(NODE, None, BODY, before)).kind is AnswerKind.ACCEPTED
+    assert seen == [1, 2], "asked again before it is sent again"
+    for call in (client.report(NODE, None, BODY, before), client.get_run("wfr_1", before)):
+        with pytest.raises(LookupError):
+            await call
+        seen.pop()
+    assert len(port.seen) == 2
+    assert (await client.report(NODE, None, BODY)).kind is AnswerKind.ACCEPTED, "and its turn was given back"
+
+
+async def test_who_waits_for_a_turn_at_close_is_unavailable(port: ScriptedPort) -> None:
+    port.calls = [answer(429, headers={"Retry-After": "300"})]
+    client = PortClient(port.base_url, "id", SecretStr(CANARY))
+    await client.report(NODE, None, BODY)
+    waiting = asyncio.create_task(client.report(NODE, None, BODY))
+    await asyncio.sleep(0)
+    await client.close()
+    assert (await waiting).kind is AnswerKind.UNAVAILABLE
+    assert len(port.seen) == 1
+
+
+# Whether Port can be reached
+
+
+async def test_since_when_port_is_unreachable(
+    port: ScriptedPort, client: PortClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.unreachable_since is None
+    began = time.time()
+    port.calls = [answer(503), answer(500), port.drop, answer(200, b"<html>"), answer(404), answer(502), answer(429)]
+    since: list[float | None] = []
+    for _ in range(7):
+        await client.report(NODE, None, BODY)
+        since.append(client.unreachable_since)
+    first = since[0]
+    assert first is not None
+    assert began <= first <= time.time()
+    assert since[:4] == [first] * 4, "until the next good one"
+    assert [one is None for one in since[4:]] == [True, False, True]
+
+
+async def test_without_a_try_nobody_knows_whether_port_is_away(
+    port: ScriptedPort, client: PortClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port.auth = [answer(503)]
+    await client.report(NODE, None, BODY)
+    assert client.unreachable_since is not None
+    later = time.monotonic() + 3600
+    monkeypatch.setattr("port.client.time.monotonic", lambda: later)
+    assert client.unreachable_since is None
 
 
 # Tokens
@@ -366,18 +480,61 @@ async def test_every_call_is_counted(port: ScriptedPort, unused_port: int) -> No
     assert calls == [("auth", None)]
 
 
-async def test_secrets_show_nowhere(port: ScriptedPort, caplog: pytest.LogCaptureFixture) -> None:
+SECRETS = ['canary "quoted" ü\\/', "canary token 1/+=", "canary token 2/+=", "canary of Kafka"]
+
+
+async def test_secrets_show_nowhere(
+    port: ScriptedPort, unused_port: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     caplog.set_level(logging.DEBUG)
-    port.auth = [token("token-canary-1"), token("token-canary-2")]
-    echo = f'{{"message":"you sent {CANARY} and token-canary-1 and token-canary-2"}}'.encode()
-    port.calls = [answer(401, echo), answer(422, echo), answer(403, echo)]
-    async with PortClient(port.base_url, "id", SecretStr(CANARY)) as client:
-        got = await client.report(NODE, None, BODY)
-        with pytest.raises(PortRefused) as refused:
-            await client.kafka_credentials()
-        shown = f"{client!r} {vars(client)} {got} {refused.value!r} {caplog.text}"
-    assert "you sent *** and *** and ***" in got.reason
-    assert "canary" not in shown
+    loop = asyncio.get_running_loop()
+    # With it asyncio logs every single step, and what it was called with.
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+    secret, first, second, password = SECRETS
+    echoes = [
+        answer(status, body.encode())
+        for status in (401, 422, 200, 503)
+        for body in (
+            json.dumps({"message": SECRETS[:3]}),
+            json.dumps({"accessToken": SECRETS[:3]}, ensure_ascii=False),
+            " ".join(SECRETS[:3]),
+        )
+    ]
+    credentials = {"brokers": ["b:9196"], "username": "u", "password": password}
+    port.auth = [token(first), token(second)]
+    port.calls = [*echoes, answer(200, json.dumps({"credentials": credentials}).encode())]
+    shown: list[object] = []
+    async with PortClient(port.base_url, "id", SecretStr(secret), timeout=5) as client:
+        while len(port.calls) > 1:
+            shown += [await client.report(NODE, None, BODY), await client.get_run("wfr_1")]
+        shown.append(await client.kafka_credentials())
+        port.calls = [answer(403, json.dumps({"message": SECRETS[:3]}).encode()), answer(200, b'{"credentials":{}}')]
+        with stamina.set_testing(True, attempts=1):
+            for error in (PortRefused, PortUnavailable):
+                with pytest.raises(error) as raised:
+                    await client.kafka_credentials()
+                shown += [raised.value, "".join(traceback.format_exception(raised.value))]
+        shown += [client, *_inside(client)]
+    for auth in (answer(401, secret.encode()), answer(200, json.dumps({"accessToken": first}).encode()), token("a\nb")):
+        port.auth = [auth]
+        async with PortClient(port.base_url, "id", SecretStr(secret)) as client:
+            shown.append(await client.report(NODE, None, BODY))
+    async with PortClient(f"http://127.0.0.1:{unused_port}", "id", SecretStr(secret)) as client:
+        shown.append(await client.report(NODE, None, BODY))
+    said = [str(vars(record)) for record in caplog.records]
+    assert said, "asyncio was to say much"
+    everything = "\n".join([*map(repr, shown), *map(str, shown), *said, caplog.text, *capfd.readouterr()])
+    assert "***" in everything
+    assert [line[:500] for line in everything.splitlines() if "canary" in line] == []
+
+
+def _inside(thing: object, depth: int = 4) -> list[object]:
+    """What an object of the client's is made of, but for what keeps secrets in order to find them in texts."""
+    if depth == 0 or not type(thing).__module__.startswith("port."):
+        return []
+    values = [value for name, value in getattr(thing, "__dict__", {}).items() if name != "_hidden"]
+    return values + [part for value in values for part in _inside(value, depth - 1)]
 
 
 async def test_reasons_are_short(port: ScriptedPort, client: PortClient) -> None:

@@ -90,6 +90,7 @@ class FakeMessage:
     timestamp: float
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from port.models import Result
 from streams.records import Arrival, Body, ItemFinished, ItemRetry, NodeRunEvent, ReportAnswered, Settled, Source
 from streams.worker import Worker
 from tables.due import DueIndex
-from tables.ledger import Ledger
+from tables.ledger import Applied, Ledger
 from tables.overview import Overview
 from tables.rows import NotOwnedError
+from tables.state import Note
 from web.here import Here
 
 PARTITIONS = 8
@@ -67,6 +68,8 @@ class FakeWorker:
             rebalancing=False,
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
+            bridge=None,
+            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None)),
         )
         self.worker = cast("Worker", self.app)
         self.here = Here(self.worker, ledger, self.overview, dispatch, {"greet": self.feeder})
@@ -153,6 +156,13 @@ class FakeWorker:
                 ended_at=NOON + 21.5,
             )
         )
+
+    def report(self, node_run_id: str) -> None:
+        """Its report is on the way to Port."""
+        dispatch, partition = self.here.dispatch, self.here.partition_of(node_run_id)
+        dispatch.report = lambda _: None
+        run = self.ledger.run(partition, node_run_id)
+        dispatch.act(partition, Applied(Note.APPLIED, run, run))
 
     def settle(self, node_run_id: str, settled: Settled = Settled.REPORTED, reason: str = "") -> None:
         """Port answers."""

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -274,6 +275,42 @@ class TestList:
         assert 'port_runs_queue_waiting{agent="handler-greet"} 1.0' in lines
         assert "port_runs_owned_partitions 8.0" in lines
         assert "port_runs_offset_interventions_total 3.0" in lines
+
+    async def test_a_port_that_answers_is_not_spoken_of(self, new_client: NewClient, worker: FakeWorker) -> None:
+        client = await new_client()
+        assert "unreachable" not in await (await client.get("/", headers=BROWSER)).text()
+        told = (await (await client.get("/api/node-runs")).json())["port"]
+        assert told == {
+            "unreachableSince": None,
+            "reportsWaiting": 0,
+            "oldestReceivedAt": None,
+            "rateLimitRemaining": None,
+        }
+        lines = (await (await client.get("/metrics")).text()).splitlines()
+        assert {"port_runs_port_unreachable_seconds 0.0", "port_runs_rate_limit_remaining NaN"} <= set(lines)
+
+    async def test_since_when_port_is_unreachable(self, new_client: NewClient, worker: FakeWorker) -> None:
+        worker.app.port.unreachable_since = time.time() - 90
+        worker.app.port.budget.remaining = 12
+        client = await new_client()
+        assert "No report waits." in await (await client.get("/", headers=BROWSER)).text()
+        for node_run_id in ("wfnr_a", "wfnr_b", "wfnr_c"):
+            worker.arrive(node_run_id)
+            worker.end(node_run_id)
+            worker.report(node_run_id)
+        worker.settle("wfnr_c")
+        worker.report("wfnr_c")
+        page = " ".join(Elements(await (await client.get("/", headers=BROWSER)).text()).text.split())
+        assert "Port unreachable since 20" in page
+        assert "2 reports wait, the oldest for a node run received 2027-01-15 08:00:01" in page
+        told = (await (await client.get("/api/node-runs")).json())["port"]
+        assert (told["reportsWaiting"], told["rateLimitRemaining"]) == (2, 12)
+        assert told["oldestReceivedAt"].startswith("2027-01-15T08:00:01")
+        assert told["unreachableSince"].startswith("20")
+        lines = (await (await client.get("/metrics")).text()).splitlines()
+        [away] = (float(line.split()[-1]) for line in lines if line.startswith("port_runs_port_unreachable_seconds "))
+        assert 90 <= away < 120
+        assert "port_runs_rate_limit_remaining 12.0" in lines
 
 
 class TestHostileContent:
