@@ -15,6 +15,7 @@ from faust.types import StreamT
 
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
+from agents.running import drain
 from agents.settling import LONGEST_PAUSE, Settler
 from agents.shared import dispatch, node_runs
 from agents.work import ReportWork, TellWork
@@ -102,4 +103,5 @@ async def finish() -> None:
 
 dispatch.report = reports.add
 dispatch.tell = tells.add
-app.before_stop.append(finish)
+# In this order, whichever module Faust imports first: what ends while the worker drains is reported yet.
+app.before_stop += [drain, finish]

@@ -183,4 +183,3 @@ async def drain() -> None:
 
 
 dispatch.run_item = run_item
-app.before_stop.append(drain)
