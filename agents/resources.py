@@ -99,10 +99,13 @@ class OpenResources:
         # One task opens and closes: some context managers take it ill when another one closes them.
         async with AsyncExitStack() as stack:
             for resource in resources:
+                opens = resource.opens()
                 try:
-                    self._values[resource] = await stack.enter_async_context(resource.opens())
+                    self._values[resource] = await opens.__aenter__()
                 except Exception as error:
                     text = f"{resource.name} cannot be opened: {type(error).__name__}: {error}"
                     raise HandlerError(text) from error
+                # Entered by the stack itself, it would be told of the failures of others, and not close as it should.
+                stack.push_async_callback(opens.__aexit__, None, None, None)
             opened.set_result(None)
             await self._closing.wait()
