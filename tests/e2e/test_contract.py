@@ -69,7 +69,7 @@ def test_what_a_handler_can_do_beside_its_work(new_cluster: NewCluster) -> None:
         eventually(lambda: len(record.logs(many)) == 4, "the lines are told")
         told = [one["body"]["logs"] for one in record.calls if one["call"] == "logs"]
         assert len(told) <= 2, "one call for each item at most"
-        assert sorted((line["level"], line["message"]) for line in sum(told, [])) == [
+        assert sorted((line["level"], line["message"]) for lines in told for line in lines) == [
             ("INFO", "opened deploy.one"),
             ("INFO", "opened deploy.two"),
             ("WARN", "careful"),
@@ -97,6 +97,7 @@ def test_what_a_handler_can_do_beside_its_work(new_cluster: NewCluster) -> None:
         waits = cluster.publish({"eventType": "until told"})
         eventually(lambda: record.read_on() and record.reports(waits), "it tells that it runs")
         assert worker.stop() == 0
+    print([c for c in record.read_on() if waits in c["path"]]); print([l for l in worker.log.read_text().splitlines() if "told to" in l or "waiting up" in l or "cut off" in l or "WARN" in l or "running" in l])
     eventually(lambda: record.logs(waits) == ["told to stop"], "its last line is told")
     assert record.reports(waits)[-1]["body"]["output"] == {"stopped": True, "by": "middleware of until told"}
     assert "the resource is closed" in worker.log.read_text()
