@@ -17,6 +17,7 @@ from faust.types import StreamT
 from agents.context import Context
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
+from agents.running import drain
 from agents.settling import LONGEST_PAUSE, Settler
 from agents.shared import dispatch, node_runs, telling
 from agents.work import LinesWork, ReportWork, TellWork
@@ -142,4 +143,6 @@ dispatch.report = reports.add
 dispatch.tell = tells.add
 telling.add = tells.add
 telling.update = _update
-app.before_stop.append(finish)
+# In this order, whichever module is imported first: what ends while the worker drains is reported yet. Faust imports
+# the agents' modules in any order.
+app.before_stop += [drain, finish]

@@ -203,5 +203,4 @@ async def drain() -> None:
 
 dispatch.run_item = run_item
 app.before_start.append(open_resources)
-app.before_stop.append(drain)
 app.after_stop.append(resources.close)

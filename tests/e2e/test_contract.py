@@ -97,7 +97,6 @@ def test_what_a_handler_can_do_beside_its_work(new_cluster: NewCluster) -> None:
         waits = cluster.publish({"eventType": "until told"})
         eventually(lambda: record.read_on() and record.reports(waits), "it tells that it runs")
         assert worker.stop() == 0
-    print([c for c in record.read_on() if waits in c["path"]]); print([l for l in worker.log.read_text().splitlines() if "told to" in l or "waiting up" in l or "cut off" in l or "WARN" in l or "running" in l])
     eventually(lambda: record.logs(waits) == ["told to stop"], "its last line is told")
     assert record.reports(waits)[-1]["body"]["output"] == {"stopped": True, "by": "middleware of until told"}
     assert "the resource is closed" in worker.log.read_text()
