@@ -11,6 +11,8 @@ from typing import Final, cast
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.registry import load_handlers
+from agents.resources import OpenResources
+from agents.telling import Telling
 from streams.app import app, settings
 from streams.bridge import copied_from
 from streams.exits import stop_process
@@ -48,6 +50,8 @@ node_runs = NodeRuns(rows.stored)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
+resources = OpenResources()
+telling = Telling(resources.values)
 
 _tasks: set[asyncio.Task[None]] = set()
 

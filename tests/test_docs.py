@@ -122,11 +122,11 @@ def test_the_handler_of_the_readme_handles_what_its_curl_publishes(tmp_path: Pat
 
 
 def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
-    handler, secret, tests = blocks(HANDLERS, "python")
-    (tmp_path / "my_handlers.py").write_text(handler + secret)
+    *handlers, tests = blocks(HANDLERS, "python")
+    (tmp_path / "my_handlers.py").write_text("\n\n".join(handlers))
     (tmp_path / "test_my_handlers.py").write_text(tests)
     done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "5 passed" in done.stdout, done.stdout + done.stderr
 
 
 @cache
