@@ -16,11 +16,10 @@ PROJECT = Path("examples/deployer")
 
 
 def run(*command: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "LOCAL_CACHE_DIR") if name in os.environ}
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=passed_on | environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -43,6 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy / PROJECT
     made = run(sys.executable, "-m", "venv", folder / ".venv", cwd=folder)
     assert made.returncode == 0, made.stderr
+    # The one that comes along with Python 3.11 is too old; there is a newer one where the rest is found.
+    run(folder / ".venv/bin/pip", "uninstall", "--yes", "--quiet", "setuptools", cwd=folder)
     (packages,) = (folder / ".venv").glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     [line] = re.findall(r"^(\.venv/bin/pip install .*)$", (folder / "README.md").read_text(), re.MULTILINE)
@@ -64,10 +65,10 @@ def test_its_tests_pass(project: Path) -> None:
     assert done.returncode == 0
 
 
-def test_its_types_are_checked(project: Path) -> None:
-    """In the words of the README's table: what a type checker says of handlers and tests that are written like these."""
-    done = run(sys.executable, "-m", "mypy", "--strict", "deployer_handlers", "tests", cwd=project, MYPYPATH=str(ROOT))
-    assert done.returncode == 0, done.stdout
+def test_a_type_checker_finds_the_types_of_what_is_installed(project: Path) -> None:
+    options = ("--strict", "--python-executable", ".venv/bin/python")
+    done = run(sys.executable, "-m", "mypy", *options, "deployer_handlers", "tests", cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_its_node_is_the_one_that_node_json_prints(project: Path) -> None:
