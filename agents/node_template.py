@@ -24,8 +24,10 @@ def node_of(event_type: str, schema: Schema | None) -> dict[str, JsonValue]:
     Without a schema the payload has its event type alone.
     """
     fields = {} if schema is None else _payload(schema)
-    own = next((name for name in EVENT_TYPE_FIELDS if fields.get(name) == event_type), None)
-    payload = fields if own else {"eventType": event_type, **fields}
+    own = next((name for name in EVENT_TYPE_FIELDS if name in fields), "eventType")
+    # Another value of the model's own stays; `eventType` is read before it.
+    name = own if fields.get(own) in (event_type, _template(_place(own))) else "eventType"
+    payload = {name: event_type} | fields | {name: event_type}
     return {
         "identifier": _NOT_IN_IDENTIFIERS.sub("-", event_type).strip("-") or "publish",
         "title": event_type,
