@@ -317,11 +317,9 @@ def _words(end: Mapping[str, object]) -> Iterator[str]:
 
 
 def _confirm(question: str) -> None:
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        agreed = False
-    if not agreed:
+    # Not `click.confirm`: it writes a space to standard output, which is for what came of it.
+    click.echo(f"{question} [y/N] ", err=True, nl=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise CommandError("nothing was sent; --yes does not ask", _FAILED)
 
 

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from agents import Context, Fail, RetryLater, Secret, handles
 from agents.contract import HandlerError
@@ -71,7 +71,7 @@ def test_what_the_handler_raises(number: int, attempt: int, ended: Outcome) -> N
 
 def test_the_payload_goes_through_json_and_the_model_and_so_does_the_output() -> None:
     outcome = run_handler(order, {"number": "7", "at": datetime(2026, 1, 2, tzinfo=UTC)})
-    wanted = {"number": 7, "at": "2026-01-02T00:00:00Z", "key": "wfnr_test-0", "password": None}
+    wanted: dict[str, JsonValue] = {"number": 7, "at": "2026-01-02T00:00:00Z", "key": "wfnr_test-0", "password": None}
     assert outcome == Outcome(Result.SUCCESS, wanted)
 
 
