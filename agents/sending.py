@@ -67,15 +67,10 @@ def read_node_file(raw: bytes) -> NodeFile:
         raise SendingError(f"it is no Kafka action node: {place}: {first['msg']}") from None
 
 
-def new_execution(file: NodeFile, node_run_id: str | None) -> NodeExecution:
-    """Return a run of the node in a workflow run of its own; without an id the node run gets a new one."""
-    return NodeExecution(
-        node_run_id or f"wfnr_{secrets.token_hex(12)}",
-        f"wfr_{secrets.token_hex(12)}",
-        file.workflow_identifier,
-        file.node.identifier,
-        time.time(),
-    )
+def new_execution(file: NodeFile, ids: tuple[str, str] | None) -> NodeExecution:
+    """Return a run of the node; `ids` are the node run's and the workflow run's, new ones without them."""
+    node_run_id, run_id = ids or (f"wfnr_{secrets.token_hex(12)}", f"wfr_{secrets.token_hex(12)}")
+    return NodeExecution(node_run_id, run_id, file.workflow_identifier, file.node.identifier, time.time())
 
 
 async def message_of(file: NodeFile, execution: NodeExecution) -> dict[str, JsonValue]:

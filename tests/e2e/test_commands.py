@@ -35,6 +35,7 @@ async def anything(event: dict) -> None: ...
 
 ONE_AFTER_ANOTHER = """
 import contextlib, io, json, sys
+sys.argv[:] = ["faust", "-A", "streams.app"]
 from faust.cli.base import cli
 
 def run(arguments, stdin):
@@ -45,7 +46,6 @@ def run(arguments, stdin):
         except SystemExit as ended:
             return ended.code, out.getvalue(), error.getvalue()
 
-sys.argv = ["faust", "-A", "streams.app"]
 print(json.dumps([run(*each) for each in json.load(sys.stdin)]))
 """
 """Runs commands in one process: each on its own takes two seconds, most of it for its imports."""
@@ -135,7 +135,9 @@ def test_a_node_is_printed_rendered_and_replayed(shell: Shell) -> None:
     node = shell("node-json", "order.placed")
     assert node.json["config"]["payload"]["number"] == "{{ .outputs.trigger.number }}"
     (shell.folder / "node.json").write_text(node.out)
-    rendered = shell("send", "node.json", "--trigger", '{"number": 7}', "--node-run-id", "wfnr_7", "--dry-run")
+    rendered = shell(
+        "send", "node.json", "--trigger", '{"number": 7}', "--node-run-id", "wfnr_7", "--run-id", "wfr_7", "--dry-run"
+    )
     assert rendered.json["payload"] == order(7) | {"express": False}
     ended = shell("replay", "-", "--json", stdin=rendered.out)
     assert ended.error == "[wfnr_7-0] order 7\n"
@@ -178,6 +180,7 @@ WRONG: list[tuple[list[str], str, int, str]] = [
     (["replay", "-", "--item", "1"], message(order(1)), 2, "--item: - has 1, counted from 0"),
     (["send", "-"], '{"node": {}}', 1, "-: it is no Kafka action node: node.identifier: Field required"),
     (["send", "-"], "nonsense", 1, "-: it is no JSON"),
+    (["send", "-", "--node-run-id", "wfnr_1"], "", 2, "--node-run-id and --run-id go together"),
     (["complete", "wfnr_/.."], "", 2, "'wfnr_/..' is no id of a node run"),
     (["complete", "wfnr_1", "--result", "FAILED"], "", 2, "--result FAILED: say why with --error"),
     (["complete", "wfnr_1", "--yes", "--output", "[]"], "", 2, "--output: must be a JSON object"),
@@ -236,8 +239,9 @@ def test_what_is_sent_reaches_the_handler_and_what_is_completed_port(cluster: Cl
 
     with cluster.worker("a", SIGNATURE="required") as worker:
         eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
-        sent = shell("send", "-", "--trigger", '{"a": [1]}', "--node-run-id", first, stdin=json.dumps({"node": node}))
-        assert sent.out.startswith(f"{first} is in {cluster.org}.runs, partition 0, offset "), sent.error
+        ids = ("--node-run-id", first, "--run-id", known[0]["workflowRunId"])
+        sent = shell("send", "-", "--trigger", '{"a": [1]}', *ids, stdin=json.dumps({"node": node}))
+        assert sent.out.startswith(f"{first} is in {cluster.org}.runs, partition "), sent.error
         run = eventually(lambda: finished(port, first), "the node run is reported")
     assert run["result"] == "SUCCESS"
     assert run["output"]["echo"] == {"eventType": "echo", "a": [1]}
