@@ -27,8 +27,11 @@ demo: setup ## start Kafka, the Port emulator and a worker, and run the four exa
 dev: setup ## run a worker with the settings of the environment and .env, anew when a handler file changes
 	@exec $(PY) -m local.dev --follow-parent $(DEV_ARGS)
 
-test: setup ## run all tests, those on a real Kafka included
-	@$(PY) -m pytest
+# Two at a time, since most wait for Kafka much of their time: make test TEST_ARGS="-n 0" runs one after the other.
+TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+
+test: setup ## run all tests, those on a real Kafka included; pytest's options stand in TEST_ARGS
+	@$(PY) -m pytest $(TEST_ARGS)
 
 # Its options stand in BENCH_ARGS: make bench BENCH_ARGS="--runs 1 --burst 5000"; --help lists them.
 bench: setup ## measure a worker beside two hand-written loops; half an hour, a quick look by options

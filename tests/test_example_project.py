@@ -16,10 +16,12 @@ PROJECT = Path("examples/deployer")
 
 
 def run(*command: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    # These tests may themselves be run by a pytest of several processes, which is not meant for another one.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=os.environ | environment,
+        env=own | environment,
         capture_output=True,
         text=True,
         timeout=300,
