@@ -19,7 +19,6 @@ class DeploymentStarted(BaseModel):
 @handles("deployment.started", concurrency=20, deadline="5m")
 async def deployment_started(event: DeploymentStarted, ctx: Context) -> dict[str, object]:
     """Say what is deployed and where."""
-    ctx.log("deployment of %s %s to %s started", event.service, event.version, event.environment)
     return {"processedAt": datetime.now(UTC), "received": ctx.fields}
 
 
@@ -42,5 +41,4 @@ class ServiceDeployed(BaseModel):
 @handles("service.deployed", concurrency=20, deadline="5m")
 async def service_deployed(event: ServiceDeployed, ctx: Context) -> dict[str, object]:
     """Say what was deployed and where."""
-    ctx.log("%s %s is deployed in %s", event.data.service_id, event.data.version, event.data.environment)
     return {"processedAt": datetime.now(UTC), "received": ctx.fields}

@@ -27,5 +27,4 @@ class ProvisionInfrastructure(BaseModel):
 async def provision_infrastructure(event: ProvisionInfrastructure, ctx: Context) -> dict[str, object]:
     """Say what is asked for."""
     wanted = event.parameters
-    ctx.log("%d x %s in %s, %s", wanted.count, wanted.instance_type, wanted.cloud_provider, wanted.region)
     return {"processedAt": datetime.now(UTC), "received": ctx.fields}

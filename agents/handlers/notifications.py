@@ -17,5 +17,4 @@ class Notification(BaseModel):
 @handles("notification", concurrency=50, deadline="1m", retries=3)
 async def notification(event: Notification, ctx: Context) -> dict[str, object]:
     """Say what would be sent where."""
-    ctx.log("to %s: %s", event.channel, event.message)
     return {"processedAt": datetime.now(UTC), "received": ctx.fields}
