@@ -21,9 +21,11 @@ async def echo(event: dict) -> dict:
     return {{"n": event["n"], "records": app.consumer._thread._consumer._max_poll_records}}
 """
 WITHOUT_A_LOOK_AT_OFFSETS = """
+from faust.tables import recovery
 from faust.transport.drivers import aiokafka as driver
 from streams.offsets import EveryOffset
 from streams.transport import ConsumerThread
+from tables.recovery import Recovery
 
 async def nothing_missing(self, spec, tp, follows, end):
     return
@@ -34,8 +36,9 @@ async def none_stalled(self, position):
 
 EveryOffset._missing = nothing_missing
 EveryOffset.stalled = none_stalled
-# Nor with the repair of what is the most frequent cause of holes.
+# Nor with the repair of what is the most frequent cause of holes, nor with a recovery too short for many of them.
 ConsumerThread._fetch_records = driver.AIOKafkaConsumerThread._fetch_records
+Recovery._build_offsets = recovery.Recovery._build_offsets
 """
 NAMES = ("steady", "guest")
 
