@@ -40,7 +40,7 @@ bench: setup ## measure a worker beside two hand-written loops; half an hour, a 
 SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm moves frozen outage backlog)
 
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
-	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)
+	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o timeout=3600 $(SURVIVAL)
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile, compose file and deploy/
 	$(PY) -m ruff format --check .
