@@ -1,6 +1,7 @@
 """Keeps what a worker takes on within bounds: above `MAX_OPEN` open node runs the rest waits in Kafka.
 
-Only arrivals wait, outcomes never. The router still passes on what belongs to others.
+Only arrivals wait, outcomes never. The router still passes on what belongs to others. Node runs with a held item do not
+count: they have a bound of their own (`agents/holding.py`), and nothing that this worker does would end them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 
 from faust.types import TP
 
-from agents.shared import overview, specs
+from agents.shared import holding, overview, specs
 from streams.app import app, settings
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ class Backlog:
         self.full = False
 
     def look(self) -> None:
-        """Pause or resume, by how many node runs are open now."""
-        count = overview.open
+        """Pause or resume, by how many node runs are open now, and not held."""
+        count = overview.open - holding.node_runs
         if not self.full and count >= self._limit:
             self.full = True
             logger.info("%d node runs are open (MAX_OPEN=%d): further arrivals wait in Kafka", count, self._limit)

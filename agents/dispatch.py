@@ -110,7 +110,8 @@ class Dispatch:
         match ask_of_item(run, index, item):
             case Run(at=at):
                 if fresh or partition not in self._awaiting:
-                    self._run(partition, run, index, item, message if item is None else item.message, at)
+                    first = message if item is None else item.message
+                    self._run(partition, run, index, item, first, at, fresh=fresh)
             case Tell():
                 self._items.get(partition, {}).pop(key, None)
                 told = self._tells.setdefault(partition, set())
@@ -122,7 +123,15 @@ class Dispatch:
                 self._tells.get(partition, set()).discard(key)
 
     def _run(
-        self, partition: int, run: NodeRun, index: int, item: Item | None, message: int | None, at: float | None
+        self,
+        partition: int,
+        run: NodeRun,
+        index: int,
+        item: Item | None,
+        message: int | None,
+        at: float | None,
+        *,
+        fresh: bool,
     ) -> None:
         if message is None:
             return
@@ -133,7 +142,7 @@ class Dispatch:
         claimed[key] = attempt
         payload = self.payload(partition, run, message)
         name = event_type(payload[index - message]) if index - message < len(payload) else None
-        work = ItemWork(partition, run.node_run_id, index, message, name, attempt)
+        work = ItemWork(partition, run.node_run_id, index, message, name, attempt, fresh and at is None)
         if at is None:
             self.run_item(work)
         else:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from agents.backlog import backlog
-from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn
+from agents.shared import dispatch, holding, ledger, outcomes, overview, rows, spawn
 from streams.app import app
 from streams.exits import stop_process
 from streams.metrics import EVENTS
@@ -53,10 +53,12 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
     if applied.run is None or partition not in dispatch.active:
         return
     overview.changed(partition, applied.before, applied.run)
-    backlog.look()
+    if isinstance(event, ItemFinished):
+        holding.ended(partition, event.node_run_id, event.index)
     if isinstance(event, ItemFinished | ItemRetry) and event.worker == app.incarnation:
         dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
     dispatch.act(partition, applied)
+    backlog.look()
 
 
 async def record(partition: int, event: NodeRunEvent) -> None:

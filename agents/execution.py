@@ -29,6 +29,8 @@ T = TypeVar("T")
 MAX_OUTPUT_BYTES: Final = 1_000_000
 """A larger output of an item is replaced by a note: Port takes 1 MiB for the whole node run."""
 MAX_ERROR_CHARACTERS: Final = 2_000
+MAX_TRACE_CHARACTERS: Final = 8_000
+"""What is kept of a stack trace: its beginning and its end, which say where it began and what was raised."""
 _EVENT_TYPE_CHARACTERS: Final = 200
 """What is kept of an event type: a pattern may match one of any length."""
 _LETTING_GO: Final = 0.5
@@ -219,7 +221,7 @@ def _result(
     except RetryLater as later:
         return _retry(call, _said(later), ended_at + later.seconds)
     except asyncio.CancelledError:
-        return _again(call, "the handler was cancelled", started_at, ended_at)
+        return _again(call, "the handler was cancelled", None, started_at, ended_at)
     except Exception as error:
         return _raised(call, error, started_at, ended_at)
     return _finished(call, Result.SUCCESS, started_at, ended_at, output=output)
@@ -228,10 +230,19 @@ def _result(
 def _raised(call: Call, error: Exception, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
     trace = _masked(call, "".join(traceback.format_exception(error))).rstrip()
     logger.warning("handler %s failed for %s\n%s", call.handler.name, call.context.idempotency_key, trace)
-    said = f"{type(error).__name__}: {_said(error)}"
+    said, kept = f"{type(error).__name__}: {_said(error)}", _kept_of(trace)
     if isinstance(error, call.handler.retry.never):
-        return _failed(call, said, started_at, ended_at)
-    return _again(call, said, started_at, ended_at)
+        return _failed(call, said, started_at, ended_at, kept)
+    return _again(call, said, kept, started_at, ended_at)
+
+
+def _kept_of(trace: str) -> str:
+    """Return a stack trace as it is kept: cut in its middle, where it is long."""
+    # A lone surrogate in an exception's text could not be written as UTF-8.
+    trace = trace.encode(errors="replace").decode()
+    half = MAX_TRACE_CHARACTERS // 2
+    left_out = len(trace) - 2 * half
+    return trace if left_out <= 0 else f"{trace[:half]}\n… ({left_out:,} characters are left out) …\n{trace[-half:]}"
 
 
 def _said(error: BaseException) -> str:
@@ -256,14 +267,14 @@ def _output(call: Call, returned: object) -> str:
     return text.decode()
 
 
-def _again(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
+def _again(call: Call, error: str, trace: str | None, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
     attempt = call.context.attempt
     if attempt >= call.handler.retry.attempts:
-        return _failed(call, error, started_at, ended_at)
-    return _retry(call, error, ended_at + call.handler.retry.pause(attempt))
+        return _failed(call, error, started_at, ended_at, trace)
+    return _retry(call, error, ended_at + call.handler.retry.pause(attempt), trace)
 
 
-def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
+def _retry(call: Call, error: str, due_at: float, trace: str | None = None) -> ItemRetry:
     context = call.context
     return ItemRetry(
         node_run_id=context.node_run_id,
@@ -273,12 +284,13 @@ def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
         attempt=context.attempt,
         due_at=due_at,
         error=_clean(call, error),
+        trace=trace,
         worker=call.worker,
     )
 
 
-def _failed(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished:
-    return _finished(call, Result.FAILED, started_at, ended_at, error=_clean(call, error))
+def _failed(call: Call, error: str, started_at: float, ended_at: float, trace: str | None = None) -> ItemFinished:
+    return _finished(call, Result.FAILED, started_at, ended_at, error=_clean(call, error), trace=trace)
 
 
 def _finished(
@@ -289,6 +301,7 @@ def _finished(
     *,
     output: str | None = None,
     error: str | None = None,
+    trace: str | None = None,
 ) -> ItemFinished:
     context = call.context
     return ItemFinished(
@@ -300,6 +313,7 @@ def _finished(
         result=result,
         output=output,
         error=error,
+        trace=trace,
         worker=call.worker,
         started_at=started_at,
         ended_at=ended_at,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from agents.shared import dispatch, ledger, outcomes, rows, spawn
+from agents.shared import dispatch, holding, ledger, outcomes, rows, spawn
 from agents.work import ItemWork
 from streams.app import app
 from streams.records import Died, Released, RunningItem
@@ -122,6 +122,6 @@ async def _count() -> None:
 
 
 app.timer(interval=_LOOK_SECONDS)(look_for_the_dead)
-app.on_lost += [_lost, ledger.taken_over, dispatch.lost]
+app.on_lost += [_lost, ledger.taken_over, dispatch.lost, holding.lost]
 app.on_settled.append(_begin)
 app.after_rebalance += [look_for_the_dead, dispatch.take_over, _count]

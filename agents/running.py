@@ -11,12 +11,13 @@ from functools import lru_cache
 from faust.types import StreamT
 
 from agents import owning
+from agents.backlog import backlog
 from agents.contract import Context, Handler, HandlerError, middleware_in
 from agents.entering import record
 from agents.execution import Call, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel
 from agents.resources import SESSION, resources_in
-from agents.shared import dispatch, handlers, node_runs, resources, spawn, telling
+from agents.shared import dispatch, handlers, holding, node_runs, resources, spawn, telling
 from agents.work import ItemWork
 from port.models import Result
 from port.secrets import Decryption
@@ -24,6 +25,7 @@ from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
 from streams.records import ItemFinished, ItemRetry
+from streams.settings import UnknownEvents
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -143,12 +145,34 @@ handler_agents = {event_type: HandlerAgent(handler) for event_type, handler in h
 
 
 def run_item(work: ItemWork) -> None:
-    """Have an item handled by the agent of its event type; an item that nobody handles has FAILED."""
+    """Have an item handled by the agent of its event type; one that nobody handles has FAILED, or is held."""
     found = handlers.find(work.event_type) if work.event_type is not None else None
     if found is not None:
         handler_agents[found.event_type].feeder.add(work)
+    elif work.event_type is not None and settings.unknown_events is UnknownEvents.HOLD:
+        _hold(work)
     else:
-        spawn(record(work.partition, _failed(work, _no_handler(work))))
+        _fail(work, _no_handler(work))
+
+
+def _fail(work: ItemWork, error: str) -> None:
+    spawn(record(work.partition, _failed(work, error)))
+
+
+def _hold(work: ItemWork) -> None:
+    why = _no_handler(work)
+    over = f"{why}: none was deployed within the {holding.seconds:g} s that it was held"
+    if not holding.hold(work, _came_at(work.partition, work.node_run_id, work.message), lambda: _fail(work, over)):
+        _fail(work, f"{why}, and as many items as MAX_OPEN allows ({settings.max_open}) are held already")
+    backlog.look()
+
+
+@lru_cache(maxsize=16)
+def _came_at(partition: int, node_run_id: str, first: int) -> float:
+    """Return Kafka's timestamp of the message of some items. Remembered: a message of 10,000 items is large to read."""
+    run = node_runs.run(partition, node_run_id)
+    message = None if run is None else node_runs.message(partition, run, first)
+    return time.time() if message is None else message.source.timestamp
 
 
 def _no_handler(work: ItemWork) -> str:

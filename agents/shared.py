@@ -10,6 +10,7 @@ from typing import Final, cast
 
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
+from agents.holding import Holding
 from agents.registry import load_handlers
 from agents.resources import OpenResources
 from agents.telling import Telling
@@ -50,6 +51,7 @@ node_runs = NodeRuns(rows.stored)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
+holding = Holding(dispatch.due, settings.unknown_events_hold, settings.max_open)
 resources = OpenResources()
 telling = Telling(resources.values)
 

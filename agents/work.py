@@ -19,6 +19,8 @@ class ItemWork:
     event_type: str | None
     attempt: int
     """1 at the first call."""
+    fresh: bool = False
+    """Whether it has just come; not where it was taken over, or is called again."""
 
 
 @dataclass(frozen=True, eq=False)

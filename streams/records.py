@@ -84,6 +84,8 @@ class ItemFinished(Record):
     output: str | None = None
     """The handler's output as JSON text of an object."""
     error: str | None = None
+    trace: str | None = None
+    """The stack trace of the exception, where one ended it: for our own views, never for Port."""
     worker: str
     started_at: float
     ended_at: float
@@ -101,6 +103,8 @@ class ItemRetry(Record):
     """How many times the handler has been called by now."""
     due_at: float
     error: str
+    trace: str | None = None
+    """As of `ItemFinished`."""
     worker: str
 
 

@@ -37,6 +37,7 @@ class UnknownEvents(StrEnum):
 
     FAIL = "fail"
     IGNORE = "ignore"
+    HOLD = "hold"
 
 
 class Signature(StrEnum):
@@ -127,6 +128,7 @@ class Settings(BaseSettings):
     signature: Signature = Signature.WHEN_PRESENT
     handlers: Names = ("agents.handlers",)
     unknown_events: UnknownEvents = UnknownEvents.FAIL
+    unknown_events_hold: Duration = 86_400.0
     partitions: int = Field(default=8, ge=1, le=1000)
     replication_factor: int | None = Field(default=None, ge=1, le=15)
     max_open: int = Field(default=200_000, ge=1)

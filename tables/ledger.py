@@ -244,7 +244,7 @@ class Ledger(NodeRuns):
             self.rows.delete(partition, key)
 
     def _write_item(self, partition: int, run: NodeRun, item: Item) -> NodeRun:
-        small = len(item.output or "") + len(item.error or "") <= INLINE_BYTES
+        small = len(item.output or "") + len(item.error or "") + len(item.trace or "") <= INLINE_BYTES
         if item.index == 0 and not run.array and small:
             return run.model_copy(update={"item": item})
         self.rows.put(partition, _key("i", run.node_run_id, _number(item.index)), item.encode())

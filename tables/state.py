@@ -55,6 +55,8 @@ class Item(Record):
     result: Result | None = None
     output: str | None = None
     error: str | None = None
+    trace: str | None = None
+    """The stack trace of the exception that ended the last call: for the views, never in the report."""
     worker: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -241,6 +243,7 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
         result=event.result,
         output=event.output,
         error=event.error,
+        trace=event.trace,
         worker=event.worker,
         started_at=event.started_at,
         ended_at=event.ended_at,
@@ -288,6 +291,7 @@ def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
         attempt=event.attempt,
         due_at=event.due_at,
         error=event.error,
+        trace=event.trace,
         worker=event.worker,
     )
     return Change(run, Note.APPLIED, item=waiting)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
+from agents.telling import Progress
 from port.models import Result
 from streams.messages import event_type, items_of
 from tables.state import Item, Message, NodeRun, State
@@ -79,6 +80,13 @@ class NodeRunInList(NodeRunLine):
     """How many items it has; the same as `item_count`."""
 
 
+class ProgressShown(Shown):
+    """How far an item is."""
+
+    done: int | float
+    total: int | float | None
+
+
 class ItemShown(Shown):
     """An item of a node run."""
 
@@ -89,11 +97,17 @@ class ItemShown(Shown):
     attempt: int
     output: JsonValue
     error: str | None
+    trace: str | None
+    """The stack trace of the exception that ended the last call, with secrets masked."""
+    progress: ProgressShown | None
+    """How far the item has said to be, while it runs here."""
     worker: str | None
     started_at: datetime | None
     ended_at: datetime | None
     duration_seconds: float | None
     due_at: datetime | None
+    held_until: datetime | None
+    """Until when the item waits for a handler of its event type to be deployed; null where it does not."""
 
 
 class SourceShown(Shown):
@@ -251,6 +265,10 @@ class Read:
     """Those of them that run."""
     deferred: frozenset[int]
     """Those of them that wait for a time to come."""
+    held: Mapping[int, float]
+    """Those of them that are held, and until when."""
+    progress: Mapping[int, Progress]
+    """How far those of them are that have said so."""
     next_item: int | None
     messages: tuple[tuple[Message, bool], ...]
     """Each with whether its text is to be shown."""
@@ -269,9 +287,7 @@ def node_run_shown(read: Read) -> NodeRunShown:
             status=run.status,
             reason=None if run.reason is None else masked_text(run.reason),
         )
-    items = [
-        _item(item, _item_state(read, index, item), index, event_types.get(index)) for index, item in read.items.items()
-    ]
+    items = [_item(read, index, item, event_types.get(index)) for index, item in read.items.items()]
     details = {
         "worker": read.worker,
         "report": report,
@@ -320,21 +336,25 @@ def _text(text: str) -> tuple[JsonValue, str | None]:
         return None, _UNREADABLE
 
 
-def _item(item: Item | None, state: ItemState, index: int, event_type: str | None) -> ItemShown:
+def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> ItemShown:
     known = item or Item(index=index, message=0)
+    progress = read.progress.get(index)
     return ItemShown(
         index=index,
         event_type=known.event_type or event_type,
-        state=state,
+        state=_item_state(read, index, item),
         result=known.result,
         attempt=known.attempt,
         output=_output(known.output),
         error=None if known.error is None else masked_text(known.error),
+        trace=None if known.trace is None else masked_text(known.trace),
+        progress=None if progress is None else ProgressShown(done=progress.done, total=progress.total),
         worker=known.worker,
         started_at=instant(known.started_at),
         ended_at=instant(known.ended_at),
         duration_seconds=_between(known.started_at, known.ended_at),
         due_at=instant(known.due_at),
+        held_until=instant(read.held.get(index)),
     )
 
 

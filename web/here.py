@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
+from agents.holding import Holding
+from agents.telling import Telling
 from agents.work import ItemWork
 from streams.topics import partition_of
 from streams.worker import Worker
@@ -29,6 +31,7 @@ MOST_MESSAGES: Final = 20
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What one answer shows at most of items, and of messages; the item or message that goes beyond is its last."""
 _CHUNK: Final = 100
+T = TypeVar("T")
 
 
 class NotHereError(LookupError):
@@ -66,13 +69,15 @@ class Now:
 
 @dataclass(frozen=True)
 class Here:
-    """The worker, its ledger, and the feeders of its handlers by event type."""
+    """The worker, its ledger, the feeders of its handlers by event type, what it holds, and what handlers tell."""
 
     worker: Worker
     node_runs: NodeRuns
     overview: Overview
     dispatch: Dispatch
     feeders: Mapping[str, Feeder[ItemWork]]
+    holding: Holding
+    telling: Telling
 
     @property
     def partitions(self) -> list[int]:
@@ -182,6 +187,8 @@ class Here:
             items=items,
             running=frozenset(now.running.get(node_run_id, ())),
             deferred=frozenset(index for index in items if (node_run_id, index) in due),
+            held=_known(items, lambda index: self.holding.until(partition, node_run_id, index)),
+            progress=_known(items, lambda index: self.telling.progress_of(node_run_id, index)),
             next_item=next_item,
             messages=messages,
             more_messages=more,
@@ -199,7 +206,7 @@ class Here:
             if len(items) == limit or room <= 0:
                 return items, index
             item = items[index] = self.node_runs.item(partition, run, index)
-            room -= 0 if item is None else len(item.output or "") + len(item.error or "")
+            room -= 0 if item is None else len(item.output or "") + len(item.error or "") + len(item.trace or "")
         return items, None
 
     def _messages(self, partition: int, run: NodeRun) -> tuple[tuple[tuple[Message, bool], ...], bool]:
@@ -211,3 +218,8 @@ class Here:
             messages.append((message, room > 0))
             room -= len(message.text)
         return tuple(messages), False
+
+
+def _known(items: Iterable[int], ask: Callable[[int], T | None]) -> dict[int, T]:
+    """Return what is known of items, by their index."""
+    return {index: found for index in items if (found := ask(index)) is not None}

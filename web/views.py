@@ -11,7 +11,7 @@ from faust.web.drivers.aiohttp import Web
 from agents.reporter import reports, tells
 from agents.router import foreign_samples
 from agents.running import handler_agents
-from agents.shared import dispatch, node_runs, overview
+from agents.shared import dispatch, holding, node_runs, overview, telling
 from streams.app import app, settings
 from streams.messages import Foreign
 from streams.metrics import MESSAGES, REGISTRY
@@ -24,7 +24,13 @@ from web.site import Site, Strangers, counts_by_reason
 
 readiness: Final = Readiness(app, dispatch)
 here: Final = Here(
-    app, node_runs, overview, dispatch, {event_type: one.feeder for event_type, one in handler_agents.items()}
+    app,
+    node_runs,
+    overview,
+    dispatch,
+    {event_type: one.feeder for event_type, one in handler_agents.items()},
+    holding,
+    telling,
 )
 
 

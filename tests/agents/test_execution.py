@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel, Field, JsonValue, RootModel, field_validator
 
 from agents.contract import CallNext, Context, Fail, HandlerFunction, Output, Retry, RetryLater
-from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, Call, Ended, Threads, execute
+from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, MAX_TRACE_CHARACTERS, Call, Ended, Threads, execute
 from port.models import Result
 from streams.records import ItemFinished, ItemRetry
 from tests.agents.examples import EVENT_TYPE, ID, call_of, turns_of_the_loop
@@ -214,6 +214,34 @@ async def test_an_error_is_cut_and_can_always_be_written() -> None:
     error = await failed(call_of(handle))
     assert len(error) == MAX_ERROR_CHARACTERS
     assert error.startswith("ValueError: ?xxx")
+
+
+async def test_an_exception_leaves_its_stack_trace_and_nothing_else_does() -> None:
+    async def gives_up(event: Person) -> None:
+        raise Fail("no")
+
+    async def asks_again(event: Person) -> None:
+        raise RetryLater(1)
+
+    for event in (await finished(call_of(broken)), await retried(call_of(broken, retries=1))):
+        assert event.trace is not None
+        assert event.trace.startswith("Traceback (most recent call last):")
+        assert 'in broken\n    raise LookupError("no host")' in event.trace
+    for event in (await finished(call_of(gives_up)), await retried(call_of(asks_again))):
+        assert event.trace is None
+
+
+async def test_a_long_stack_trace_keeps_its_ends_and_can_always_be_written() -> None:
+    async def handle(event: Person) -> None:
+        raise ValueError("\ud800" + "x" * 100_000 + " the end")
+
+    trace = (await finished(call_of(handle))).trace
+    assert trace is not None
+    assert len(trace) < MAX_TRACE_CHARACTERS + 100
+    assert trace.startswith("Traceback")
+    assert "ValueError: ?xxx" in trace
+    assert "characters are left out)" in trace
+    assert trace.endswith(" the end")
 
 
 async def test_an_exception_that_cannot_be_shown_is_told_by_its_name() -> None:

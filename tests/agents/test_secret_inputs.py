@@ -119,6 +119,7 @@ async def test_errors_tracebacks_and_reasons_are_masked(
     assert "canary" not in caplog.text
     if function in (raises, exits):
         assert f"in {function.__name__}" in caplog.text, "the team sees where"
+        assert is_masked(event.trace)
         assert is_masked(caplog.text)
 
 

@@ -55,6 +55,18 @@ def test_an_item_that_grows_leaves_its_node_runs_row() -> None:
     assert ledger.run(0, ID) == run, "its end is known"
 
 
+def test_a_long_stack_trace_stands_in_a_row_of_its_own() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival())
+    ledger.outcome(0, retry().model_copy(update={"trace": "x" * (INLINE_BYTES + 1)}))
+    assert rows.keys(b"") == [b"i/wfnr_a/00000000", b"o/wfnr_a"]
+    ledger.outcome(0, finished().model_copy(update={"trace": "a short one"}))
+    run = ledger.run(0, ID)
+    assert run is not None
+    assert [item.trace for item in ledger.items(0, run)] == ["a short one"]
+
+
 def test_a_large_end_whose_node_runs_row_was_lost_counts_when_it_comes_again() -> None:
     rows = DictRows()
     ledger = Ledger(rows)

@@ -6,6 +6,8 @@ from typing import cast
 
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
+from agents.holding import Holding
+from agents.telling import Telling
 from agents.work import ItemWork
 from port.models import Result
 from streams.records import Arrival, Body, ItemFinished, ItemRetry, NodeRunEvent, ReportAnswered, Settled, Source
@@ -72,7 +74,11 @@ class FakeWorker:
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None)),
         )
         self.worker = cast("Worker", self.app)
-        self.here = Here(self.worker, ledger, self.overview, dispatch, {"greet": self.feeder})
+        self.holding = Holding(dispatch.due, 3600.0, 100)
+        self.telling = Telling({})
+        self.here = Here(
+            self.worker, ledger, self.overview, dispatch, {"greet": self.feeder}, self.holding, self.telling
+        )
         self._offset = 0
 
     def lose(self, partition: int) -> None:
@@ -139,7 +145,14 @@ class FakeWorker:
         key = (node_run_id, index)
         self.here.dispatch.due.set(self.here.partition_of(node_run_id), key, 4_000_000_000.0, lambda: None)
 
-    def end(self, node_run_id: str, index: int = 0, output: str = '{"said":"hello"}', error: str | None = None) -> None:
+    def end(
+        self,
+        node_run_id: str,
+        index: int = 0,
+        output: str = '{"said":"hello"}',
+        error: str | None = None,
+        trace: str | None = None,
+    ) -> None:
         """A handler ends."""
         self.outcome(
             ItemFinished(
@@ -151,6 +164,7 @@ class FakeWorker:
                 result=Result.SUCCESS if error is None else Result.FAILED,
                 output=output if error is None else None,
                 error=error,
+                trace=trace,
                 worker="host-0123abcd",
                 started_at=NOON + 20,
                 ended_at=NOON + 21.5,

@@ -1,11 +1,15 @@
 """What is shown of a node run, in the form of the API."""
 
 import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from port.models import Result
+from tests.agents.examples import context
 from tests.web.fakes import NOON, FakeWorker
 from web.data import ItemState, NodeRunShown, instant, node_run_shown
 
@@ -61,11 +65,14 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "attempt": 1,
                 "output": {"said": "hello", "apiKey": "***"},
                 "error": None,
+                "trace": None,
+                "progress": None,
                 "worker": "host-0123abcd",
                 "startedAt": "2027-01-15T08:00:20Z",
                 "endedAt": "2027-01-15T08:00:21.500000Z",
                 "durationSeconds": 1.5,
                 "dueAt": None,
+                "heldUntil": None,
             }
         ],
         "nextItem": None,
@@ -106,6 +113,20 @@ async def test_items_by_state(worker: FakeWorker) -> None:
     assert items[1].due_at == instant(NOON + 600)
     # Of the last nothing is written yet: its event type is the payload's.
     assert items[3].event_type == "other"
+
+
+async def test_a_stack_trace_progress_and_until_when_an_item_is_held(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a", count=3)
+    worker.end("wfnr_a", 0, error="KeyError: 'x'", trace="Traceback\n  token=abc")
+    work = worker.run("wfnr_a", 1)
+    worker.telling.progress(context(index=1), 3, 10)
+    worker.holding.hold(replace(work, index=2), time.time(), lambda: None)
+    items = as_json(worker)["items"]
+    assert [item["trace"] for item in items] == ["Traceback\n  token=***", None, None]
+    assert [item["progress"] for item in items] == [None, {"done": 3, "total": 10}, None]
+    assert [item["state"] for item in items] == ["ended", "running", "deferred"]
+    assert items[1]["heldUntil"] is None
+    assert datetime.fromisoformat(items[2]["heldUntil"]) > datetime.now(UTC)
 
 
 def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -> None:

@@ -4,12 +4,14 @@ import html
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from streams.records import Settled
+from tests.agents.examples import context
 from tests.web.conftest import LeftAlone, NewClient
 from tests.web.fakes import FakeWorker
 from web import pages
@@ -320,7 +322,7 @@ class TestHostileContent:
         fields = {"event_types": (HOSTILE,), "workflow": HOSTILE, "node": HOSTILE}
         worker.arrive("wfnr_a", text=payload, count=2, **fields)
         worker.end("wfnr_a", 0, output=json.dumps({HOSTILE: HOSTILE}))
-        worker.end("wfnr_a", 1, error=HOSTILE)
+        worker.end("wfnr_a", 1, error=HOSTILE, trace=HOSTILE)
         worker.settle("wfnr_a", Settled.REFUSED, HOSTILE)
         return worker
 
@@ -347,6 +349,20 @@ class TestHostileContent:
         assert f"script-src 'nonce-{nonce}'" in policy
         assert "default-src 'none'" in policy
         assert html.escape(HOSTILE, quote=False) not in page.split("<main")[0]
+
+    async def test_a_stack_trace_progress_and_what_is_held_are_on_the_page(
+        self, new_client: NewClient, worker: FakeWorker
+    ) -> None:
+        worker.arrive("wfnr_a", count=3)
+        worker.end("wfnr_a", 0, error="KeyError: 'x'", trace="Traceback of the call\n  token=abc")
+        work = worker.run("wfnr_a", 1)
+        worker.telling.progress(context(index=1), 3, 10)
+        worker.holding.hold(replace(work, index=2), time.time(), lambda: None)
+        client = await new_client()
+        text = Elements(await (await client.get("/node-runs/wfnr_a", headers=BROWSER)).text()).text
+        assert "Traceback of the call\n  token=***" in text
+        assert "Progress: 3 of 10." in text
+        assert "No handler for this event type: held until" in text
 
     async def test_in_a_query_and_a_path(self, new_client: NewClient) -> None:
         client = await new_client()
