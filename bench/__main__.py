@@ -10,9 +10,10 @@ from pathlib import Path
 import uvloop
 
 from bench.errors import BenchError
+from bench.fairness import measure_fairness
 from bench.figures import Figures
 from bench.options import Options, parse
-from bench.report import Report
+from bench.report import Page, Report
 from bench.rounds import measure
 from bench.screen import Screen
 from bench.trial import new_place, run_trial
@@ -48,8 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(options: Options, folder: Path, screen: Screen) -> Report:
+def _measure(options: Options, folder: Path, screen: Screen) -> Page:
     with EmbeddedKafka(folder / "kafka", progress=screen.line) as kafka:
+        if options.fairness:
+            fairness = uvloop.run(measure_fairness(options, new_place(kafka, folder / "fairness"), screen))
+            screen.end()
+            return fairness
 
         async def trial(subject: str, name: str) -> Figures:
             return await run_trial(subject, options, new_place(kafka, folder / name), screen)
@@ -59,7 +64,7 @@ def _measure(options: Options, folder: Path, screen: Screen) -> Report:
         return report
 
 
-def _tell(report: Report, options: Options) -> None:
+def _tell(report: Page, options: Options) -> None:
     if options.json is not None:
         options.json.write_bytes(report.to_json())
     if options.markdown:

@@ -28,6 +28,7 @@ class Options:
     partitions: int
     subjects: tuple[str, ...]
     worker_loop: str
+    fairness: bool
     markdown: bool
     json: Path | None
     profile: Path | None
@@ -69,6 +70,8 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--subjects", type=_subjects, default=SUBJECTS, metavar="NAME,…", help=f"of {','.join(SUBJECTS)} (all)")
     worker_loop = "event loop of the worker, as in `faust --loop` (%(default)s); the other loops run on uvloop"
     add("--worker-loop", choices=("aio", "uvloop"), default="aio", help=worker_loop)
+    fairness = "measure instead whether an event type that hangs slows another: at the first of --rates, on the worker"
+    add("--fairness", action="store_true", help=fairness)
     add("--markdown", action="store_true", help="print the result as Markdown")
     add("--json", type=Path, metavar="FILE", help="write all figures of all runs to FILE")
     profile = "write a flame graph of each burst to DIR with py-spy, which must be installed; it slows the subject down"

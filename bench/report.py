@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,55 @@ _WIDTH: Final = 160
 _RATIOS: Final = ((WORKER, DURABLE_LOOP), (WORKER, LOOP))
 
 
+class Page(ABC):
+    """A table, what was measured before it, and the targets behind it."""
+
+    @abstractmethod
+    def told(self) -> str:
+        """Say what was measured, and where."""
+
+    @abstractmethod
+    def header(self) -> list[str]:
+        """Return the heads of the columns."""
+
+    @abstractmethod
+    def rows(self) -> list[list[str]]:
+        """Return a row for each figure."""
+
+    @abstractmethod
+    def targets(self) -> list[str]:
+        """Return a line for each target: what it is, what was measured, and whether that meets it."""
+
+    @abstractmethod
+    def to_json(self) -> bytes:
+        """Return every figure."""
+
+    def markdown(self) -> str:
+        """Return all of it as Markdown."""
+        header = self.header()
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *self.rows()]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return "\n\n".join([self.told(), table, "\n".join(f"- {line}" for line in self.targets())])
+
+    def show(self) -> None:
+        """Print all of it."""
+        console = Console(highlight=False, markup=False)
+        if not console.is_terminal:
+            console.width = _WIDTH
+        first, *others = self.header()
+        table = Table(first)
+        for name in others:
+            table.add_column(name, justify="right")
+        for row in self.rows():
+            table.add_row(*row)
+        console.print(self.told(), soft_wrap=True)
+        console.print(table)
+        for line in self.targets():
+            console.print(line, soft_wrap=True)
+
+
 @dataclass(frozen=True)
-class Report:
+class Report(Page):
     """What all runs have shown."""
 
     options: Options
@@ -48,30 +96,8 @@ class Report:
         report = {"machine": machine(), "options": options, "rounds": self.rounds, "targets": self.targets()}
         return orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
-    def markdown(self) -> str:
-        """Return all of it as Markdown."""
-        header = self.header()
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *self.rows()]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return "\n\n".join([self._told(), table, "\n".join(f"- {line}" for line in self.targets())])
-
-    def show(self) -> None:
-        """Print all of it."""
-        console = Console(highlight=False, markup=False)
-        if not console.is_terminal:
-            console.width = _WIDTH
-        first, *others = self.header()
-        table = Table(first)
-        for name in others:
-            table.add_column(name, justify="right")
-        for row in self.rows():
-            table.add_row(*row)
-        console.print(self._told(), soft_wrap=True)
-        console.print(table)
-        for line in self.targets():
-            console.print(line, soft_wrap=True)
-
-    def _told(self) -> str:
+    def told(self) -> str:
+        """Say what was measured, and where."""
         options = self.options
         runs = "1 run" if options.runs == 1 else f"{options.runs} runs"
         rates = ", ".join(map(str, options.rates))
@@ -86,8 +112,8 @@ class Report:
 
     def _row(self, one: Measure) -> list[str]:
         title = f"{one.title}, {one.unit}" if one.unit else one.title
-        own = [_shown(of_subject(self.rounds, subject, one.key), one.decimals) for subject in self.options.subjects]
-        ratios = [_shown(ratio(self.rounds, *pair, one.key), 2) if one.compared else "" for pair in self._ratios()]
+        own = [shown(of_subject(self.rounds, subject, one.key), one.decimals) for subject in self.options.subjects]
+        ratios = [shown(ratio(self.rounds, *pair, one.key), 2) if one.compared else "" for pair in self._ratios()]
         return [title, *own, *ratios]
 
 
@@ -132,7 +158,8 @@ def _targets(options: Options) -> Sequence[_Target]:
     )
 
 
-def _shown(value: Spread, decimals: int) -> str:
+def shown(value: Spread, decimals: int) -> str:
+    """Return a cell: the median, and the lowest and the highest where they differ."""
     median, low, high = (f"{number:,.{decimals}f}" for number in (value.median, value.low, value.high))
     return median if low == high else f"{median} ({low}-{high})"
 

@@ -74,9 +74,9 @@ def new_place(kafka: EmbeddedKafka, folder: Path) -> Place:
 
 async def run_trial(subject: str, options: Options, place: Place, screen: Screen) -> Figures:
     """Return the figures of one subject. Raises BenchError where it loses, delays or falsifies a node run."""
-    await _create_topics(place, options.partitions)
+    await create_topics(place, options.partitions)
     with contextlib.ExitStack() as programs:
-        programs.enter_context(_emulator(place))
+        programs.enter_context(emulator(place))
         arguments = command(subject, options.worker_loop)
         program = programs.enter_context(Program(subject, arguments, place.environment(), place.folder))
         async with _driver(place, program, options, screen) as driver:
@@ -92,7 +92,8 @@ async def run_trial(subject: str, options: Options, place: Place, screen: Screen
             return figures_of(burst, steady, Totals(driver.record.calls - before, driver.peak_memory, others))
 
 
-async def _create_topics(place: Place, partitions: int) -> None:
+async def create_topics(place: Place, partitions: int) -> None:
+    """Make the topics of a place."""
     changelog = f"{place.organization}.loop-changelog"
     topics = [
         NewTopic(place.topic, partitions, 1),
@@ -109,7 +110,8 @@ async def _create_topics(place: Place, partitions: int) -> None:
 
 
 @contextlib.contextmanager
-def _emulator(place: Place) -> Iterator[Program]:
+def emulator(place: Place) -> Iterator[Program]:
+    """Start an emulator of Port; ended with the block."""
     arguments = ["-m", "local.emulator", "--port", str(place.emulator_port)]
     with Program("emulator", arguments, place.environment(), place.folder) as program:
         wait_until(lambda: not is_free(place.emulator_port), program, _EMULATOR_SECONDS)

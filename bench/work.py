@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Final
 
 EVENT_TYPE: Final = "bench.deployed"
+NEIGHBOUR: Final = "bench.neighbour"
+"""An event type whose handler hangs when it is told to."""
+NEIGHBOUR_CONCURRENCY: Final = 10
+SWITCH: Final = "bench.switch"
+"""Tells that handler to hang, or not any more, by the field `free`."""
 CONCURRENCY: Final = 100
 """How many node runs a subject has under way, and how many reports: the worker's own default for reports."""
 

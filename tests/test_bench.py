@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from bench import loop, record
 from bench.errors import BenchError
+from bench.fairness import CALM, HUNG, FairnessReport, measure_fairness
 from bench.figures import Figures, Phase, Totals, figures_of, measures, of_subject, p, percentile, ratio
 from bench.loop import Offsets
 from bench.options import parse
@@ -50,6 +51,29 @@ async def committed(place: Place, group: str) -> dict[TopicPartition, int]:
     finally:
         await admin.close()
     return {partition: offset.offset for partition, offset in found.items() if partition.topic == place.topic}
+
+
+async def test_fairness_is_measured_while_a_handler_hangs_and_while_it_does_not(
+    kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    options = parse(["--fairness", "--runs=1", "--rates=50", "--seconds=1", "--warm-up=20"])
+    report = await measure_fairness(options, new_place(kafka, tmp_path / "fairness"), Screen())
+    [latencies] = report.rounds
+    assert [len(latencies[mode]) for mode in (CALM, HUNG)] == [50, 50]
+    assert all(0 < latency < 30 for mode in (CALM, HUNG) for latency in latencies[mode])
+    assert orjson.loads(report.to_json())["rounds"] == [latencies]
+
+
+def test_the_fairness_of_several_rounds_is_the_median_of_their_ratios() -> None:
+    options = parse(["--fairness", "--runs=3", "--rates=50"])
+    rounds = [{CALM: [calm] * 9, HUNG: [hung] * 9} for calm, hung in ((0.1, 0.11), (0.2, 0.2), (0.05, 0.5))]
+    report = FairnessReport(options, rounds, others=0.25)
+    assert report.ratio(99).median == pytest.approx(1.1)
+    assert report.rows()[1] == ["latency, p99, ms", "100 (50-200)", "200 (110-500)", "1.10 (1.00-10.00)"]
+    assert report.targets() == ["met: p99 while another event type hangs, as a multiple of the calm one, ≤ 1.2: 1.10"]
+    assert "| latency, p99, ms | 100 (50-200) |" in report.markdown()
+    slower = FairnessReport(options, rounds[2:], others=0.25)
+    assert slower.targets()[0].startswith("missed: ")
 
 
 class TestTrial:
