@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from agents.work import ItemWork
-from streams.metrics import HELD
 from tables.due import DueIndex
 
 
@@ -30,7 +29,8 @@ class Holding:
         self._limit = limit
         self._clock = clock
         self._held: dict[int, dict[str, dict[int, float]]] = {}
-        self._items = 0
+        self.items = 0
+        """How many items are held."""
 
     @property
     def node_runs(self) -> int:
@@ -47,7 +47,7 @@ class Holding:
         Its time counts from `came_at`, Kafka's timestamp of its message; from now where that is to come yet: producers
         set what they like.
         """
-        if work.fresh and self._items >= self._limit:
+        if work.fresh and self.items >= self._limit:
             return False
         key = (work.node_run_id, work.index)
         at = min(came_at, self._clock()) + self.seconds
@@ -58,7 +58,7 @@ class Holding:
 
         self.ended(work.partition, *key)
         self._held.setdefault(work.partition, {}).setdefault(work.node_run_id, {})[work.index] = at
-        self._count(1)
+        self.items += 1
         self._due.set(work.partition, key, at, passed)
         return True
 
@@ -68,15 +68,11 @@ class Holding:
         if runs.get(node_run_id, {}).pop(index, None) is None:
             return
         self._due.drop(partition, (node_run_id, index))
-        self._count(-1)
+        self.items -= 1
         if not runs[node_run_id]:
             del runs[node_run_id]
 
     def lost(self, partition: int) -> None:
         """Forget a partition that another worker owns now. Its entries in the due index go with the partition."""
         runs = self._held.pop(partition, {})
-        self._count(-sum(map(len, runs.values())))
-
-    def _count(self, more: int) -> None:
-        self._items += more
-        HELD.set(self._items)
+        self.items -= sum(map(len, runs.values()))

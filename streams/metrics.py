@@ -55,9 +55,6 @@ OVERDUE: Final = Counter(
     ["event_type"],
     registry=REGISTRY,
 )
-HELD: Final = Gauge(
-    "port_runs_held_items", "Items whose event type has no handler, held with UNKNOWN_EVENTS=hold", registry=REGISTRY
-)
 SOURCE_COPIED: Final = Counter(
     "port_runs_source_copied_records", "Records copied from the source cluster to the own one", registry=REGISTRY
 )

@@ -132,11 +132,26 @@ def test_the_handler_of_the_readme_handles_what_its_curl_publishes(tmp_path: Pat
 
 
 def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
-    *handlers, tests = blocks(HANDLERS, "python")
-    (tmp_path / "my_handlers.py").write_text("\n\n".join(handlers))
-    (tmp_path / "test_my_handlers.py").write_text(tests)
-    done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "5 passed" in done.stdout, done.stdout + done.stderr
+    first, its_tests, *handlers, tests = blocks(HANDLERS, "python")
+    passes(tmp_path, first, its_tests, 2)
+    passes(tmp_path, "\n\n".join([first, *handlers]), tests, 3)
+
+
+def passes(folder: Path, handlers: str, tests: str, count: int) -> None:
+    (folder / "my_handlers.py").write_text(handlers)
+    (folder / "test_my_handlers.py").write_text(tests)
+    done = python(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert f"{count} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_first_handler_of_the_handlers_page_handles_what_its_curl_publishes(tmp_path: Path) -> None:
+    (tmp_path / "my_handlers.py").write_text(blocks(HANDLERS, "python")[0])
+    [body] = re.findall(r"curl -s \S+ -d '(.*?)'\n", HANDLERS, re.DOTALL)
+    payload = orjson.loads(body)["node"]["config"]["payload"] | {"service": "checkout"}
+    done = python(tmp_path, "-c", EXECUTE, orjson.dumps(payload).decode())
+    assert done.returncode == 0, done.stderr
+    event = orjson.loads(done.stdout)
+    assert (event["kind"], event["error"]) == ("item_retry", "the deployment queue is busy")
 
 
 @cache

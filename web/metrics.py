@@ -47,7 +47,14 @@ class Gauges(Collector):
         yield states
         yield from self._queues()
         yield GaugeMetricFamily(
-            "port_runs_due_entries", "Retries and ends of grace that wait for their time", value=len(here.dispatch.due)
+            "port_runs_due_entries",
+            "Retries, ends of grace and held items that wait for their time",
+            value=len(here.dispatch.due),
+        )
+        yield GaugeMetricFamily(
+            "port_runs_held_items",
+            "Items that wait for a handler of their event type to be deployed",
+            value=here.holding.items,
         )
         yield GaugeMetricFamily(
             "port_runs_owned_partitions", "Partitions that this worker has taken over", value=len(here.partitions)

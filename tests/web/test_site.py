@@ -267,7 +267,8 @@ class TestList:
     async def test_metrics(self, new_client: NewClient, worker: FakeWorker) -> None:
         worker.arrive("wfnr_a")
         worker.run("wfnr_a")
-        worker.wait("wfnr_b")
+        held = worker.wait("wfnr_b")
+        worker.holding.hold(held, time.time(), lambda: None)
         client = await new_client()
         answer = await client.get("/metrics")
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
@@ -275,6 +276,7 @@ class TestList:
         assert 'port_runs_node_runs{state="running"} 1.0' in lines
         assert 'port_runs_queue_running{agent="handler-greet"} 1.0' in lines
         assert 'port_runs_queue_waiting{agent="handler-greet"} 1.0' in lines
+        assert "port_runs_held_items 1.0" in lines
         assert "port_runs_owned_partitions 8.0" in lines
         assert "port_runs_offset_interventions_total 3.0" in lines
 
