@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from streams.durations import seconds
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 ENV_FILE: Final = ".env"
+Read = TypeVar("Read", bound=BaseSettings)
 _TOPIC_PART: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
@@ -86,6 +87,17 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Start = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
 
+CONFIG: Final = SettingsConfigDict(
+    frozen=True,
+    env_file=ENV_FILE,
+    env_file_encoding="utf-8",
+    # Compose files pass on variables that are not set as empty ones.
+    env_ignore_empty=True,
+    extra="ignore",
+    hide_input_in_errors=True,
+)
+"""How settings are read."""
+
 FROM_PORT: Final = ("port",)
 """`SOURCE_BROKERS` where brokers and credentials come from Port's API."""
 
@@ -93,15 +105,7 @@ FROM_PORT: Final = ("port",)
 class Settings(BaseSettings):
     """Every setting of a worker; the variable is the field's name in capitals. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        # Compose files pass on variables that are not set as empty ones.
-        env_ignore_empty=True,
-        extra="ignore",
-        hide_input_in_errors=True,
-    )
+    model_config = CONFIG
 
     port_org_id: TopicPart
     port_client_id: str = Field(min_length=1)
@@ -216,16 +220,21 @@ def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     return f"{name}: {message.removeprefix('Value error, ')}"
 
 
-def load() -> Settings:
-    """Read the settings from the environment and `.env` in the working directory.
+def read(settings: type[Read]) -> Read:
+    """Read settings from the environment and `.env` in the working directory.
 
     Raises:
         SettingsError: a value is missing or wrong; one line per variable, naming it.
     """
     try:
-        return Settings()
+        return settings()
     except (UnicodeDecodeError, OSError) as wrong:
         raise SettingsError(f"{ENV_FILE}: cannot be read: {wrong}") from None
     except ValidationError as wrong:
         lines = [_line(error["loc"], error["type"], error["msg"]) for error in wrong.errors(include_input=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def load() -> Settings:
+    """Read the settings of a worker, as `read` does."""
+    return read(Settings)

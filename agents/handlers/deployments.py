@@ -5,6 +5,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents import Context, handles
+from agents.handlers.outgoing import client
+from agents.handlers.settings import settings
+
+_WEBHOOK = "the webhook (WEBHOOK_URL)"
 
 
 class DeploymentStarted(BaseModel):
@@ -16,11 +20,11 @@ class DeploymentStarted(BaseModel):
     timestamp: datetime | None = None
 
 
-@handles("deployment.started", concurrency=20, deadline="5m")
+@handles("deployment.started", concurrency=20, deadline="5m", retries=5)
 async def deployment_started(event: DeploymentStarted, ctx: Context) -> dict[str, object]:
-    """Say what is deployed and where."""
+    """Say what is deployed and where, and forward it to the webhook."""
     ctx.log("deployment of %s %s to %s started", event.service, event.version, event.environment)
-    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    return await _forwarded(ctx)
 
 
 class Deployed(BaseModel):
@@ -39,8 +43,18 @@ class ServiceDeployed(BaseModel):
     metadata: dict[str, object] = {}
 
 
-@handles("service.deployed", concurrency=20, deadline="5m")
+@handles("service.deployed", concurrency=20, deadline="5m", retries=5)
 async def service_deployed(event: ServiceDeployed, ctx: Context) -> dict[str, object]:
-    """Say what was deployed and where."""
+    """Say what was deployed and where, and forward it to the webhook."""
     ctx.log("%s %s is deployed in %s", event.data.service_id, event.data.version, event.data.environment)
-    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    return await _forwarded(ctx)
+
+
+async def _forwarded(ctx: Context) -> dict[str, object]:
+    """Post the payload object as it came, where a webhook is configured."""
+    url = settings().webhook_url
+    done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    if not url.get_secret_value():
+        return done
+    status = await client().post(_WEBHOOK, url, ctx.fields, ctx)
+    return done | {"forwarded": {"status": status}}

@@ -1,10 +1,15 @@
-"""Notifications."""
+"""Notifications, by Slack and by mail."""
 
 from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from agents import Context, handles
+from agents import Context, Fail, handles
+from agents.handlers.mail import mail, send
+from agents.handlers.outgoing import client
+from agents.handlers.settings import MAILTO, recipients, settings
+
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class Notification(BaseModel):
@@ -14,8 +19,26 @@ class Notification(BaseModel):
     message: str
 
 
-@handles("notification", concurrency=50, deadline="1m", retries=3)
+@handles("notification", concurrency=50, deadline="1m", retries=5)
 async def notification(event: Notification, ctx: Context) -> dict[str, object]:
-    """Say what would be sent where."""
+    """Send the message to the address of its channel."""
     ctx.log("to %s: %s", event.channel, event.message)
-    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    channels = settings().notification_channels
+    if not channels:
+        return done
+    if (secret := channels.get(event.channel)) is None:
+        raise Fail(f"the channel {event.channel[:100]!r} is not configured (NOTIFICATION_CHANNELS)")
+    address = secret.get_secret_value()
+    if address.startswith(MAILTO):
+        to = recipients(address)
+        await send(mail(settings().smtp_from, to, event.message, ctx), to, settings())
+        return done | {"sentBy": "email"}
+    name = f"the channel {event.channel!r} (NOTIFICATION_CHANNELS)"
+    await client().post(name, secret, {"text": slack_text(event.message)}, ctx)
+    return done | {"sentBy": "slack"}
+
+
+def slack_text(message: str) -> str:
+    """Return a message with Slack's three special characters escaped: no text calls everybody, or hides a link."""
+    return "".join(_ESCAPES.get(char, char) for char in message)
