@@ -23,8 +23,11 @@ $(STAMP): requirements.lock pyproject.toml $(wildcard scripts/*.sh)
 demo: setup ## start Kafka, the Port emulator and a worker, and run the four example workflows; Ctrl-C ends it
 	@exec $(PY) -m local.demo --follow-parent $(DEMO_ARGS)
 
-test: setup ## run all tests, those on a real Kafka included
-	@$(PY) -m pytest
+# Two at a time, since most wait for Kafka much of their time: make test TEST_ARGS="-n 0" runs one after the other.
+TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+
+test: setup ## run all tests, those on a real Kafka included; pytest's options stand in TEST_ARGS
+	@$(PY) -m pytest $(TEST_ARGS)
 
 # Its options stand in BENCH_ARGS: make bench BENCH_ARGS="--runs 1 --burst 5000"; --help lists them.
 bench: setup ## measure a worker beside two hand-written loops; half an hour, a quick look by options

@@ -177,6 +177,18 @@ class PortClient:
         await self._tokens.close()
         await self._http.close()
 
+    async def log_in(self) -> Answer:
+        """Fetch an access token, unless a valid one is there: ACCEPTED, or why there is none. Waits as `report` does.
+
+        Never raises. Source: Port API reference, "Create an access token".
+        """
+        await self.budget.turn(Urgency.FIRST)
+        try:
+            token = await self._tokens.get()
+        finally:
+            self.budget.ended()
+        return token if isinstance(token, Answer) else Answer(AnswerKind.ACCEPTED, None, "logged in")
+
     @property
     def unreachable_since(self) -> float | None:
         """The epoch seconds since when no call brought an answer of Port's, but at most 5xx; None where the last did.

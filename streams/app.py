@@ -15,5 +15,5 @@ except SettingsError as wrong:
 
 app = Worker(
     settings,
-    autodiscover=["agents.router", "agents.ledger", "agents.running", "agents.reporter", "web.views"],
+    autodiscover=["agents.router", "agents.ledger", "agents.running", "agents.reporter", "agents.check", "web.views"],
 )

@@ -14,16 +14,18 @@ import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 import stamina
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
+    MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
 from mode import Service
@@ -165,6 +167,11 @@ class Bridge(Service):
                 f"topic {self._topic} is not there, or {source.username or 'anybody'} may not read it: check "
                 "PORT_ORG_ID, and that the user belongs to that organization"
             )
+        if await _id_of(source) == await _id_of(self._settings.own):
+            # Each copy would be copied again, without end.
+            raise SourceError(
+                "SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another address; leave it empty"
+            )
         producer = AIOKafkaProducer(
             client_id=self._client_id,
             acks="all",
@@ -204,13 +211,24 @@ class Bridge(Service):
         self, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]], producer: AIOKafkaProducer
     ) -> None:
         """Copy records, and return when the own cluster has acknowledged them all."""
-        sent = [
-            await producer.send(self._topic, record.value, key=record.key, headers=self._headers(record))
-            for records in batch.values()
-            for record in records
-        ]
-        await asyncio.gather(*sent)
-        SOURCE_COPIED.inc(len(sent))
+        records = [record for several in batch.values() for record in several]
+        sent = [await self._send(producer, record) for record in records]
+        for record, answer in zip(records, await asyncio.gather(*sent, return_exceptions=True), strict=True):
+            if isinstance(answer, MessageSizeTooLargeError):
+                # Nothing that can be kept here as it is. Its beginning becomes a dead letter, and the rest goes on.
+                where = f"{record.topic}[{record.partition}] offset {record.offset}"
+                logger.error("source: %s is larger than the own topic takes; its beginning is copied", where)
+                await (await self._send(producer, record, most=MAX_RECORD_BYTES // 2))
+            elif isinstance(answer, BaseException):
+                raise answer
+        SOURCE_COPIED.inc(len(records))
+
+    async def _send(
+        self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], most: int = _LARGEST // 2
+    ) -> asyncio.Future[object]:
+        value = None if record.value is None else record.value[:most]
+        sent = await producer.send(self._topic, value, key=record.key, headers=self._headers(record))
+        return cast("asyncio.Future[object]", sent)
 
     def _headers(self, record: ConsumerRecord[bytes, bytes]) -> list[tuple[str, bytes]]:
         # The copy's own timestamp is that of the copying: the topic's retention would delete an old one at once.
@@ -229,10 +247,10 @@ class Bridge(Service):
         async with asyncio.timeout(ANSWER_SECONDS):
             await consumer.topics()
             ends = await consumer.end_offsets(mine) if mine else {}
-        lag = {}
-        for tp, end in ends.items():
-            with contextlib.suppress(IllegalStateError):  # it has just gone
-                lag[tp.partition] = max(0, end - await consumer.position(tp))
+            lag = {}
+            for tp, end in ends.items():
+                with contextlib.suppress(IllegalStateError):  # it has just gone
+                    lag[tp.partition] = max(0, end - await consumer.position(tp))
         SOURCE_LAG.clear()
         for partition, records in lag.items():
             SOURCE_LAG.labels(str(partition)).set(records)
@@ -291,6 +309,16 @@ async def _running(client: AIOKafkaConsumer | AIOKafkaProducer) -> AsyncIterator
             stopping.cancel()
         elif not stopping.cancelled() and (error := stopping.exception()) is not None:
             logger.debug("a client did not stop well: %s", error)
+
+
+async def _id_of(cluster: Cluster) -> str:
+    """Return the id that a cluster gave itself."""
+    admin = AIOKafkaAdminClient(**cluster.client())
+    try:
+        await admin.start()
+        return str((await admin.describe_cluster())["cluster_id"])
+    finally:
+        await admin.close()
 
 
 async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:

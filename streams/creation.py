@@ -88,7 +88,7 @@ async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]
 
 
 async def _create(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]], settings: Settings) -> None:
-    answer = await admin.create_topics([_new(spec, settings) for spec in specs])
+    answer = await admin.create_topics([new_topic(spec, settings) for spec in specs])
     for name, code, *text in answer.topic_errors:
         if not code:
             logger.info("topic %s is created", name)
@@ -98,7 +98,8 @@ async def _create(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]]
             raise TopicsError(f"topic {name} could not be created: {reason}")
 
 
-def _new(spec: TopicSpec[object], settings: Settings) -> NewTopic:
+def new_topic(spec: TopicSpec[object], settings: Settings) -> NewTopic:
+    """Return what a topic is created as."""
     return NewTopic(
         spec.name,
         spec.partitions or settings.partitions,

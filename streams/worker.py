@@ -108,6 +108,7 @@ class Worker(faust.App):
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
         self._settling = asyncio.Lock()
+        self._stopping = False
         self.settled = asyncio.Event()
         self.on_lost: list[Callable[[int], None]] = []
         self.before_rebalance: list[Callable[[], Awaitable[None]]] = []
@@ -217,6 +218,8 @@ class Worker(faust.App):
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
+        if self._stopping:
+            return
         self.settled.set()
         for step in self.on_settled:
             step()
@@ -231,6 +234,7 @@ class Worker(faust.App):
 
     async def stop(self) -> None:
         """Stop taking work up, then stop Faust; past STOP_SECONDS the process ends without it."""
+        self._stopping = True
         try:
             for step in self.before_stop:
                 await step()
@@ -242,6 +246,10 @@ class Worker(faust.App):
                         last.push_async_callback(stop)
                     if self.bridge is not None:
                         last.push_async_callback(self.bridge.stop)
+                    # No store is closed while a row is on its way to it.
+                    self.settled.clear()
+                    for step in self.before_rebalance:
+                        await step()
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaProducer
+from faust.types.stores import StoreT
 from rocksdict import Rdict, WriteBatch
 
 from streams.exits import stop_process
@@ -102,8 +103,12 @@ class LedgerTable(faust.Table[bytes, bytes]):
             beacon=app.beacon,
             help="The state of every node run, with its items and messages.",
         )
-        store = cast("Any", self.data)
+
+    def _new_store(self) -> StoreT[bytes, bytes]:
+        """Called by Faust when the store is first used; made any earlier, it would create DATA_DIR at the import."""
+        store = cast("Any", super()._new_store())
         store._open_for_partition = partial(_open_recent, store.partition_path, store._open_for_partition)
+        return cast("StoreT[bytes, bytes]", store)
 
     def store(self, partition: int) -> Rdict | None:
         """Return the local store of a partition, None where it is not open here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -103,10 +103,10 @@ class SourceKafka:
         }
         return settings | ({"SOURCE_CA_FILE": str(cluster.ca_file)} if cluster.ca_file else {})
 
-    def add_topic(self, org: str, partitions: int = 1) -> str:
+    def add_topic(self, org: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         """Create `<org>.runs`, and return its name."""
         topic = f"{org}.runs"
-        _apart(_create(self.admin_bootstrap, topic, partitions))
+        _apart(_create(self.admin_bootstrap, NewTopic(topic, partitions, 1, topic_configs=dict(config or {}))))
         return topic
 
     def allow(self, org: str) -> None:
@@ -175,13 +175,13 @@ def _apart(work: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, work).result()
 
 
-async def _create(bootstrap: str, topic: str, partitions: int) -> None:
+async def _create(bootstrap: str, topic: NewTopic) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        answer = await admin.create_topics([NewTopic(topic, partitions, 1)])
+        answer = await admin.create_topics([topic])
         assert [code for _, code, *_ in answer.topic_errors] == [0]
-        while topic not in await admin.list_topics():
+        while topic.name not in await admin.list_topics():
             pass  # the broker learns of it a moment after the controller
     finally:
         await admin.close()

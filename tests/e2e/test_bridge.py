@@ -1,19 +1,23 @@
 """Two clusters: the runs topic on a broker secured like Port's, with one partition, and all state on the own one."""
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from local.examples import NAMES as SHAPES
 from local.examples import load_example
 from local.kafka import EmbeddedKafka, free_port
+from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 from streams.cluster import SecurityProtocol
 from tests.e2e.load import Load
 from tests.e2e.record import Record
 from tests.e2e.team import Team
-from tests.processes import Cluster, Process, call, eventually, ready
+from tests.processes import SECRET, Cluster, Process, call, eventually, ready
 from tests.source_kafka import SourceKafka
 
 FROM_PORT = {"SOURCE_BROKERS": "port", "SOURCE_SECURITY_PROTOCOL": SecurityProtocol.SASL_PLAINTEXT.value}
@@ -51,6 +55,14 @@ def start(team: Team, *names: str) -> None:
     team.start(*names, **FROM_PORT)
 
 
+def signed(node_run_id: str, sent_at: int) -> bytes:
+    """Return a message with Port's signature."""
+    message = {"context": {"runId": node_run_id}, "payload": {"type": "echo", "n": 1}}
+    body = json.dumps(message, separators=(",", ":")).encode()
+    signature = signature_of(body, str(sent_at), SecretStr(SECRET))
+    return json.dumps({"headers": {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: str(sent_at)}, **message}).encode()
+
+
 def copies(worker: Process) -> bool:
     """Whether the source's partition is this worker's."""
     lines = worker.get("/metrics").text.splitlines()
@@ -62,10 +74,11 @@ def the_one_that_copies(team: Team) -> str:
 
 
 def test_the_four_shapes_complete_and_say_where_they_stood_at_the_source(team: Team, source: SourceKafka) -> None:
-    start(team, *NAMES)
+    team.start(*NAMES, **FROM_PORT, SIGNATURE="required")
     team.settled()
     record = Record(team.cluster)
-    made = [call(team.cluster.emulator_port, "POST", "/emulator/node-runs", body=load_example(name)) for name in SHAPES]
+    bodies = [load_example(name) | {"form": "headers"} for name in SHAPES]
+    made = [call(team.cluster.emulator_port, "POST", "/emulator/node-runs", body=body) for body in bodies]
     node_runs = [str(got.json["nodeRunId"]) for got in made]
     for node_run in node_runs:
         assert record.completed(node_run)["result"] == "SUCCESS"
@@ -74,9 +87,16 @@ def test_the_four_shapes_complete_and_say_where_they_stood_at_the_source(team: T
     assert here["messages"][0]["source"]["cluster"] == "port"
     assert here["messages"][0]["source"]["topic"] == f"{team.cluster.org}.runs"
     assert here["messages"][0]["source"]["offset"] == 0
+    # A signature is as fresh as its message was at the source, however late that is copied.
+    [(_, old)] = Load(team.cluster).register(1)
+    sent_at = int(time.time()) - 3 * 86_400
+    source.publish(team.cluster.org, [signed(old, sent_at)], timestamp_ms=sent_at * 1000)
+    assert record.completed(old)["result"] == "SUCCESS"
     group = f"{team.cluster.org}.port-runs"
-    eventually(lambda: set(source.committed(group).values()) == {4}, "what is copied is committed")
-    assert all(ready(team[name]) for name in NAMES)
+    eventually(lambda: set(source.committed(group).values()) == {5}, "what is copied is committed")
+    for name in NAMES:
+        assert ready(team[name])
+        assert source.password not in team[name].log.read_text(errors="replace")
 
 
 def test_nothing_is_lost_whoever_is_killed(team: Team, source: SourceKafka, kafka: EmbeddedKafka) -> None:

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from local.kafka import EmbeddedKafka, free_port
 from streams.exits import RESTART
 from streams.worker import STOP_SECONDS
-from tests.processes import Cluster, call, eventually, ready
+from tests.processes import Cluster, Process, call, eventually, ready
 
 
 @pytest.fixture
@@ -39,6 +40,19 @@ def test_without_kafka_it_ends_in_time_and_what_it_had_not_acknowledged_is_done_
         with cluster.worker("second") as worker:
             eventually(lambda: _completed(cluster) == set(published) or None, "all are completed", 60)
             assert worker.stop() == 0
+
+
+def test_it_can_be_stopped_at_any_moment_of_its_start(unique: str, tmp_path: Path, kafka: EmbeddedKafka) -> None:
+    """Its first rows are on their way when Faust says that it is ready."""
+    cluster = Cluster(kafka, unique, tmp_path, free_port())
+    for moment in ("Recovery complete", "Worker ready"):
+        with cluster.worker(moment.replace(" ", "-")) as worker:
+            eventually(partial(_says, worker, moment), moment, 60, every=0.001)
+            assert worker.stop() == 0, worker.log.read_text(errors="replace")[-3000:]
+
+
+def _says(worker: Process, text: str) -> bool:
+    return text in worker.log.read_text(errors="replace")
 
 
 def _reports(cluster: Cluster) -> int:
