@@ -50,7 +50,7 @@ async def send(message: EmailMessage, to: tuple[str, ...], settings: OutgoingSet
         password=password or None,
         use_tls=settings.smtp_security is SmtpSecurity.TLS,
         start_tls=settings.smtp_security is SmtpSecurity.STARTTLS,
-        tls_context=None if settings.smtp_security is SmtpSecurity.NONE else tls(settings),
+        tls_context=None if settings.smtp_security is SmtpSecurity.NONE else tls(settings.outgoing_ca_file),
         timeout=settings.outgoing_timeout,
     )
     try:
@@ -71,7 +71,8 @@ def _translated(error: Exception) -> Exception:
         return _answered(error.code, "refused SMTP_USERNAME and SMTP_PASSWORD")
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return _answered(error.code, "refused the mail")
-    if isinstance(error, aiosmtplib.SMTPNotSupported | ValueError):
+    # The base class itself is raised where the server has no STARTTLS.
+    if type(error) is aiosmtplib.SMTPException or isinstance(error, aiosmtplib.SMTPNotSupported | ValueError):
         return Fail(f"{_NAME} does not offer what SMTP_SECURITY or SMTP_USERNAME asks for")
     if isinstance(error, TimeoutError):
         return Unavailable(f"{_NAME} did not answer in time (OUTGOING_TIMEOUT)")

@@ -6,14 +6,14 @@ resolved to before.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import ipaddress
 import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import aiohttp
@@ -117,8 +117,6 @@ class Outgoing:
         self._allowed = allowed
         self._permitted = permitted or policy(allowed.outgoing_private)
         self._resolver = resolver
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def post(self, name: str, url: SecretStr, body: Mapping[str, object], ctx: Context) -> int:
         """Post a body as JSON, with the item's idempotency key as the header `Idempotency-Key`; return the status, 2xx.
@@ -138,9 +136,12 @@ class Outgoing:
         self._require(name, text)
         headers = {"Content-Type": "application/json", "Idempotency-Key": ctx.idempotency_key}
         try:
-            async with self._opened().post(
-                text, data=to_json(body, inf_nan_mode="null"), headers=headers, allow_redirects=False
-            ) as answer:
+            async with (
+                self._session() as session,
+                session.post(
+                    text, data=to_json(body, inf_nan_mode="null"), headers=headers, allow_redirects=False
+                ) as answer,
+            ):
                 said = await answer.content.read(_ANSWER_BYTES)
                 asked = answer.headers.get("Retry-After", "")
                 status = answer.status
@@ -160,21 +161,18 @@ class Outgoing:
         if url.lower().startswith("http:") and self._allowed.outgoing_http is Rule.REFUSE:
             raise Fail(f"{name}: http is refused (OUTGOING_HTTP)")
 
-    def _opened(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or self._loop is not loop:
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    socket_factory=self._socket, resolver=self._resolver, ssl=tls(self._allowed)
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=self._allowed.outgoing_timeout),
-                headers={"User-Agent": "port-runs"},
-                # An answer is looked at as it came: a small one could unpack to a large one.
-                auto_decompress=False,
-            )
-        return self._session
+    def _session(self) -> aiohttp.ClientSession:
+        # One for each call: every call has a connection of its own, whose address is checked.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                socket_factory=self._socket, resolver=self._resolver, ssl=tls(self._allowed.outgoing_ca_file)
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._allowed.outgoing_timeout),
+            headers={"User-Agent": "port-runs"},
+            # An answer is looked at as it came: a small one could unpack to a large one.
+            auto_decompress=False,
+        )
 
     def _socket(self, info: AddressInfo) -> socket.socket:
         """Called by aiohttp for each address that it is about to connect to, names and plain addresses alike."""
@@ -183,33 +181,16 @@ class Outgoing:
             raise RefusedAddress("the address is refused")
         return socket.socket(family, kind, protocol)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
 
-    def abandon(self) -> None:
-        """Close the connections when no event loop runs any more."""
-        if self._session is not None and self._session.connector is not None:
-            self._session.connector.close()
-
-
-def tls(allowed: OutgoingSettings) -> ssl.SSLContext:
+@lru_cache(maxsize=2)
+def tls(ca_file: Path | None) -> ssl.SSLContext:
     """Return how certificates are verified: by those of `OUTGOING_CA_FILE`, else by the system's."""
-    return ssl.create_default_context(cafile=allowed.outgoing_ca_file)
-
-
-_clients: Final[dict[int, Outgoing]] = {}
+    return ssl.create_default_context(cafile=ca_file)
 
 
 def client() -> Outgoing:
-    """Return the client of this process, by the settings."""
-    allowed = settings()
-    if id(allowed) not in _clients:
-        _clients[id(allowed)] = made = Outgoing(allowed)
-        # Else aiohttp complains, when the process ends, about a session that nobody closed.
-        atexit.register(made.abandon)
-    return _clients[id(allowed)]
+    """Return a client by the settings."""
+    return Outgoing(settings())
 
 
 def _translated(name: str, error: Exception) -> Exception:
