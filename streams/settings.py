@@ -87,17 +87,6 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Start = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
 
-CONFIG: Final = SettingsConfigDict(
-    frozen=True,
-    env_file=ENV_FILE,
-    env_file_encoding="utf-8",
-    # Compose files pass on variables that are not set as empty ones.
-    env_ignore_empty=True,
-    extra="ignore",
-    hide_input_in_errors=True,
-)
-"""How settings are read."""
-
 FROM_PORT: Final = ("port",)
 """`SOURCE_BROKERS` where brokers and credentials come from Port's API."""
 
@@ -105,7 +94,15 @@ FROM_PORT: Final = ("port",)
 class Settings(BaseSettings):
     """Every setting of a worker; the variable is the field's name in capitals. Durations are in seconds."""
 
-    model_config = CONFIG
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        # Compose files pass on variables that are not set as empty ones.
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     port_org_id: TopicPart
     port_client_id: str = Field(min_length=1)

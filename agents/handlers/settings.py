@@ -19,11 +19,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from yarl import URL
 
 from agents.contract import HandlerError
-from streams.settings import CONFIG, Duration, Names, SettingsError, read
+from streams.settings import ENV_FILE, Duration, Names, SettingsError, read
 
 MAILTO: Final = "mailto:"
 _CHANNELS: Final = TypeAdapter(Json[dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]])
@@ -112,7 +112,15 @@ def _addresses(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
 class OutgoingSettings(BaseSettings):
     """Every setting of these handlers; the variable is the field's name in capitals. Durations are in seconds."""
 
-    model_config = CONFIG
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        # Compose files pass on variables that are not set as empty ones.
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     webhook_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr("")
     notification_channels: Annotated[
