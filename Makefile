@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 LOCK_ENV := .cache/lock
 
-.PHONY: help setup demo test soak bench lint format lock clean distclean
+.PHONY: help setup demo dev test soak bench lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +23,10 @@ $(STAMP): requirements.lock pyproject.toml $(wildcard scripts/*.sh)
 demo: setup ## start Kafka, the Port emulator and a worker, and run the four example workflows; Ctrl-C ends it
 	@exec $(PY) -m local.demo --follow-parent $(DEMO_ARGS)
 
+# Its options stand in DEV_ARGS: make dev DEV_ARGS="-l debug"; --help lists them.
+dev: setup ## run a worker with the settings of the environment and .env, anew when a handler file changes
+	@exec $(PY) -m local.dev --follow-parent $(DEV_ARGS)
+
 # Two at a time, since most wait for Kafka much of their time: make test TEST_ARGS="-n 0" runs one after the other.
 TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -36,7 +40,7 @@ bench: setup ## measure a worker beside two hand-written loops; half an hour, a 
 SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm moves frozen outage backlog)
 
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
-	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o faulthandler_timeout=3600 $(SURVIVAL)
+	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o timeout=3600 $(SURVIVAL)
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile, compose file and deploy/
 	$(PY) -m ruff format --check .

@@ -1,9 +1,32 @@
 """What a team writes handlers with. Importing it reads no settings and builds no app.
 
-from agents import Context, Fail, RetryLater, Secret, handles
+from agents import Context, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
 """
 
-from agents.contract import Context, Fail, RetryLater, handles
+from agents.contract import (
+    CallNext,
+    Context,
+    Fail,
+    Output,
+    Resource,
+    Retry,
+    RetryLater,
+    handles,
+    middleware,
+    on_startup,
+)
 from port.secrets import Secret
 
-__all__ = ["Context", "Fail", "RetryLater", "Secret", "handles"]
+__all__ = [
+    "CallNext",
+    "Context",
+    "Fail",
+    "Output",
+    "Resource",
+    "Retry",
+    "RetryLater",
+    "Secret",
+    "handles",
+    "middleware",
+    "on_startup",
+]

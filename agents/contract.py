@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import inspect
-import logging
+import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, TypeVar, get_type_hints
+from typing import (
+    Any,
+    Final,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, TypeAdapter
 
-from port.secrets import Decryption
+from agents.context import Context, Level
+from agents.places import HandlerError, caller, place_of, within
+from agents.resources import Resource, on_startup
 from streams.durations import seconds
+
+__all__ = [
+    "CallNext",
+    "Context",
+    "Fail",
+    "Handler",
+    "HandlerError",
+    "HandlerFunction",
+    "Level",
+    "Middleware",
+    "Output",
+    "Resource",
+    "Retry",
+    "RetryLater",
+    "declared_in",
+    "handles",
+    "middleware",
+    "middleware_in",
+    "on_startup",
+]
 
 Output: TypeAlias = Mapping[str, object] | BaseModel | None
 """What a handler may return: the item's output; None stands for an empty one. It must be writable as JSON."""
 HandlerFunction: TypeAlias = Callable[..., Output] | Callable[..., Awaitable[Output]]
-F = TypeVar("F", bound=HandlerFunction)
-
-logger = logging.getLogger("handlers")
+CallNext: TypeAlias = Callable[[], Awaitable[Output]]
+Middleware: TypeAlias = Callable[[Context, CallNext], Awaitable[Output]]
+E = TypeVar("E", bound=BaseModel | Mapping[str, object])
+R = TypeVar("R", bound=Output | Awaitable[Output])
+M = TypeVar("M", bound=Middleware)
 
 
 class Fail(Exception):
@@ -33,50 +69,41 @@ class RetryLater(Exception):
         super().__init__(reason)
 
 
-class HandlerError(Exception):
-    """Handlers are declared wrongly; the text names the function and says what to change."""
-
-
 @dataclass(frozen=True)
-class Context:
-    """What a handler may know of the node run that it works for."""
+class Retry:
+    """How often and when a handler is called again after an exception other than `Fail` and `RetryLater`.
 
-    node_run_id: str
-    workflow_run_id: str | None
-    workflow: str | None
-    """The workflow's identifier, None where the message does not say."""
-    node: str | None
-    """The node's identifier, likewise."""
-    event_type: str
-    index: int
-    """The item's place in the node run, from 0."""
-    attempt: int
-    """1 at the first call, one more at each retry. A call repeated after a crash has the same number."""
-    received_at: float
-    """Kafka's timestamp of the node run's first message, in epoch seconds."""
-    fields: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
-    """The item's payload object, as it came."""
-    decryption: Decryption | None = field(default=None, repr=False, compare=False)
-    """What the `Secret` fields of the handler's model are decrypted with; None where no worker made the context."""
+    Args:
+        attempts: how many calls in all, the first one included.
+        first: the pause before the second call: `"1s"`, or seconds. Each further one is twice as long.
+        longest: no pause is longer.
+        never: exceptions that are final, their subclasses included.
 
-    @property
-    def idempotency_key(self) -> str:
-        """The same at every call for this item, whatever crashed in between; pass it on to what you call."""
-        return f"{self.node_run_id}-{self.index}"
+    Raises:
+        HandlerError: a value cannot be; the text names the place.
+    """
 
-    def log(self, message: str, *args: object) -> None:
-        """Write a line to the worker's log, with the ids of the item; `***` stands for secret inputs."""
-        if self.decryption is not None and self.decryption.used:
-            message, args = "%s", (self.decryption.masked(_formatted(message, args)),)
-        logger.info(f"[%s] {message}", self.idempotency_key, *args)  # noqa: G004 - the handler's text is the format
+    attempts: int
+    first: str | float = 1.0
+    longest: str | float = "5m"
+    never: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            if self.attempts < 1:
+                raise ValueError("attempts must be 1 or more")
+            if not all(isinstance(one, type) and issubclass(one, Exception) for one in self.never):
+                raise ValueError("never takes a tuple of classes of exceptions")
+            seconds(self.first), seconds(self.longest)
+        except (TypeError, ValueError) as wrong:
+            raise HandlerError(f"{caller()}: Retry: {wrong}") from None
+
+    def pause(self, attempt: int) -> float:
+        """Return the seconds between this call, counted from 1, and the next."""
+        return min(seconds(self.first) * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS), seconds(self.longest))
 
 
-def _formatted(message: str, args: tuple[object, ...]) -> str:
-    try:
-        return logging.LogRecord("", logging.INFO, "", 0, message, args, None).getMessage()
-    except Exception:
-        # As with any log line, wrong arguments are no failure of who logs.
-        return message
+_MOST_DOUBLINGS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -84,16 +111,31 @@ class Handler:
     """A handler, as declared."""
 
     event_type: str
+    """The event type, or the pattern, that it is declared for. It is the name of the handler's agent and metrics."""
     function: Callable[..., object]
-    model: type[BaseModel] | None
-    """What the payload object is validated as before the call; None: it is handed over as a dict."""
+    models: tuple[type[BaseModel], ...]
+    """What the payload object is validated as before the call: one of these. None of them: it is handed over as a dict.
+    """
+    adapter: TypeAdapter[BaseModel] | None = field(repr=False, compare=False)
+    """Validates, and chooses among several models by the content; None where there are no models."""
     takes_context: bool
     is_async: bool
     concurrency: int
     deadline: float
     """Seconds after which a call has failed."""
-    retries: int
-    """How many further calls an exception is worth. `Fail` is final; `RetryLater` is always heeded."""
+    retry: Retry
+    place: str
+    """Where it is declared, as `file:line`."""
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """The model, where there is exactly one."""
+        return self.models[0] if len(self.models) == 1 else None
+
+    @property
+    def retries(self) -> int:
+        """How many further calls an exception is worth. `Fail` is final; `RetryLater` is always heeded."""
+        return self.retry.attempts - 1
 
     @property
     def name(self) -> str:
@@ -101,42 +143,110 @@ class Handler:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
 
+class Declare(Protocol):
+    """What `handles(...)` returns: it takes the function, and returns it as it is."""
+
+    @overload
+    def __call__(self, function: Callable[[E], R], /) -> Callable[[E], R]: ...
+
+    @overload
+    def __call__(self, function: Callable[[E, Context], R], /) -> Callable[[E, Context], R]: ...
+
+
 _BY_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _declared: Final[list[Handler]] = []
+_middleware: Final[list[Middleware]] = []
 
 
 def handles(
-    event_type: str, *, concurrency: int = 10, deadline: str | float = "5m", retries: int = 0
-) -> Callable[[F], F]:
+    event_type: str, *, concurrency: int = 10, deadline: str | float = "5m", retries: int | Retry = 0
+) -> Declare:
     """Declare the function below as the handler of an event type.
 
-    The function takes the payload object, as the pydantic model that its first parameter is annotated with or else as
-    a dict, and may take a `Context` as its second. `async def` runs in the worker's event loop and must not block it;
-    a plain `def` runs in a thread. What it returns is the item's output. An exception fails the item, after `retries`
-    further calls with growing pauses.
+    The function takes the payload object, as the pydantic model that its first parameter is annotated with, as the one
+    of several models (`A | B`) that fits it, or else as a dict, and may take a `Context` as its second. `async def`
+    runs in the worker's event loop and must not block it; a plain `def` runs in a thread, in at most `concurrency` of
+    them at a time. What it returns is the item's output. An exception fails the item, after `retries` further calls
+    with growing pauses.
 
     Args:
-        event_type: what the payload says under `eventType`, `event`, `action` or `type`.
+        event_type: what the payload says under `eventType`, `event`, `action` or `type`; or a pattern, where `*`
+            stands for any characters. A handler for exactly the event type comes before all patterns, then the pattern
+            with the most characters before its first `*`.
         concurrency: how many items of this event type a worker handles at a time.
         deadline: how long one call may take: `"30s"`, `"5m"`, or seconds. An item whose call takes longer has FAILED.
-        retries: how often it is called again after an exception other than `Fail`.
+        retries: how often it is called again after an exception other than `Fail`; or a `Retry`, which has the pauses,
+            too, and exceptions that are final.
 
     Raises:
-        HandlerError: the declaration cannot work; the text says what to change.
+        HandlerError: the declaration cannot work; the text names the function and its place, and says what to change.
     """
 
-    def declare(function: F) -> F:
+    def declare(function: Callable[..., object]) -> Callable[..., object]:
         _declared.append(_handler(function, event_type, concurrency, deadline, retries))
         return function
 
-    return declare
+    # Which of the forms it is given, mypy cannot follow.
+    return declare  # type: ignore[return-value]
+
+
+def middleware(function: M) -> M:
+    """Declare what runs around every call of every handler: an `async def` that takes the context and `call_next`.
+
+    `await call_next()` calls what comes next, in the end the handler, and returns its output. What the function
+    returns is the item's output in its place; what it raises counts as the handler's. The first declared is the
+    outermost. It counts where its module is one that `HANDLERS` names, or below one.
+
+    Raises:
+        HandlerError: the function is no `async def` with these two parameters.
+    """
+    if not _is_middleware(function):
+        raise HandlerError(f"{_named(function)}: middleware is an `async def` that takes the context and call_next")
+    _middleware.append(function)
+    return function
+
+
+def _is_middleware(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function) and len(inspect.signature(function).parameters) == 2
+
+
+def _named(function: Callable[..., object]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name} ({place_of(function)})"
 
 
 def _handler(
-    function: Callable[..., object], event_type: str, concurrency: int, deadline: str | float, retries: int
+    function: Callable[..., object], event_type: str, concurrency: int, deadline: str | float, retries: int | Retry
 ) -> Handler:
-    where = f"{function.__module__}.{function.__qualname__}"
-    if not event_type or concurrency < 1 or retries < 0:
+    where = _named(function)
+    if not inspect.isfunction(inspect.unwrap(function)):
+        raise HandlerError(f"{where}: handles takes a function")
+    limit, retry = _limits(where, event_type, concurrency, deadline, retries)
+    parameters = list(inspect.signature(function).parameters.values())
+    if not 1 <= len(parameters) <= 2 or not all(parameter.kind in _BY_PLACE for parameter in parameters):
+        raise HandlerError(f"{where}: must take the event, and may take a Context as its second parameter")
+    hints = _hints(function, where)
+    if len(parameters) == 2 and not _may_be_context(hints.get(parameters[1].name, Context)):
+        raise HandlerError(f"{where}: its second parameter, {parameters[1].name}, must be a Context")
+    models, adapter = _models(hints.get(parameters[0].name, dict), parameters[0].name, where)
+    return Handler(
+        event_type=event_type,
+        function=function,
+        models=models,
+        adapter=adapter,
+        takes_context=len(parameters) == 2,
+        is_async=inspect.iscoroutinefunction(function),
+        concurrency=concurrency,
+        deadline=limit,
+        retry=retry,
+        place=place_of(function),
+    )
+
+
+def _limits(
+    where: str, event_type: str, concurrency: int, deadline: str | float, retries: int | Retry
+) -> tuple[float, Retry]:
+    if not event_type or concurrency < 1 or (isinstance(retries, int) and retries < 0):
         raise HandlerError(f"{where}: needs an event type, concurrency of 1 or more, retries of 0 or more")
     try:
         limit = seconds(deadline)
@@ -144,36 +254,54 @@ def _handler(
         raise HandlerError(f"{where}: deadline: {wrong}") from None
     if limit <= 0:
         raise HandlerError(f"{where}: deadline: must be above 0")
-    parameters = list(inspect.signature(function).parameters.values())
-    if not 1 <= len(parameters) <= 2 or not all(parameter.kind in _BY_PLACE for parameter in parameters):
-        raise HandlerError(f"{where}: must take the event, and may take a Context as its second parameter")
-    return Handler(
-        event_type=event_type,
-        function=function,
-        model=_model(function, parameters[0].name, where),
-        takes_context=len(parameters) == 2,
-        is_async=inspect.iscoroutinefunction(function),
-        concurrency=concurrency,
-        deadline=limit,
-        retries=retries,
-    )
+    return limit, Retry(retries + 1) if isinstance(retries, int) else retries
 
 
-def _model(function: Callable[..., object], parameter: str, where: str) -> type[BaseModel] | None:
+def _hints(function: Callable[..., object], where: str) -> dict[str, Any]:
     try:
-        annotation = get_type_hints(function).get(parameter, dict)
+        return get_type_hints(function, include_extras=True)
     except Exception as error:
         raise HandlerError(f"{where}: its annotations cannot be read: {type(error).__name__}: {error}") from error
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    if annotation in (dict, Mapping) or getattr(annotation, "__origin__", None) in (dict, Mapping):
-        return None
-    raise HandlerError(f"{where}: parameter {parameter} must be a pydantic model or a dict, not {annotation}")
+
+
+def _may_be_context(annotation: object) -> bool:
+    plain = _plain(annotation)
+    members = get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
+    return any(member in (Context, object, Any) for member in members)
+
+
+def _plain(annotation: object) -> object:
+    """Return an annotation without what `Annotated` adds to it."""
+    return _plain(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else annotation
+
+
+def _models(
+    annotation: Any, parameter: str, where: str
+) -> tuple[tuple[type[BaseModel], ...], TypeAdapter[BaseModel] | None]:
+    plain = _plain(annotation)
+    if plain in (dict, Mapping) or get_origin(plain) in (dict, Mapping):
+        return (), None
+    members = get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
+    models = tuple(member for member in map(_plain, members) if _is_model(member))
+    if len(models) != len(members):
+        raise HandlerError(
+            f"{where}: parameter {parameter} must be a pydantic model, a union of models, or a dict, not {plain}"
+        )
+    try:
+        return models, TypeAdapter(annotation)
+    except Exception as error:
+        raise HandlerError(f"{where}: parameter {parameter}: {type(error).__name__}: {error}") from error
+
+
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
 
 
 def declared_in(modules: tuple[str, ...]) -> Iterator[Handler]:
     """Yield the handlers declared in modules, and in the modules below them, that have been imported."""
-    for handler in _declared:
-        name = handler.function.__module__
-        if any(name == module or name.startswith(f"{module}.") for module in modules):
-            yield handler
+    return (handler for handler in _declared if within(handler.function.__module__, modules))
+
+
+def middleware_in(modules: tuple[str, ...]) -> tuple[Middleware, ...]:
+    """Return the middleware declared there likewise, in the order of its declaration."""
+    return tuple(function for function in _middleware if within(function.__module__, modules))

@@ -10,13 +10,15 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from threading import Thread
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Thread, current_thread
 from typing import Final, ParamSpec, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from agents.contract import Context, Fail, Handler, RetryLater
+from agents.contract import CallNext, Context, Fail, Handler, Middleware, Output, RetryLater
 from port.models import Result
 from streams.records import ItemFinished, ItemRetry
 
@@ -27,9 +29,8 @@ T = TypeVar("T")
 MAX_OUTPUT_BYTES: Final = 1_000_000
 """A larger output of an item is replaced by a note: Port takes 1 MiB for the whole node run."""
 MAX_ERROR_CHARACTERS: Final = 2_000
-_FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 300.0
-_MOST_DOUBLINGS: Final = 10
+_EVENT_TYPE_CHARACTERS: Final = 200
+"""What is kept of an event type: a pattern may match one of any length."""
 _LETTING_GO: Final = 0.5
 """Seconds that a coroutine has, after its deadline, to close what it had open."""
 
@@ -43,6 +44,8 @@ class Call:
     message: int
     """The index of the first item of the message that the item came in."""
     worker: str
+    middleware: tuple[Middleware, ...] = ()
+    """What runs around the handler, the outermost first."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,27 @@ class Ended:
 
 
 class Threads(Executor):
-    """Runs each call in a thread of its own, that does not keep the process from ending as a pool's threads do."""
+    """Runs calls in threads that do not keep the process from ending, as those of the standard library's pool do.
+
+    Args:
+        size: how many threads there are at most; they are started as they are needed, and kept.
+    """
+
+    def __init__(self, size: int = 1) -> None:
+        self._size = size
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = Lock()
+        self._free = 0
+        """Threads that wait for a call, less the calls that wait for a thread."""
+        self._started = 0
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a call; the future has its result or exception."""
+        """Start a call, when a thread is free; the future has its result or exception."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
 
         def run() -> None:
+            current_thread().name = getattr(function, "__qualname__", "handler")
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:  # noqa: BLE001, RUF100 - the future is where it goes
@@ -71,15 +87,28 @@ class Threads(Executor):
             else:
                 future.set_result(result)
 
-        Thread(target=run, name=getattr(function, "__qualname__", None), daemon=True).start()
+        with self._lock:
+            if self._free <= 0 and self._started < self._size:
+                self._started += 1
+                self._free += 1
+                Thread(target=self._work, daemon=True).start()
+            self._free -= 1
+        self._calls.put(run)
         return future
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            with self._lock:
+                self._free += 1
 
 
 async def execute(call: Call, threads: Executor, clock: Callable[[], float] = time.time) -> Ended:
     """Call the handler, within its deadline. Never raises but for the cancellation of this very task."""
     started_at = clock()
+    in_threads: list[asyncio.Future[object]] = []
     try:
-        running = _start(call, _argument(call), threads)
+        running = _start(call, _argument(call), threads, in_threads)
     except ValidationError as wrong:
         return Ended(_failed(call, _readable(wrong), started_at, clock()))
     except Exception as error:  # a validator of the model may raise anything
@@ -91,14 +120,22 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
         running.cancel()
         raise
     if done:
-        return Ended(_result(call, running, started_at, clock()))
+        # Middleware may have left a thread behind.
+        return Ended(_result(call, running, started_at, clock()), _remains(in_threads))
     text = f"the deadline of {call.handler.deadline:g} s passed"
     event = _failed(call, text, started_at, clock())
-    if call.handler.is_async:
+    if running not in in_threads:
         running.cancel()
         await asyncio.wait({running}, timeout=_LETTING_GO)
     # The future of a thread is not cancelled: it would be done at once, and the thread goes on.
-    return Ended(event, None if running.done() else running)
+    return Ended(event, _remains([running, *in_threads]))
+
+
+def _remains(futures: list[asyncio.Future[object]]) -> asyncio.Future[object] | None:
+    left = {future for future in futures if not future.done()}
+    if len(left) > 1:
+        return asyncio.ensure_future(asyncio.wait(left))
+    return left.pop() if left else None
 
 
 def _look_at(ended: asyncio.Future[object]) -> None:
@@ -108,18 +145,49 @@ def _look_at(ended: asyncio.Future[object]) -> None:
 
 
 def _argument(call: Call) -> object:
-    if call.handler.model is not None:
-        return call.handler.model.model_validate(dict(call.context.fields), context=call.context.decryption)
+    if call.handler.adapter is not None:
+        return call.handler.adapter.validate_python(dict(call.context.fields), context=call.context.decryption)
     # A copy to the ground: what a handler changes in it, the next attempt must not find changed.
     return copy.deepcopy(dict(call.context.fields))
 
 
-def _start(call: Call, argument: object, threads: Executor) -> asyncio.Future[object]:
+def _start(
+    call: Call, argument: object, threads: Executor, in_threads: list[asyncio.Future[object]]
+) -> asyncio.Future[object]:
     handler = call.handler
     arguments = (argument, call.context) if handler.takes_context else (argument,)
+    if call.middleware:
+        return asyncio.ensure_future(_awaited(_around, call, arguments, threads, in_threads))
     if handler.is_async:
         return asyncio.ensure_future(_awaited(handler.function, *arguments))
-    return asyncio.get_running_loop().run_in_executor(threads, handler.function, *arguments)
+    return _in_thread(handler, arguments, threads, in_threads)
+
+
+def _in_thread(
+    handler: Handler, arguments: tuple[object, ...], threads: Executor, in_threads: list[asyncio.Future[object]]
+) -> asyncio.Future[object]:
+    running: asyncio.Future[object] = asyncio.get_running_loop().run_in_executor(threads, handler.function, *arguments)
+    in_threads.append(running)
+    return running
+
+
+async def _around(
+    call: Call, arguments: tuple[object, ...], threads: Executor, in_threads: list[asyncio.Future[object]]
+) -> Output:
+    """Call the handler with its middleware around it."""
+
+    async def handler() -> Output:
+        if call.handler.is_async:
+            return await cast("Awaitable[Output]", call.handler.function(*arguments))
+        running = _in_thread(call.handler, arguments, threads, in_threads)
+        running.add_done_callback(_look_at)
+        # Who stops waiting for a thread does not end it.
+        return cast("Output", await asyncio.shield(running))
+
+    following: CallNext = handler
+    for function in reversed(call.middleware):
+        following = partial(function, call.context, following)
+    return await following()
 
 
 async def _awaited(function: Callable[..., object], *arguments: object) -> object:
@@ -160,7 +228,10 @@ def _result(
 def _raised(call: Call, error: Exception, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
     trace = _masked(call, "".join(traceback.format_exception(error))).rstrip()
     logger.warning("handler %s failed for %s\n%s", call.handler.name, call.context.idempotency_key, trace)
-    return _again(call, f"{type(error).__name__}: {_said(error)}", started_at, ended_at)
+    said = f"{type(error).__name__}: {_said(error)}"
+    if isinstance(error, call.handler.retry.never):
+        return _failed(call, said, started_at, ended_at)
+    return _again(call, said, started_at, ended_at)
 
 
 def _said(error: BaseException) -> str:
@@ -187,9 +258,9 @@ def _output(call: Call, returned: object) -> str:
 
 def _again(call: Call, error: str, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:
     attempt = call.context.attempt
-    if attempt > call.handler.retries:
+    if attempt >= call.handler.retry.attempts:
         return _failed(call, error, started_at, ended_at)
-    return _retry(call, error, ended_at + min(_FIRST_PAUSE * 2 ** min(attempt - 1, _MOST_DOUBLINGS), _LONGEST_PAUSE))
+    return _retry(call, error, ended_at + call.handler.retry.pause(attempt))
 
 
 def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
@@ -198,7 +269,7 @@ def _retry(call: Call, error: str, due_at: float) -> ItemRetry:
         node_run_id=context.node_run_id,
         index=context.index,
         message=call.message,
-        event_type=context.event_type,
+        event_type=context.event_type[:_EVENT_TYPE_CHARACTERS],
         attempt=context.attempt,
         due_at=due_at,
         error=_clean(call, error),
@@ -224,7 +295,7 @@ def _finished(
         node_run_id=context.node_run_id,
         index=context.index,
         message=call.message,
-        event_type=context.event_type,
+        event_type=context.event_type[:_EVENT_TYPE_CHARACTERS],
         attempt=context.attempt,
         result=result,
         output=output,

@@ -1,6 +1,7 @@
 """The sink: the reporter completes node runs at Port, the teller tells late failures in their logs.
 
-Both wait outages and rate limits out, and drop nothing. They are two, so that no report waits behind a log.
+Both wait outages and rate limits out, and drop nothing. They are two, so that no report waits behind a log. Besides,
+the teller sends what handlers log; that is best effort.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from faust.types import StreamT
 
+from agents.context import Context
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
+from agents.running import drain
 from agents.settling import LONGEST_PAUSE, Settler
-from agents.shared import dispatch, node_runs
-from agents.work import ReportWork, TellWork
-from port.client import AnswerKind
+from agents.shared import dispatch, node_runs, telling
+from agents.work import LinesWork, ReportWork, TellWork
+from port.budget import Urgency
+from port.client import Answer, AnswerKind, Before
 from streams.app import app, settings
 from streams.records import FailureTold, Settled
+from streams.topics import partition_of
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +33,11 @@ TELL_CONCURRENCY: Final = 10
 """Lines for logs on their way to Port at a time."""
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
-W = TypeVar("W", ReportWork, TellWork)
+LINES_PAUSES: Final = (1.0, 10.0, 30.0)
+"""Between the tries to send lines that handlers have logged; then they are dropped."""
+ToTell: TypeAlias = TellWork | LinesWork
+W = TypeVar("W", ReportWork, ToTell)
+_AWAY: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.UNAUTHORIZED, AnswerKind.RATE_LIMITED})
 
 
 def _is_here(partition: int) -> bool:
@@ -38,7 +47,7 @@ def _is_here(partition: int) -> bool:
 
 settler = Settler(app.port, _is_here)
 reports: Feeder[ReportWork] = Feeder()
-tells: Feeder[TellWork] = Feeder()
+tells: Feeder[ToTell] = Feeder()
 reports.attach(app)
 tells.attach(app)
 
@@ -49,9 +58,9 @@ async def reporter(_: StreamT[ReportWork]) -> None:
     await _each(reports, _report)
 
 
-@app.agent(InMemoryChannel[TellWork](app), name="teller", concurrency=TELL_CONCURRENCY)
-async def teller(_: StreamT[TellWork]) -> None:
-    """Tell failures that came after the report in the node runs' logs."""
+@app.agent(InMemoryChannel[ToTell](app), name="teller", concurrency=TELL_CONCURRENCY)
+async def teller(_: StreamT[ToTell]) -> None:
+    """Tell failures that came after the report, and what handlers log, in the node runs' logs."""
     await _each(tells, _tell)
 
 
@@ -79,7 +88,10 @@ async def _report(work: ReportWork) -> None:
     await record(work.partition, answered)
 
 
-async def _tell(work: TellWork) -> None:
+async def _tell(work: ToTell) -> None:
+    if isinstance(work, LinesWork):
+        await _tell_lines(work)
+        return
     run = node_runs.run(work.partition, work.node_run_id)
     item = node_runs.item(work.partition, run, work.index) if run is not None else None
     if run is None or item is None or item.told:
@@ -90,16 +102,47 @@ async def _tell(work: TellWork) -> None:
     await record(work.partition, FailureTold(node_run_id=run.node_run_id, index=work.index))
 
 
+async def _tell_lines(work: LinesWork) -> None:
+    while lines := telling.take(work.node_run_id):
+        answer = await app.port.append_logs(work.node_run_id, lines, app.standstill.check)
+        for pause in LINES_PAUSES:
+            if answer.kind not in _AWAY:
+                break
+            await asyncio.sleep(pause)
+            answer = await app.port.append_logs(work.node_run_id, lines, app.standstill.check)
+        if answer.kind is not AnswerKind.ACCEPTED:
+            logger.warning("Port took no log for %s: %s %s", work.node_run_id, answer.status, answer.reason)
+
+
+async def _update(context: Context, body: bytes, before: Before) -> Answer:
+    """Tell how far a node run is, while it is open and nobody can be reporting it."""
+    partition = partition_of(context.node_run_id.encode(), settings.partitions)
+
+    def check() -> None:
+        run = node_runs.run(partition, context.node_run_id) if _is_here(partition) else None
+        if run is None or run.covered is not None:
+            raise NotOwnedError(f"{context.node_run_id} is reported, or elsewhere")
+        before()
+
+    return await app.port.report(context.node_run_id, context.workflow_run_id, body, check, Urgency.LAST)
+
+
 async def finish() -> None:
     """Send no more reports, and wait a moment for the answers to those that are on their way."""
     reports.stop()
     tells.stop()
+    last = [work for work in tells.withdraw(tells.pending) if isinstance(work, LinesWork)]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ANSWER_SECONDS):
             await reports.idle()
             await tells.idle()
+            await asyncio.gather(*map(_tell_lines, last))
 
 
 dispatch.report = reports.add
 dispatch.tell = tells.add
-app.before_stop.append(finish)
+telling.add = tells.add
+telling.update = _update
+# In this order, whichever module is imported first: what ends while the worker drains is reported yet. Faust imports
+# the agents' modules in any order.
+app.before_stop += [drain, finish]

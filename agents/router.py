@@ -120,7 +120,7 @@ def _sent_at(turn: Turn[Message]) -> float:
 def _left_to_others(message: NodeRunMessage) -> bool:
     if settings.unknown_events is not UnknownEvents.IGNORE or (message.problem is not None and not message.names):
         return False
-    return not any(name in handlers for name in message.names)
+    return all(handlers.find(name) is None for name in message.names)
 
 
 def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:

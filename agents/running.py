@@ -11,15 +11,17 @@ from functools import lru_cache
 from faust.types import StreamT
 
 from agents import owning
-from agents.contract import Context, Handler
+from agents.contract import Context, Handler, HandlerError, middleware_in
 from agents.entering import record
 from agents.execution import Call, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel
-from agents.shared import dispatch, handlers, node_runs, spawn
+from agents.resources import SESSION, resources_in
+from agents.shared import dispatch, handlers, node_runs, resources, spawn, telling
 from agents.work import ItemWork
 from port.models import Result
 from port.secrets import Decryption
 from streams.app import app, settings
+from streams.exits import stop_process
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
 from streams.records import ItemFinished, ItemRetry
 from tables.rows import NotOwnedError
@@ -27,6 +29,7 @@ from tables.rows import NotOwnedError
 logger = logging.getLogger(__name__)
 
 _SHOWN_CHARACTERS = 200
+_middleware = middleware_in(settings.handlers)
 
 
 class HandlerAgent:
@@ -38,7 +41,7 @@ class HandlerAgent:
         self.feeder: Feeder[ItemWork] = Feeder()
         self.feeder.attach(app)
         owning.running.append(lambda: self.feeder.running)
-        self._threads = Threads()
+        self._threads = Threads(handler.concurrency)
         self._overdue = 0
 
         async def handle(_: StreamT[ItemWork]) -> None:
@@ -64,6 +67,8 @@ class HandlerAgent:
             logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
             await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
             return
+        if telling.said or ended.remains is not None:
+            await telling.ended(call.context, goes_on=ended.remains is not None)
         _measure(self.handler, ended.event)
         await record(work.partition, ended.event)
         if ended.remains is not None:
@@ -80,6 +85,7 @@ class HandlerAgent:
             await asyncio.wait({remains})
         finally:
             self._overdue -= 1
+            telling.forget(call.context)
 
     def _watch(self) -> None:
         """While all slots are kept past their deadlines, what waits gets nowhere: it has one more deadline."""
@@ -121,14 +127,16 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
         workflow_run_id=run.workflow_run_id,
         workflow=run.workflow,
         node=run.node,
-        event_type=handler.event_type,
+        event_type=work.event_type or handler.event_type,
         index=work.index,
         attempt=work.attempt,
         received_at=run.received_at,
         fields=payload[work.index - work.message],
         decryption=Decryption(settings.port_client_secret),
+        deadline_at=time.time() + handler.deadline,
+        host=telling,
     )
-    return Call(handler, context, work.message, app.incarnation)
+    return Call(handler, context, work.message, app.incarnation, _middleware)
 
 
 handler_agents = {event_type: HandlerAgent(handler) for event_type, handler in handlers.items()}
@@ -136,9 +144,9 @@ handler_agents = {event_type: HandlerAgent(handler) for event_type, handler in h
 
 def run_item(work: ItemWork) -> None:
     """Have an item handled by the agent of its event type; an item that nobody handles has FAILED."""
-    found = handler_agents.get(work.event_type) if work.event_type is not None else None
+    found = handlers.find(work.event_type) if work.event_type is not None else None
     if found is not None:
-        found.feeder.add(work)
+        handler_agents[found.event_type].feeder.add(work)
     else:
         spawn(record(work.partition, _failed(work, _no_handler(work))))
 
@@ -165,8 +173,19 @@ def _failed(work: ItemWork, error: str) -> ItemFinished:
     )
 
 
+async def open_resources() -> None:
+    """Open what the handlers share; the worker does not start without it."""
+    telling.begin()
+    try:
+        await resources.open([SESSION, *resources_in(settings.handlers)])
+    except HandlerError as wrong:
+        logger.exception("a resource of the handlers cannot be opened")
+        stop_process(f"HANDLERS: {wrong}")
+
+
 async def drain() -> None:
     """Begin no more calls, and wait for those that run, for `DRAIN_SECONDS` at most."""
+    telling.draining.set()
     feeders = [agent.feeder for agent in handler_agents.values()]
     for feeder in feeders:
         feeder.stop()
@@ -183,4 +202,5 @@ async def drain() -> None:
 
 
 dispatch.run_item = run_item
-app.before_stop.append(drain)
+app.before_start.append(open_resources)
+app.after_stop.append(resources.close)

@@ -10,7 +10,11 @@ from typing import Final, cast
 
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
-from agents.registry import load_handlers
+from agents.handlers.settings import settings as settings_of_handlers
+from agents.places import within
+from agents.registry import Handlers, load_handlers
+from agents.resources import OpenResources
+from agents.telling import Telling
 from streams.app import app, settings
 from streams.bridge import copied_from
 from streams.exits import stop_process
@@ -28,8 +32,17 @@ _KEPT_KEY_BYTES: Final = 65_536
 _LETTER_BYTES: Final = 16_384
 """Room for the headers of a dead letter, and what Kafka adds to a record."""
 
+
+def _loaded() -> Handlers:
+    """Import the handlers. Those that come along have settings: read now, a wrong one is not the fault of an item."""
+    loaded = load_handlers(settings.handlers)
+    if any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
+        settings_of_handlers()
+    return loaded
+
+
 try:
-    handlers = load_handlers(settings.handlers)
+    handlers = _loaded()
 except HandlerError as wrong:
     sys.stderr.write(f"{wrong}\n")
     raise SystemExit(2) from None
@@ -48,6 +61,8 @@ node_runs = NodeRuns(rows.stored)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
+resources = OpenResources()
+telling = Telling(resources.values)
 
 _tasks: set[asyncio.Task[None]] = set()
 

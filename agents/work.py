@@ -37,3 +37,12 @@ class TellWork:
     partition: int
     node_run_id: str
     index: int
+
+
+@dataclass(frozen=True, eq=False)
+class LinesWork:
+    """Write what handlers have logged into a node run's log."""
+
+    node_run_id: str
+    partition: int = -1
+    """None: lines are told by the worker that has them, wherever the partition is."""

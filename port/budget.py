@@ -34,7 +34,7 @@ class Urgency(IntEnum):
     FIRST = 0
     """Reports, and what a report or a worker's start waits for."""
     LAST = 1
-    """Lines in logs."""
+    """Lines in logs, and how far something is."""
 
 
 @dataclass(frozen=True, slots=True)

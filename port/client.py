@@ -197,7 +197,14 @@ class PortClient:
         """
         return self._http.unreachable_since
 
-    async def report(self, node_run_id: str, run_id: str | None, body: bytes, before: Before | None = None) -> Answer:
+    async def report(
+        self,
+        node_run_id: str,
+        run_id: str | None,
+        body: bytes,
+        before: Before | None = None,
+        urgency: Urgency = Urgency.FIRST,
+    ) -> Answer:
         """Send one update of a node run; `body` is the JSON, sent as it is.
 
         Waits for its turn, as long as that takes: after a 429 for what Port asked. Never raises for anything that Port
@@ -209,7 +216,7 @@ class PortClient:
             path = f"/v1/workflows/nodes/runs/{node}"
         else:
             path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}/nodes/{node}"
-        return (await self._call(_Call("report", "PATCH", path, body, before))).answer
+        return (await self._call(_Call("report", "PATCH", path, body, before, urgency))).answer
 
     async def append_logs(self, node_run_id: str, lines: Sequence[LogLine], before: Before | None = None) -> Answer:
         """Add lines to a node run's log in one call, behind all calls that are no logs.

@@ -1,5 +1,8 @@
 """The Kafka action node of a Port workflow (Port documentation: "Kafka action node")."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -38,6 +41,52 @@ class ActionNode(BaseModel):
     variables: dict[str, JsonValue] | None = None
     links: Annotated[list[JsonValue], Field(max_length=3)] | None = None
     verbose: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeExecution:
+    """Where a node runs: what its templates and its message say of that."""
+
+    node_run_id: str
+    workflow_run_id: str
+    workflow: str
+    """The workflow's identifier."""
+    node: str
+    """The node's identifier."""
+    started_at: float
+    """Epoch seconds."""
+
+    def template_input(
+        self, trigger: JsonValue, outputs: Mapping[str, JsonValue], secrets: Mapping[str, str]
+    ) -> dict[str, JsonValue]:
+        """Return what jq sees as `.` (Port documentation: "Kafka action node", and the data that templates read).
+
+        `trigger` is what the trigger put out, `outputs` what earlier nodes did, by their identifiers.
+        """
+        started_at = datetime.fromtimestamp(self.started_at, UTC).isoformat(timespec="milliseconds")
+        created_at = started_at.replace("+00:00", "Z")
+        by: dict[str, JsonValue] = {"email": "developer@example.com", "firstName": "Dana", "lastName": "Developer"}
+        return {
+            "outputs": {**outputs, "trigger": trigger},
+            "secrets": dict(secrets),
+            "workflow": {"identifier": self.workflow, "versionIdentifier": "1"},
+            "workflowRun": {
+                "identifier": self.workflow_run_id,
+                "createdAt": created_at,
+                "trigger": {"identifier": "trigger", "by": by},
+            },
+            "workflowNodeRun": {"identifier": self.node_run_id, "createdAt": created_at},
+        }
+
+    def message(self, payload: JsonValue) -> dict[str, JsonValue]:
+        """Return the message on `<orgId>.runs` with this payload."""
+        context: dict[str, JsonValue] = {
+            "workflowRunId": self.workflow_run_id,
+            "nodeRunId": self.node_run_id,
+            "workflowIdentifier": self.workflow,
+            "nodeIdentifier": self.node,
+        }
+        return {"context": context, "payload": payload}
 
 
 def parse_node(value: object) -> ActionNode:

@@ -15,5 +15,13 @@ except SettingsError as wrong:
 
 app = Worker(
     settings,
-    autodiscover=["agents.router", "agents.ledger", "agents.running", "agents.reporter", "agents.check", "web.views"],
+    autodiscover=[
+        "agents.router",
+        "agents.ledger",
+        "agents.running",
+        "agents.reporter",
+        "agents.check",
+        "agents.commands",
+        "web.views",
+    ],
 )

@@ -169,9 +169,7 @@ class Bridge(Service):
             )
         if await _id_of(source) == await _id_of(self._settings.own):
             # Each copy would be copied again, without end.
-            raise SourceError(
-                "SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another address; leave it empty"
-            )
+            raise SourceError("SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another name; leave it empty")
         producer = AIOKafkaProducer(
             client_id=self._client_id,
             acks="all",

@@ -83,7 +83,9 @@ class Worker(faust.App):
             changelogs before that.
         on_settled: called, in order, at the moment when the tables are recovered and the streams run again.
         after_rebalance: called, in order, from then on.
+        before_start: called, in order, before Faust's consumer starts.
         before_stop: called, in order, before Faust stops anything.
+        after_stop: called, in order, when all else has stopped.
         settled: set but while a rebalance goes on: who owns what is not known then, and nothing may be written.
     """
 
@@ -114,7 +116,9 @@ class Worker(faust.App):
         self.before_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.on_settled: list[Callable[[], None]] = []
         self.after_rebalance: list[Callable[[], Awaitable[None]]] = []
+        self.before_start: list[Callable[[], Awaitable[None]]] = []
         self.before_stop: list[Callable[[], Awaitable[None]]] = []
+        self.after_stop: list[Callable[[], Awaitable[None]]] = []
         super().__init__(
             settings.app_id,
             autodiscover=list(autodiscover),
@@ -178,6 +182,8 @@ class Worker(faust.App):
             stop_process(str(away))
         except TopicsError as wrong:
             stop_process(str(wrong), status=WRONG_SETTING)
+        for step in self.before_start:
+            await step()
         self.standstill.start()
         await self.log_reader.start()
         await self.group.start()
@@ -242,6 +248,8 @@ class Worker(faust.App):
             with _limited():
                 async with contextlib.AsyncExitStack() as last:
                     # Whatever fails on the way, the rest is stopped too.
+                    for stop in reversed(self.after_stop):
+                        last.push_async_callback(stop)
                     for stop in (self.port.close, self.group.stop, self.log_reader.stop, super().stop):
                         last.push_async_callback(stop)
                     if self.bridge is not None:

@@ -41,6 +41,16 @@ fields = json.loads(sys.argv[1])
 context = Context("wfnr_1", "wfr_1", "w", "n", handler.event_type, index=0, attempt=1, received_at=0.0, fields=fields)
 print(asyncio.run(execute(Call(handler, context, 0, "worker"), Threads())).event.model_dump_json())
 """
+COMMANDS = """
+import json
+from faust.cli import faust
+from faust.cli.base import cli, find_app
+find_app("streams.app")
+def options(command):
+    return [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
+print(json.dumps({name: ["--help", *options(cli), *options(command)] for name, command in cli.commands.items()}))
+"""
+SETTINGS = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "id", "PORT_CLIENT_SECRET": "secret"}
 PARSERS: dict[str, Callable[[list[str]], object]] = {
     "DEMO_ARGS": local.demo.options.parse,
     "BENCH_ARGS": bench.options.parse,
@@ -122,11 +132,11 @@ def test_the_handler_of_the_readme_handles_what_its_curl_publishes(tmp_path: Pat
 
 
 def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
-    handler, secret, tests = blocks(HANDLERS, "python")
-    (tmp_path / "my_handlers.py").write_text(handler + secret)
+    *handlers, tests = blocks(HANDLERS, "python")
+    (tmp_path / "my_handlers.py").write_text("\n\n".join(handlers))
     (tmp_path / "test_my_handlers.py").write_text(tests)
     done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "5 passed" in done.stdout, done.stdout + done.stderr
 
 
 @cache
@@ -135,6 +145,15 @@ def options_of(*command: str) -> set[str]:
     shown = python(ROOT, "-m", *command, "--help")
     assert shown.returncode == 0, shown.stderr
     return set(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", shown.stdout))
+
+
+@cache
+def faust_commands() -> dict[str, list[str]]:
+    """The options of each command of `faust -A streams.app`."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS], cwd=ROOT, env=SETTINGS, capture_output=True, text=True, check=True, timeout=60
+    )
+    return dict(orjson.loads(done.stdout))
 
 
 def targets() -> set[str]:
@@ -150,7 +169,7 @@ def known(words: list[str]) -> bool:
                 PARSERS[name](shlex.split(arguments))
             return target in targets()
         case [".venv/bin/faust", "-A", "streams.app", command, *_]:
-            return options <= options_of("faust") | options_of("faust", command)
+            return command in faust_commands() and options <= set(faust_commands()[command])
         case [".venv/bin/python" | "python", "-m", module, *_]:
             return options - {"-m"} <= options_of(module)
         case [".venv/bin/python", "-"]:

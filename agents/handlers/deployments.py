@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from agents import Context, handles
-from agents.handlers.outgoing import client
-from agents.handlers.settings import settings
 
 _WEBHOOK = "the webhook (WEBHOOK_URL)"
 
@@ -22,8 +20,7 @@ class DeploymentStarted(BaseModel):
 
 @handles("deployment.started", concurrency=20, deadline="5m", retries=5)
 async def deployment_started(event: DeploymentStarted, ctx: Context) -> dict[str, object]:
-    """Say what is deployed and where, and forward it to the webhook."""
-    ctx.log("deployment of %s %s to %s started", event.service, event.version, event.environment)
+    """Forward what is deployed to the webhook."""
     return await _forwarded(ctx)
 
 
@@ -45,13 +42,15 @@ class ServiceDeployed(BaseModel):
 
 @handles("service.deployed", concurrency=20, deadline="5m", retries=5)
 async def service_deployed(event: ServiceDeployed, ctx: Context) -> dict[str, object]:
-    """Say what was deployed and where, and forward it to the webhook."""
-    ctx.log("%s %s is deployed in %s", event.data.service_id, event.data.version, event.data.environment)
+    """Forward what was deployed to the webhook."""
     return await _forwarded(ctx)
 
 
 async def _forwarded(ctx: Context) -> dict[str, object]:
     """Post the payload object as it came, where a webhook is configured."""
+    from agents.handlers.outgoing import client
+    from agents.handlers.settings import settings
+
     url = settings().webhook_url
     done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
     if not url.get_secret_value():

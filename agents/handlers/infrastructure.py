@@ -26,6 +26,4 @@ class ProvisionInfrastructure(BaseModel):
 @handles("provision-infrastructure", concurrency=10, deadline="30m")
 async def provision_infrastructure(event: ProvisionInfrastructure, ctx: Context) -> dict[str, object]:
     """Say what is asked for."""
-    wanted = event.parameters
-    ctx.log("%d x %s in %s, %s", wanted.count, wanted.instance_type, wanted.cloud_provider, wanted.region)
     return {"processedAt": datetime.now(UTC), "received": ctx.fields}

@@ -2,12 +2,9 @@
 
 from datetime import UTC, datetime
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from agents import Context, Fail, handles
-from agents.handlers.mail import mail, send
-from agents.handlers.outgoing import client
-from agents.handlers.settings import MAILTO, recipients, settings
 
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -22,21 +19,31 @@ class Notification(BaseModel):
 @handles("notification", concurrency=50, deadline="1m", retries=5)
 async def notification(event: Notification, ctx: Context) -> dict[str, object]:
     """Send the message to the address of its channel."""
-    ctx.log("to %s: %s", event.channel, event.message)
+    from agents.handlers.settings import settings
+
     done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
     channels = settings().notification_channels
     if not channels:
         return done
     if (secret := channels.get(event.channel)) is None:
         raise Fail(f"the channel {event.channel[:100]!r} is not configured (NOTIFICATION_CHANNELS)")
-    address = secret.get_secret_value()
-    if address.startswith(MAILTO):
-        to = recipients(address)
-        await send(mail(settings().smtp_from, to, event.message, ctx), to, settings())
-        return done | {"sentBy": "email"}
-    name = f"the channel {event.channel!r} (NOTIFICATION_CHANNELS)"
-    await client().post(name, secret, {"text": slack_text(event.message)}, ctx)
-    return done | {"sentBy": "slack"}
+    return done | {"sentBy": await _sent(event, secret, ctx)}
+
+
+async def _sent(event: Notification, to: SecretStr, ctx: Context) -> str:
+    """Send by mail where the address is one of mail, else to a webhook like Slack's; return which it was."""
+    from agents.handlers.mail import mail, send
+    from agents.handlers.outgoing import client
+    from agents.handlers.settings import MAILTO, recipients, settings
+
+    address = to.get_secret_value()
+    if not address.startswith(MAILTO):
+        name = f"the channel {event.channel!r} (NOTIFICATION_CHANNELS)"
+        await client().post(name, to, {"text": slack_text(event.message)}, ctx)
+        return "slack"
+    allowed, mailboxes = settings(), recipients(address)
+    await send(mail(allowed.smtp_from, mailboxes, event.message, ctx), mailboxes, allowed)
+    return "email"
 
 
 def slack_text(message: str) -> str:

@@ -36,14 +36,18 @@ _CODE: Final = re.compile(r"[a-z_]{1,60}", re.ASCII)
 _NEVER: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
-        # Where clouds tell a machine its credentials: by their own documentation of the link-local address,
-        # AWS (IPv6), Alibaba, Azure, and Oracle's former one.
+        # Link-local: at 169.254.169.254 most clouds tell a machine its credentials.
         "169.254.0.0/16",
         "fe80::/10",
+        # The same, elsewhere: of AWS, Google, Oracle and Scaleway by IPv6; of Alibaba; what Azure tells its machines;
+        # of Oracle's former cloud.
         "fd00:ec2::/32",
+        "fd20:ce::/32",
+        "fd00:c1::/32",
+        "fd00:42::/32",
         "100.100.100.200/32",
         "168.63.129.16/32",
-        "192.0.0.0/24",
+        "192.0.0.192/32",
         # "This host": connects to loopback.
         "0.0.0.0/8",
         "::/128",
@@ -66,9 +70,9 @@ def public(address: IpAddress) -> bool:
     return all(one.is_global and not one.is_multicast and not _site_local(one) for one in _meant(address))
 
 
-def not_for_machines(address: IpAddress) -> bool:
-    """Return whether an address may be called where private ones are allowed: link-local and metadata ones are not."""
-    return not any(one.is_multicast or any(one in network for network in _NEVER) for one in _meant(address))
+def never_called(address: IpAddress) -> bool:
+    """Return whether an address is not called even where private ones are allowed: link-local, metadata, multicast."""
+    return any(one.is_multicast or any(one in network for network in _NEVER) for one in _meant(address))
 
 
 def _site_local(address: IpAddress) -> bool:
@@ -95,8 +99,8 @@ def _meant(address: IpAddress) -> list[IpAddress]:
 def policy(rule: Rule) -> Callable[[IpAddress], bool]:
     """Return what says whether an address may be connected to."""
     if rule is Rule.ALLOW:
-        return not_for_machines
-    return lambda address: public(address) and not_for_machines(address)
+        return lambda address: not never_called(address)
+    return lambda address: public(address) and not never_called(address)
 
 
 class Outgoing:

@@ -23,8 +23,8 @@ from aiokafka.errors import (
 )
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
-from local.emulator.state import NodeRunSpec, iso
-from port.nodes import ActionNode
+from local.emulator.state import NodeRunSpec
+from port.nodes import ActionNode, NodeExecution
 from port.render import render
 from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 
@@ -124,45 +124,31 @@ def new_spec(request: PublishRequest) -> NodeRunSpec:
 
 async def render_messages(request: PublishRequest, spec: NodeRunSpec, secret: SecretStr) -> tuple[Message, ...]:
     """The messages of one node run, rendered and wrapped. Raises RenderError; PublishError (422) for a bad split."""
-    payload = await render(request.node.config.payload, _inputs(request, spec), time_limit=_RENDER_SECONDS)
+    execution = _execution(spec)
+    inputs = execution.template_input(request.trigger, request.outputs, request.secrets)
+    payload = await render(request.node.config.payload, inputs, time_limit=_RENDER_SECONDS)
     payloads = [payload]
     if request.split:
         if not isinstance(payload, list) or not payload:
             raise PublishError("split needs a payload that is an array with at least one element", 422)
         payloads = payload
-    return tuple(_wrapped(one, request.form, spec, secret) for one in payloads)
+    return tuple(_wrapped(one, request.form, execution, secret) for one in payloads)
 
 
-def _inputs(request: PublishRequest, spec: NodeRunSpec) -> dict[str, JsonValue]:
-    """What jq sees as `.` (Port documentation: "Kafka action node", and the data that templates can read)."""
-    now = iso(time.time())
-    trigger: Message = {
-        "identifier": "trigger",
-        "by": {"email": "developer@example.com", "firstName": "Dana", "lastName": "Developer"},
-    }
-    return {
-        "outputs": {**request.outputs, "trigger": request.trigger},
-        "secrets": dict(request.secrets),
-        "workflow": {"identifier": spec.workflow_identifier, "versionIdentifier": "1"},
-        "workflowRun": {"identifier": spec.workflow_run_id, "createdAt": now, "trigger": trigger},
-        "workflowNodeRun": {"identifier": spec.node_run_id, "createdAt": now},
-    }
+def _execution(spec: NodeRunSpec) -> NodeExecution:
+    return NodeExecution(
+        spec.node_run_id, spec.workflow_run_id, spec.workflow_identifier, spec.node_identifier, time.time()
+    )
 
 
-def _wrapped(payload: JsonValue, form: str, spec: NodeRunSpec, secret: SecretStr) -> Message:
-    if form == "headers":
-        message: Message = {"headers": {}, "context": {"runId": spec.node_run_id}, "payload": payload}
-        timestamp = str(int(time.time()))
-        # Of the text that is written on Kafka.
-        signature = signature_of(orjson.dumps(message), timestamp, secret)
-        return {**message, "headers": {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp}}
-    context: Message = {
-        "workflowRunId": spec.workflow_run_id,
-        "nodeRunId": spec.node_run_id,
-        "workflowIdentifier": spec.workflow_identifier,
-        "nodeIdentifier": spec.node_identifier,
-    }
-    return {"context": context, "payload": payload}
+def _wrapped(payload: JsonValue, form: str, execution: NodeExecution, secret: SecretStr) -> Message:
+    if form != "headers":
+        return execution.message(payload)
+    message: Message = {"headers": {}, "context": {"runId": execution.node_run_id}, "payload": payload}
+    timestamp = str(int(time.time()))
+    # Of the text that is written on Kafka.
+    signature = signature_of(orjson.dumps(message), timestamp, secret)
+    return {**message, "headers": {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp}}
 
 
 class Publisher:

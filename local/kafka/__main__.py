@@ -19,7 +19,8 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=9092, help="port on 127.0.0.1; 0 picks a free one (default: 9092)")
     parser.add_argument("--data-dir", type=Path, default=Path(".data/kafka"), help="default: .data/kafka")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for interrupt in (signal.SIGTERM, signal.SIGINT):  # a shell lets its background jobs ignore the second
+        signal.signal(interrupt, signal.default_int_handler)
     kafka = EmbeddedKafka(options.data_dir, options.port, progress=_say)
     try:
         kafka.start()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue
 
-from agents.contract import Context, Handler, HandlerFunction, declared_in, handles
+from agents.contract import Context, Handler, HandlerFunction, Middleware, Retry, declared_in, handles
 from agents.execution import Call
 
 ID = "wfnr_a"
@@ -15,7 +15,7 @@ EVENT_TYPE = "greet"
 
 
 def declared(
-    function: HandlerFunction, *, concurrency: int = 10, deadline: str | float = 10.0, retries: int = 0
+    function: HandlerFunction, *, concurrency: int = 10, deadline: str | float = 10.0, retries: int | Retry = 0
 ) -> Handler:
     """Declare a handler and return the declaration."""
     handles(EVENT_TYPE, concurrency=concurrency, deadline=deadline, retries=retries)(function)
@@ -42,11 +42,12 @@ def call_of(
     *,
     attempt: int = 1,
     deadline: str | float = 10.0,
-    retries: int = 0,
+    retries: int | Retry = 0,
+    middleware: tuple[Middleware, ...] = (),
 ) -> Call:
     """A call of a handler that is declared here."""
     handler = declared(function, deadline=deadline, retries=retries)
-    return Call(handler, context(fields, attempt=attempt), 0, "worker")
+    return Call(handler, context(fields, attempt=attempt), 0, "worker", middleware)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import pytest
 from pydantic import BaseModel, Field, JsonValue, RootModel, field_validator
 
-from agents.contract import Context, Fail, HandlerFunction, RetryLater
+from agents.contract import CallNext, Context, Fail, HandlerFunction, Output, Retry, RetryLater
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, Call, Ended, Threads, execute
 from port.models import Result
 from streams.records import ItemFinished, ItemRetry
@@ -420,6 +420,104 @@ async def test_calls_in_threads_run_side_by_side() -> None:
 
     events = await asyncio.gather(*(finished(call_of(handle)) for _ in range(8)))
     assert {event.output for event in events} == {'{"place":true}'}
+
+
+def test_threads_are_no_more_than_the_size_and_used_again() -> None:
+    threads, together = Threads(2), threading.Barrier(2, timeout=10)
+
+    def meet() -> int:
+        together.wait()
+        return threading.get_ident()
+
+    futures = [threads.submit(meet) for _ in range(8)]
+    assert len({future.result(10) for future in futures}) == 2
+
+
+async def test_a_union_picks_its_model_by_the_content() -> None:
+    async def handle(event: Person | Order) -> dict[str, object]:
+        return {"got": type(event).__name__}
+
+    assert await output(handle) == '{"got":"Person"}'
+    assert await output(handle, {"number": 1, "at": {"name": "Ada"}, "tags": []}) == '{"got":"Order"}'
+    error = await failed(call_of(handle, {"at": 1}, retries=3))
+    assert "Person.name: Field required" in error
+    assert "Order.number: Field required" in error
+
+
+async def test_an_exception_that_is_never_worth_a_retry_is_final() -> None:
+    policy = Retry(attempts=3, first="2s", longest="3s", never=(KeyError, OSError))
+
+    async def handle(event: dict[str, str]) -> None:
+        raise {"key": KeyError, "file": FileNotFoundError, "lookup": LookupError}[event["raise"]]("x")
+
+    assert await failed(call_of(handle, {"raise": "key"}, retries=policy)) == "KeyError: 'x'"
+    assert await failed(call_of(handle, {"raise": "file"}, retries=policy)) == "FileNotFoundError: x"
+    for attempt, pause in ((1, 2), (2, 3)):
+        event = await retried(call_of(handle, {"raise": "lookup"}, attempt=attempt, retries=policy))
+        assert event.due_at == NOW + pause
+    assert await failed(call_of(handle, {"raise": "lookup"}, attempt=3, retries=policy)) == "LookupError: x"
+
+
+async def _outer(ctx: Context, call_next: CallNext) -> Output:
+    output = await call_next()
+    assert isinstance(output, Mapping)
+    return {**output, "outer": [*output.get("inner", []), ctx.index]}  # type: ignore[misc]
+
+
+async def _inner(ctx: Context, call_next: CallNext) -> Output:
+    output = await call_next()
+    assert isinstance(output, Mapping)
+    return {**output, "inner": ["inner was here before"]}
+
+
+@pytest.mark.parametrize("function", [model, async_model])
+async def test_middleware_runs_around_the_handler_the_first_outermost(function: HandlerFunction) -> None:
+    event = await finished(call_of(function, middleware=(_outer, _inner)))
+    expected = '{"got":"Ada","inner":["inner was here before"],"outer":["inner was here before",0]}'
+    assert (event.output, event.error) == (expected, None)
+
+
+async def test_what_middleware_raises_counts_as_the_handlers() -> None:
+    async def refuses(ctx: Context, call_next: CallNext) -> Output:
+        raise Fail("not on a Friday")
+
+    async def breaks(ctx: Context, call_next: CallNext) -> Output:
+        await call_next()
+        raise LookupError("after it")
+
+    async def mends(ctx: Context, call_next: CallNext) -> Output:
+        try:
+            return await call_next()
+        except LookupError:
+            return {"mended": True}
+
+    assert await failed(call_of(model, retries=3, middleware=(refuses,))) == "not on a Friday"
+    assert (await retried(call_of(model, retries=3, middleware=(breaks,)))).error == "LookupError: after it"
+    assert (await finished(call_of(broken, middleware=(mends,)))).output == '{"mended":true}'
+
+
+@pytest.mark.usefixtures("no_stray_exceptions")
+async def test_a_thread_with_middleware_remains_past_its_deadline() -> None:
+    release, let_go = threading.Event(), []
+
+    def handle(event: Person) -> None:
+        release.wait(10)
+        raise LookupError("too late")
+
+    async def waits(ctx: Context, call_next: CallNext) -> Output:
+        try:
+            return await call_next()
+        finally:
+            let_go.append(ctx)
+
+    ended = await run(call_of(handle, deadline=DEADLINE, middleware=(waits,)))
+    assert isinstance(ended.event, ItemFinished)
+    assert ended.event.error == PASSED
+    assert len(let_go) == 1
+    assert ended.remains is not None
+    assert not ended.remains.done()
+    release.set()
+    await asyncio.wait({ended.remains})
 
 
 def test_a_thread_is_named_after_its_function() -> None:

@@ -31,7 +31,7 @@ from agents.handlers.deployments import (
 )
 from agents.handlers.mail import subject
 from agents.handlers.notifications import Notification, notification
-from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable, not_for_machines, policy, public
+from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable, never_called, policy, public
 from agents.handlers.settings import OutgoingSettings, Rule, settings
 from local.kafka import free_port
 from tests.agents.examples import context
@@ -274,9 +274,9 @@ def test_what_is_public(address: str) -> None:
 
 def test_where_private_ones_are_allowed_metadata_is_not() -> None:
     for address in ("169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200", "::"):
-        assert not not_for_machines(ipaddress.ip_address(address))
-    assert not_for_machines(ipaddress.ip_address("10.0.0.1"))
-    assert not_for_machines(ipaddress.ip_address("::1"))
+        assert never_called(ipaddress.ip_address(address))
+    assert not never_called(ipaddress.ip_address("10.0.0.1"))
+    assert not never_called(ipaddress.ip_address("::1"))
 
 
 async def test_another_host_than_the_allowed_ones_is_not_asked_for() -> None:

@@ -17,10 +17,6 @@ class Scale:
     crash_rate: float
     storm_rounds: int
     storm_rate: float
-    lossy_rate: float
-    """More than two workers complete, so that each rebalance finds them with their hands full."""
-    lossy_rounds: int
-    """Rounds within which a worker that does not look for missing records has lost some."""
     handler: float
     """How long handlers run that outlast a rebalance."""
     frozen: float
@@ -37,8 +33,6 @@ SMALL: Final = Scale(
     crash_rate=20,
     storm_rounds=1,
     storm_rate=100,
-    lossy_rate=900,
-    lossy_rounds=10,
     handler=10,
     frozen=20,
     outage=10,
@@ -52,8 +46,6 @@ FULL: Final = Scale(
     crash_rate=20,
     storm_rounds=10,
     storm_rate=600,
-    lossy_rate=900,
-    lossy_rounds=10,
     handler=20,
     frozen=40,
     outage=20,

@@ -20,10 +20,26 @@ app.conf.broker_max_poll_records = {records}
 async def echo(event: dict) -> dict:
     return {{"n": event["n"], "records": app.consumer._thread._consumer._max_poll_records}}
 """
-WITHOUT_A_LOOK_AT_OFFSETS = """
-from faust.transport.drivers import aiokafka as driver
-from streams.offsets import EveryOffset
+# What Faust's own fetch does around a rebalance now and then, here at each: a batch is taken and thrown away, and the
+# partition's position stays behind it. Faust then acknowledges what it never delivered.
+DROPPING = """
 from streams.transport import ConsumerThread
+
+fetch, lost = ConsumerThread._fetch_records, set()
+
+async def dropping(self, consumer, active, timeout=None, max_records=None):
+    found = await fetch(self, consumer, active, timeout, max_records)
+    generation = self.consumer.app.consumer_generation_id
+    for tp in list(found):
+        if tp.topic.endswith(".runs") and (generation, tp) not in lost:
+            lost.add((generation, tp))
+            del found[tp]
+    return found
+
+ConsumerThread._fetch_records = dropping
+"""
+WITHOUT_A_LOOK_AT_OFFSETS = """
+from streams.offsets import EveryOffset
 
 async def nothing_missing(self, spec, tp, follows, end):
     return
@@ -34,8 +50,6 @@ async def none_stalled(self, position):
 
 EveryOffset._missing = nothing_missing
 EveryOffset.stalled = none_stalled
-# Nor with the repair of what is the most frequent cause of holes.
-ConsumerThread._fetch_records = driver.AIOKafkaConsumerThread._fetch_records
 """
 NAMES = ("steady", "guest")
 
@@ -56,15 +70,15 @@ def tables_equal(team: Team) -> bool:
     return True
 
 
-def round_of(team: Team, load: Load, *, kill: bool, stalled: float, rate: float = SCALE.storm_rate) -> None:
+def round_of(team: Team, load: Load, *, kill: bool, stalled: float) -> None:
     """Have a worker join and leave under load; nothing may be missing after each."""
-    with load.steadily(rate):
+    with load.steadily(SCALE.storm_rate):
         team.start("guest")
         team.settled()
         load.goes_on(200, stalled)
     load.completes(stalled)
     eventually(lambda: tables_equal(team), "the tables of both are as their changelog", every=0.5)
-    with load.steadily(rate):
+    with load.steadily(SCALE.storm_rate):
         load.goes_on(200, stalled)
         if kill:
             team["guest"].kill()
@@ -90,13 +104,23 @@ def test_a_storm_of_joins_and_leaves_loses_nothing(new_team: NewTeam, records: i
     assert {records_at_once(load, node_run_id) for node_run_id in list(load.published)[-50:]} == {records}
 
 
-def test_the_same_storm_loses_node_runs_where_offsets_are_not_looked_at(new_team: NewTeam) -> None:
-    team = new_team(QUICK.format(records=200) + WITHOUT_A_LOOK_AT_OFFSETS)
+def test_what_is_dropped_at_each_rebalance_is_read_again(new_team: NewTeam) -> None:
+    team = new_team(QUICK.format(records=200) + DROPPING)
+    load = Load(team.cluster)
+    team.start("steady")
+    team.settled()
+    round_of(team, load, kill=False, stalled=60)
+    assert not load.contradictions()
+    counter = f'port_runs_recovered_records_total{{topic="{team.cluster.org}.runs"}} '
+    again = [line for line in team["steady"].get("/metrics").text.splitlines() if line.startswith(counter)]
+    assert float(again[0].removeprefix(counter)) > 0
+
+
+def test_without_a_look_at_offsets_the_same_is_lost(new_team: NewTeam) -> None:
+    team = new_team(QUICK.format(records=200) + DROPPING + WITHOUT_A_LOOK_AT_OFFSETS)
     load = Load(team.cluster)
     team.start("steady")
     team.settled()
     with pytest.raises(NotCompletedError) as lost:
-        for number in range(SCALE.lossy_rounds):
-            round_of(team, load, kill=False, stalled=30, rate=SCALE.lossy_rate)
-            say(f"round {number + 1} of {SCALE.lossy_rounds}: {len(load.published)} node runs, nothing lost yet")
+        round_of(team, load, kill=False, stalled=20)
     say(str(lost.value))

@@ -262,6 +262,8 @@ async def test_our_client_tells_a_rate_limit(emulator: Emulator, caller: Caller)
     async with PortClient(emulator.base_url, "emulator-client", emulator.config.client_secret) as client:
         body = NodeRunUpdate(status=Status.IN_PROGRESS).to_json()
         assert (await client.report("wfnr_1", None, body)).remaining == 0
+    # Another one: the first knows by now that nothing is left, and waits.
+    async with PortClient(emulator.base_url, "emulator-client", emulator.config.client_secret) as client:
         limited = await client.report("wfnr_1", None, body)
     assert limited.kind is AnswerKind.RATE_LIMITED
     assert limited.retry_after is not None

@@ -128,6 +128,8 @@ def test_it_is_optional_where_its_field_is() -> None:
         (None, Decryption(CLIENT_SECRET), "a text that Port has encrypted"),
         (5, Decryption(CLIENT_SECRET), "a text that Port has encrypted"),
     ],
+    # Encrypted anew in each process, the values are no names.
+    ids=["plain", "another secret", "a short secret", "no context", "an empty context", "none", "a number"],
 )
 def test_a_field_that_does_not_fit_says_why(value: object, context: object, reason: str) -> None:
     with pytest.raises(ValidationError) as caught:

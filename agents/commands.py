@@ -1,0 +1,354 @@
+"""Commands for who writes handlers: `faust -A streams.app handlers`, `node-json`, `send`, `replay` and `complete`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Final, NoReturn, cast
+
+import click
+from faust.cli import AppCommand, argument, option
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from agents import shared
+from agents.check import of_handler
+from agents.contract import Context
+from agents.node_template import Schema, node_of
+from agents.sending import NodeFile, SendingError, message_of, new_execution, publish, read_node_file, signed
+from agents.testing import Outcome, outcome_of
+from port.client import AnswerKind, PortClient
+from port.errors import RenderError
+from port.ids import is_node_run_id, is_workflow_run_id
+from port.models import NodeRunUpdate, Result, Status
+from port.secrets import Decryption
+from streams.app import settings
+from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
+from streams.settings import Signature
+
+_FAILED: Final = 1
+_WRONG_INPUT: Final = 2
+_SHOWN_CHARACTERS: Final = 200
+
+
+class CommandError(Exception):
+    """The command cannot go on; the text is one line for people. `status` is the exit status."""
+
+    def __init__(self, text: str, status: int = _WRONG_INPUT) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Command(AppCommand):
+    """Ends the process: with what `act` returns, or with one line that says what is wrong."""
+
+    abstract: ClassVar[bool] = True
+
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Called by Faust."""
+        # It tells of each try what an error says once.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
+        try:
+            status = self.act()
+        except CommandError as error:
+            click.echo(" ".join(str(error).split()), err=True)
+            status = error.status
+        raise SystemExit(status)
+
+    def act(self) -> int:
+        """Do it, and return the exit status. Raises CommandError."""
+        raise NotImplementedError
+
+    def text(self, name: str) -> str | None:
+        """Return an option or argument that is a text."""
+        return cast("str | None", self.kwargs.get(name))
+
+    @property
+    def as_json(self) -> bool:
+        """Whether programs are to read it."""
+        return bool(self.json or self.kwargs.get("as_json"))
+
+
+_FOR_PROGRAMS: Final = option("--json", "as_json", default=False, is_flag=True, help="Print one JSON document.")
+
+
+class handlers(_Command):
+    """List the handlers that HANDLERS names: event type, function, the fields that it takes, and its limits.
+
+    With --json each has the JSON schema of its model, too; null where it takes any object.
+    """
+
+    options = [_FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print them by event type."""
+        found = [of_handler(handler) for _, handler in sorted(shared.handlers.items())]
+        if self.as_json:
+            names = [{"eventType": finding.name.removeprefix("handler "), **finding.details} for finding in found]
+            click.echo(json.dumps(names, indent=2))
+        else:
+            for finding in found:
+                click.echo(f"{finding.name.removeprefix('handler ')}\n  {finding.found}")
+        return 0
+
+
+class node_json(_Command):
+    """Print the Kafka action node for an event type, to be pasted into a workflow of Port's.
+
+    Its payload has what the handler's model asks for, with the trigger's field of the same name for each; an optional
+    field whose default is an object or array is left out. Put in what your workflow has instead.
+    """
+
+    options = [argument("event_type")]
+
+    def act(self) -> int:
+        """Print it as JSON."""
+        name = self.text("event_type") or ""
+        handler = shared.handlers.find(name)
+        if handler is None:
+            known = ", ".join(sorted(shared.handlers))
+            raise CommandError(f"no handler for event type {name[:_SHOWN_CHARACTERS]!r}; there are: {known}")
+        click.echo(json.dumps(node_of(name, cast("Schema | None", of_handler(handler).details["schema"])), indent=2))
+        return 0
+
+
+class send(_Command):
+    """Render the node in FILE and publish its message on <orgId>.runs of the own cluster, as a workflow would.
+
+    FILE is a Kafka action node, such as node-json prints, or {"node": ..., "trigger": ..., "outputs": ..., "secrets":
+    ..., "workflowIdentifier": ...}; - is standard input. Where SIGNATURE=required the message is signed.
+
+    Port knows nothing of such a node run, and refuses its report (404). An emulator that was started with
+    --accept-unknown takes it.
+    """
+
+    options = [
+        argument("file"),
+        option("--trigger", metavar="JSON", help="What the trigger put out, in place of the file's."),
+        option("--node-run-id", metavar="ID", help="The node run's id, wfnr_...; a new one without it."),
+        option("--run-id", metavar="ID", help="Its workflow run's id, wfr_...; goes with --node-run-id."),
+        option("--dry-run", is_flag=True, default=False, help="Print the message, and publish nothing."),
+    ]
+
+    def act(self) -> int:
+        """Publish it, and print where it stands."""
+        name = self.text("file") or ""
+        ids = self._ids()
+        try:
+            file = read_node_file(_read(name))
+            if (trigger := self.text("trigger")) is not None:
+                file = file.model_copy(update={"trigger": _object("--trigger", trigger)})
+            asyncio.run(self._send(file, ids))
+        except (SendingError, RenderError) as error:
+            raise CommandError(f"{name}: {error}", _FAILED) from None
+        return 0
+
+    def _ids(self) -> tuple[str, str] | None:
+        node_run_id, run_id = self.text("node_run_id"), self.text("run_id")
+        if node_run_id is None and run_id is None:
+            return None
+        # With another's id the report of a node run that Port knows would be refused.
+        if node_run_id is None or run_id is None:
+            raise CommandError("--node-run-id and --run-id go together")
+        return _checked_node_run_id(node_run_id), _checked_run_id(run_id)
+
+    async def _send(self, file: NodeFile, ids: tuple[str, str] | None) -> None:
+        execution = new_execution(file, ids)
+        message = await message_of(file, execution)
+        if settings.signature is Signature.REQUIRED:
+            message = signed(message, settings.port_client_secret)
+        if self.kwargs.get("dry_run"):
+            click.echo(json.dumps(message, indent=2))
+            return
+        sent = await publish(settings.own, shared.specs.runs.name, execution.node_run_id, message)
+        click.echo(f"{execution.node_run_id} is in {sent.topic}, partition {sent.partition}, offset {sent.offset}")
+
+
+class replay(_Command):
+    """Call the handlers for a recorded message, here and now, and print how each item ended.
+
+    FILE holds a message of <orgId>.runs as it was published; - is standard input. No Kafka is needed, Port is told
+    nothing, and retries are not waited for. But the handlers do what they do: they send, deploy and delete.
+
+    Exit status 0 where all items succeeded, 1 where one did not, 2 where FILE is no message for this application.
+    """
+
+    options = [
+        argument("file"),
+        option("--item", type=click.IntRange(min=0), help="Only the item with this index, from 0."),
+        option("--attempt", type=click.IntRange(min=1), default=1, help="Which call it is for the handler (1)."),
+        _FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Call them, and print the outcomes."""
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        logging.getLogger("handlers").setLevel(logging.INFO)
+        name = self.text("file") or ""
+        message = _ours(name, sort_out(_read(name).strip()))
+        chosen = cast("int | None", self.kwargs.get("item"))
+        if chosen is not None and chosen >= len(message.items):
+            raise CommandError(f"--item: {name} has {len(message.items)}, counted from 0")
+        wanted = range(len(message.items)) if chosen is None else [chosen]
+        ends = asyncio.run(_outcomes(message, wanted, cast("int", self.kwargs.get("attempt", 1))))
+        click.echo(json.dumps(ends, indent=2) if self.as_json else "\n".join(map(_line, ends)))
+        return 0 if all(end["result"] == Result.SUCCESS for end in ends) else _FAILED
+
+
+class complete(_Command):
+    """Complete a node run at Port by hand, whatever its handler does or did.
+
+    Asks before it does so. A worker that knows the node run is not told: its own report is refused by Port (409) then,
+    and its web view says so.
+    """
+
+    options = [
+        argument("node_run_id"),
+        option(
+            "--result",
+            type=click.Choice([result.value for result in Result]),
+            default=Result.SUCCESS.value,
+            help="How it ended (SUCCESS).",
+        ),
+        option("--output", metavar="JSON", help="The node's output, an object; @FILE reads it from a file."),
+        option("--error", metavar="TEXT", help="Why it FAILED; stands in the output under error.message."),
+        option("--run-id", metavar="ID", help="The workflow run, wfr_...; Port needs none."),
+        option("--yes", "-y", is_flag=True, default=False, help="Do not ask."),
+    ]
+
+    def act(self) -> int:
+        """Ask, and complete it."""
+        node_run_id, run_id = self.text("node_run_id") or "", self.text("run_id")
+        if not is_node_run_id(node_run_id):
+            raise CommandError(
+                f"{node_run_id[:80]!r} is no id of a node run: wfnr_ and up to 64 letters, digits, _ or -"
+            )
+        if run_id is not None and not is_workflow_run_id(run_id):
+            raise CommandError("--run-id: must be wfr_ and up to 64 letters, digits, _ or -")
+        update = NodeRunUpdate(status=Status.COMPLETED, result=self._result, output=self._output())
+        if not self.kwargs.get("yes"):
+            _confirm(f"Complete {node_run_id} at {settings.port_api_base_url} with {update.to_json().decode()}?")
+        return asyncio.run(_complete(node_run_id, run_id, update))
+
+    @property
+    def _result(self) -> Result:
+        return Result(self.text("result") or Result.SUCCESS)
+
+    def _output(self) -> dict[str, JsonValue]:
+        given, error = self.text("output"), self.text("error")
+        if given is not None and given.startswith("@"):
+            given = _read(given[1:]).decode(errors="replace")
+        output = {} if given is None else _object("--output", given)
+        if error is not None and self._result is not Result.FAILED:
+            raise CommandError("--error: goes with --result FAILED")
+        if error is not None:
+            output["error"] = {"message": error}
+        if self._result is Result.FAILED and "error" not in output:
+            raise CommandError("--result FAILED: say why with --error TEXT")
+        return output
+
+
+def _read(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise CommandError(f"{name}: {error.strerror or error}") from None
+
+
+def _checked_node_run_id(text: str) -> str:
+    if not is_node_run_id(text):
+        raise CommandError(f"{text[:80]!r} is no id of a node run: wfnr_ and up to 64 letters, digits, _ or -")
+    return text
+
+
+def _checked_run_id(text: str) -> str:
+    if not is_workflow_run_id(text):
+        raise CommandError(f"{text[:80]!r} is no id of a workflow run: wfr_ and up to 64 letters, digits, _ or -")
+    return text
+
+
+def _object(name: str, text: str) -> dict[str, JsonValue]:
+    try:
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise CommandError(f"{name}: is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CommandError(f"{name}: must be a JSON object")
+    return value
+
+
+def _ours(name: str, message: NodeRunMessage | NotOurs | Bad) -> NodeRunMessage:
+    match message:
+        case Bad(reason=reason):
+            raise CommandError(f"{name}: a worker sends it to the dead letters: {reason}")
+        case NotOurs(why=why):
+            raise CommandError(f"{name}: a worker leaves it to other consumers: {why}")
+        case NodeRunMessage(problem=str() as problem):
+            raise CommandError(f"{name}: a worker reports it as FAILED: {problem}")
+    return message
+
+
+async def _outcomes(message: NodeRunMessage, wanted: range | list[int], attempt: int) -> list[dict[str, object]]:
+    """Call the handlers of the items one after another, in order."""
+    return [await _ended(message, index, attempt) for index in wanted]
+
+
+async def _ended(message: NodeRunMessage, index: int, attempt: int) -> dict[str, object]:
+    fields: Mapping[str, JsonValue] = message.items[index]
+    name = event_type(fields)
+    handler = shared.handlers.find(name) if name is not None else None
+    if name is None or handler is None:
+        why = (
+            "the item has no event type" if name is None else f"no handler for event type {name[:_SHOWN_CHARACTERS]!r}"
+        )
+        outcome = Outcome(Result.FAILED, error=why)
+    else:
+        context = Context(
+            node_run_id=message.node_run_id,
+            workflow_run_id=message.workflow_run_id,
+            workflow=message.workflow,
+            node=message.node,
+            event_type=name,
+            index=index,
+            attempt=attempt,
+            received_at=time.time(),
+            fields=fields,
+            decryption=Decryption(settings.port_client_secret),
+        )
+        outcome = await outcome_of(handler, context)
+    return {"index": index, "eventType": name, "handler": handler and handler.name, **dataclasses.asdict(outcome)}
+
+
+def _line(end: Mapping[str, object]) -> str:
+    return f"item {end['index']}, {end['eventType'] or 'no event type'}: " + " ".join(_words(end))
+
+
+def _words(end: Mapping[str, object]) -> Iterator[str]:
+    if end["result"] is None:
+        yield f"would be called again in {end['retry_in']:g} s:"
+    else:
+        yield str(end["result"])
+    yield str(end["error"]) if end["error"] is not None else json.dumps(end["output"])
+
+
+def _confirm(question: str) -> None:
+    # Not `click.confirm`: it writes a space to standard output, which is for what came of it.
+    click.echo(f"{question} [y/N] ", err=True, nl=False)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CommandError("nothing was sent; --yes does not ask", _FAILED)
+
+
+async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> int:
+    async with PortClient(settings.port_api_base_url, settings.port_client_id, settings.port_client_secret) as client:
+        answer = await client.report(node_run_id, run_id, update.to_json())
+    if answer.kind is not AnswerKind.ACCEPTED:
+        maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""
+        raise CommandError(f"{node_run_id}: Port says {answer.kind.value}: {answer.reason}{maybe}", _FAILED)
+    click.echo(f"{node_run_id} is completed: {update.result}")
+    return 0

@@ -1,0 +1,118 @@
+"""Publishes what a Kafka action node would, on the own cluster: for trying handlers out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import orjson
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+
+from port.nodes import ActionNode, NodeExecution
+from port.render import render
+from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
+from streams.cluster import Cluster
+from streams.probe import ProbeError, probe
+from streams.topics import MAX_RECORD_BYTES
+
+_CONNECT_SECONDS: Final = 5.0
+_KAFKA_MILLISECONDS: Final = 5_000
+
+
+class SendingError(Exception):
+    """It cannot be published; the text is one line that says why."""
+
+
+class NodeFile(BaseModel):
+    """What is to be run: a node, and what its templates read. The bodies in local/examples are such files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    node: ActionNode
+    trigger: dict[str, JsonValue] = {}
+    """What the trigger put out."""
+    outputs: dict[str, JsonValue] = {}
+    """What earlier nodes put out, by their identifiers."""
+    secrets: dict[str, str] = {}
+    workflow_identifier: Annotated[str, Field(alias="workflowIdentifier", min_length=1)] = "workflow"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Where a message stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def read_node_file(raw: bytes) -> NodeFile:
+    """Read a node, or a node with its input. Raises SendingError."""
+    try:
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise SendingError(f"it is no JSON: {error}") from None
+    if isinstance(fields, dict) and "config" in fields:
+        fields = {"node": fields}
+    try:
+        return NodeFile.model_validate(fields)
+    except ValidationError as wrong:
+        first = wrong.errors(include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise SendingError(f"it is no Kafka action node: {place}: {first['msg']}") from None
+
+
+def new_execution(file: NodeFile, ids: tuple[str, str] | None) -> NodeExecution:
+    """Return a run of the node; `ids` are the node run's and the workflow run's, new ones without them."""
+    node_run_id, run_id = ids or (f"wfnr_{secrets.token_hex(12)}", f"wfr_{secrets.token_hex(12)}")
+    return NodeExecution(node_run_id, run_id, file.workflow_identifier, file.node.identifier, time.time())
+
+
+async def message_of(file: NodeFile, execution: NodeExecution) -> dict[str, JsonValue]:
+    """Return the message with the payload rendered. Raises RenderError."""
+    inputs = execution.template_input(file.trigger, file.outputs, file.secrets)
+    return execution.message(await render(file.node.config.payload, inputs))
+
+
+def signed(message: dict[str, JsonValue], secret: SecretStr) -> dict[str, JsonValue]:
+    """Return the message with Port's signature, as of now."""
+    message, timestamp = {"headers": {}, **message}, str(int(time.time()))
+    # Of the text that is written on Kafka.
+    signature = signature_of(orjson.dumps(message), timestamp, secret)
+    return {**message, "headers": {SIGNATURE_HEADER: signature, TIMESTAMP_HEADER: timestamp}}
+
+
+async def publish(cluster: Cluster, topic: str, key: str, message: dict[str, JsonValue]) -> Sent:
+    """Publish a message; returns when all replicas have it. Raises SendingError."""
+    try:
+        await probe(cluster, timeout=_CONNECT_SECONDS)
+        await _require(cluster, topic)
+        producer = AIOKafkaProducer(
+            **cluster.client(), acks="all", max_request_size=MAX_RECORD_BYTES, request_timeout_ms=_KAFKA_MILLISECONDS
+        )
+        await producer.start()
+        try:
+            written = await producer.send_and_wait(topic, orjson.dumps(message), key=key.encode())
+        finally:
+            await producer.stop()
+    except ProbeError as error:
+        raise SendingError(str(error)) from None
+    except (KafkaError, OSError) as error:
+        raise SendingError(f"Kafka did not take it: {type(error).__name__}: {error}") from error
+    return Sent(topic, written.partition, written.offset)
+
+
+async def _require(cluster: Cluster, topic: str) -> None:
+    """A topic that is asked for by name would be created by brokers that do so, in a shape that nobody chose."""
+    admin = AIOKafkaAdminClient(**cluster.client(), request_timeout_ms=_KAFKA_MILLISECONDS)
+    await admin.start()
+    try:
+        if topic not in await admin.list_topics():
+            raise SendingError(f"topic {topic} is not on the own cluster: start a worker, which creates it")
+    finally:
+        await admin.close()

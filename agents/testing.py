@@ -1,0 +1,143 @@
+"""Calls one handler for one payload object and says how that ended, as a worker would: no Kafka, no Port, no settings.
+
+from agents.testing import run_handler
+
+outcome = run_handler(deployment_requested, {"service": "checkout", "version": "1.4.0"})
+assert outcome.output == {"deployed": "checkout 1.4.0"}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import JsonValue, SecretStr
+from pydantic_core import from_json, to_json
+
+from agents.context import Alone
+from agents.contract import Context, Handler, HandlerError, Resource, declared_in
+from agents.execution import Call, Threads, execute
+from agents.patterns import is_pattern, matches
+from port.models import Result
+from port.secrets import Decryption, Secret, encrypt
+from streams.messages import event_type
+from streams.records import ItemFinished
+
+_CLIENT_SECRET: Final = SecretStr("the-client-secret-of-a-test-runs")
+_NOW: Final = 0.0
+_NOBODY: Final = "test"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended. Secret inputs are masked in it, as in what Port is told."""
+
+    result: Result | None
+    """`SUCCESS` or `FAILED`; None where the handler is to be called again."""
+    output: dict[str, JsonValue] | None = None
+    """What Port would get, read back from JSON; None where the item has not succeeded."""
+    error: str | None = None
+    """Why the item has FAILED, or is called again; None where it succeeded."""
+    retry_in: float | None = None
+    """Seconds until the next call; None where there is none."""
+
+
+def run_handler(
+    function: Callable[..., object],
+    payload: Mapping[str, object],
+    *,
+    attempt: int = 1,
+    deadline: float | None = None,
+    context: Context | None = None,
+    resources: Mapping[Resource[Any], object] | None = None,
+) -> Outcome:
+    """Call a handler once, and return how that ended. Where an event loop runs already, await `call_handler`.
+
+    The payload is read, validated and handed over as a worker does it, the result judged likewise: by the handler's
+    model, deadline and retries. Nothing waits for a retry; call again with the next `attempt`.
+
+    Args:
+        function: the function below `@handles(...)`.
+        payload: one payload object, of anything that can be written as JSON. A `Secret` in it reaches the handler as a
+            secret input would. Without `eventType` and its like it is of the handler's event type.
+        attempt: which call of the item this is, from 1.
+        deadline: seconds, in place of the handler's own.
+        context: ids, index and workflow that the handler is to see, where they matter. Its event type, attempt,
+            payload and decryption are replaced.
+        resources: what `ctx.resource` returns for each.
+
+    Raises:
+        HandlerError: the function is no handler, or none of this payload's event type.
+        ValueError: the payload cannot be written as JSON.
+    """
+    return asyncio.run(
+        call_handler(function, payload, attempt=attempt, deadline=deadline, context=context, resources=resources)
+    )
+
+
+async def call_handler(
+    function: Callable[..., object],
+    payload: Mapping[str, object],
+    *,
+    attempt: int = 1,
+    deadline: float | None = None,
+    context: Context | None = None,
+    resources: Mapping[Resource[Any], object] | None = None,
+) -> Outcome:
+    """Do the same as `run_handler`, in the event loop that runs."""
+    fields: dict[str, JsonValue] = from_json(to_json(_encrypted(dict(payload))))
+    handler = _handler_of(function, event_type(fields))
+    given = context or _context()
+    seen = dataclasses.replace(
+        given,
+        event_type=event_type(fields) or handler.event_type,
+        attempt=attempt,
+        fields=fields,
+        decryption=Decryption(_CLIENT_SECRET),
+        host=given.host if resources is None else Alone(resources),
+    )
+    return await outcome_of(handler if deadline is None else dataclasses.replace(handler, deadline=deadline), seen)
+
+
+async def outcome_of(handler: Handler, context: Context) -> Outcome:
+    """Call a handler with a whole context, and return how that ended."""
+    # With a clock that stands still a retry is due exactly as long after the call as it is to be waited.
+    event = (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    if not isinstance(event, ItemFinished):
+        return Outcome(None, error=event.error, retry_in=event.due_at - _NOW)
+    output = None if event.output is None else from_json(event.output)
+    return Outcome(event.result, output, event.error)
+
+
+def _context() -> Context:
+    return Context("wfnr_test", "wfr_test", "a-workflow", "a-node", "", index=0, attempt=1, received_at=_NOW)
+
+
+def _handler_of(function: Callable[..., object], wanted: str | None) -> Handler:
+    found = [handler for handler in declared_in((function.__module__,)) if handler.function is function]
+    name = f"{function.__module__}.{function.__qualname__}"
+    if not found:
+        raise HandlerError(f"{name} is no handler: it has no @handles(...)")
+    takes = [handler for handler in found if wanted is None or _takes(handler.event_type, wanted)]
+    if not takes:
+        types = ", ".join(repr(handler.event_type) for handler in found)
+        raise HandlerError(f"{name} handles {types}; the payload says {wanted!r}")
+    return takes[0]
+
+
+def _takes(declared_for: str, wanted: str) -> bool:
+    return declared_for == wanted or (is_pattern(declared_for) and matches(declared_for, wanted))
+
+
+def _encrypted(value: object) -> object:
+    """Return the value with its secrets encrypted, as Port puts secret inputs into a payload."""
+    if isinstance(value, Secret):
+        return encrypt(value.get_secret_value(), _CLIENT_SECRET)
+    if isinstance(value, Mapping):
+        return {name: _encrypted(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encrypted(element) for element in value]
+    return value

@@ -1,0 +1,5 @@
+"""The team's handlers: HANDLERS=deployer_handlers."""
+
+from deployer_handlers import databases, deployments
+
+__all__ = ["databases", "deployments"]
