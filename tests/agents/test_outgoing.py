@@ -6,20 +6,16 @@ import asyncio
 import ipaddress
 import json
 import re
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiosmtpd.smtp import SMTP, Envelope
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import JsonValue, SecretStr
+from pydantic import JsonValue
 
 from agents.contract import Fail, HandlerError, RetryLater
 from agents.handlers.deployments import (
@@ -31,86 +27,15 @@ from agents.handlers.deployments import (
 )
 from agents.handlers.mail import subject
 from agents.handlers.notifications import Notification, notification
-from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable, never_called, policy, public
+from agents.handlers.outgoing import Outgoing, Unavailable, never_called, policy, public
 from agents.handlers.settings import OutgoingSettings, Rule, settings
 from local.kafka import free_port
 from tests.agents.examples import context
-
-SECRET = "T0k3nInThePath"
-
-
-@dataclass
-class Web:
-    """A server on a loopback address that answers as it is told."""
-
-    port: int
-    host: str = "127.0.0.1"
-    status: int = 200
-    text: str = "ok"
-    headers: dict[str, str] = field(default_factory=dict)
-    hangs: bool = False
-    calls: list[tuple[str, dict[str, str], object]] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}/hooks/{SECRET}"
-
-    async def handle(self, request: web.Request) -> web.Response:
-        self.calls.append((request.path, dict(request.headers), json.loads(await request.read())))
-        if self.hangs:
-            await asyncio.sleep(3600)
-        return web.Response(status=self.status, text=self.text, headers=self.headers)
-
-
-@asynccontextmanager
-async def serving(host: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[Web]:
-    one = Web(port or free_port(), host)
-    app = web.Application()
-    app.router.add_post("/{path:.*}", one.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, host, one.port).start()
-    try:
-        yield one
-    finally:
-        await runner.cleanup()
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[Web]:
-    async with serving() as one:
-        yield one
-
-
-Configure = Callable[..., None]
-
-
-@pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Sets the variables, for loopback servers allowed."""
-
-    def set_(**values: str) -> None:
-        for name, value in {"OUTGOING_HTTP": "allow", "OUTGOING_PRIVATE": "allow", **values}.items():
-            monkeypatch.setenv(name, value)
-        settings.cache_clear()
-
-    yield set_
-    settings.cache_clear()
-
-
-def loopback(**values: object) -> OutgoingSettings:
-    return OutgoingSettings.model_validate({"outgoing_http": "allow", "outgoing_private": "allow"} | values)
-
-
-@asynccontextmanager
-async def outgoing(allowed: OutgoingSettings, **more: object) -> AsyncIterator[Outgoing]:
-    one = Outgoing(allowed, **more)  # type: ignore[arg-type]
-    yield one
+from tests.agents.outside import SECRET, Configure, Web, loopback
 
 
 async def post(allowed: OutgoingSettings, *, attempt: int = 1) -> int:
-    async with outgoing(allowed) as one:
-        return await one.post("the webhook", allowed.webhook_url, {"a": 1}, context(attempt=attempt))
+    return await Outgoing(allowed).post("the webhook", allowed.webhook_url, {"a": 1}, context(attempt=attempt))
 
 
 async def test_a_deployment_is_forwarded_as_it_came(hook: Web, configure: Configure) -> None:
@@ -190,51 +115,6 @@ async def test_an_endless_answer_is_cut_off(hook: Web) -> None:
     assert await post(loopback(webhook_url=hook.url)) == 200
 
 
-class Names(AbstractResolver):
-    """Resolves every name to the next of its addresses, and then to the last one."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = list(addresses)
-        self.asked: list[str] = []
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        self.asked.append(host)
-        address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
-        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return [ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        pass
-
-
-def first_loopback_only(address: IpAddress) -> bool:
-    return address == ipaddress.ip_address("127.0.0.1")
-
-
-async def test_a_name_that_is_resolved_anew_leads_nowhere_else() -> None:
-    """The name means 127.0.0.1 at first, and 127.0.0.2 then, where a server listens too."""
-    async with serving() as good, serving("127.0.0.2", good.port) as inner:
-        allowed = loopback(webhook_url=f"http://rebinding.example:{good.port}/")
-        for _ in range(2):
-            names = Names("127.0.0.1", "127.0.0.2")
-            async with outgoing(allowed, permitted=first_loopback_only, resolver=names) as one:
-                assert await one.post("it", allowed.webhook_url, {}, context()) == 200
-                with pytest.raises(Fail, match="private"):
-                    await one.post("it", allowed.webhook_url, {}, context())
-                assert len(names.asked) == 2
-        assert (len(good.calls), len(inner.calls)) == (2, 0)
-
-
-@pytest.mark.parametrize("target", ["127.0.0.1", "[::ffff:127.0.0.1]", "[::1]", "169.254.169.254", "localhost"])
-async def test_private_addresses_are_refused_by_default(hook: Web, target: str) -> None:
-    allowed = loopback(webhook_url=f"http://{target}:{hook.port}/", outgoing_private="refuse")
-    with pytest.raises(Fail, match="private"):
-        await post(allowed)
-    assert hook.calls == []
-
-
 @pytest.mark.parametrize(
     "address",
     [
@@ -277,43 +157,6 @@ def test_where_private_ones_are_allowed_metadata_is_not() -> None:
         assert never_called(ipaddress.ip_address(address))
     assert not never_called(ipaddress.ip_address("10.0.0.1"))
     assert not never_called(ipaddress.ip_address("::1"))
-
-
-async def test_another_host_than_the_allowed_ones_is_not_asked_for() -> None:
-    names = Names("127.0.0.1")
-    async with outgoing(loopback(outgoing_hosts="hooks.example.com"), resolver=names) as one:
-        for url in ("https://evil.example/", "https://hooks.example.com.evil.example/", "file:///etc/passwd", "//x"):
-            with pytest.raises(Fail, match="OUTGOING_HOSTS"):
-                await one.post("it", SecretStr(url), {}, context())
-    assert names.asked == []
-
-
-INTERNAL = st.sampled_from(
-    ["http://127.0.0.2:{}/", "http://169.254.169.254/", "//127.0.0.2:{}/", "http://localhost:{}", "http://[::1]:{}/"]
-)
-
-
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(INTERNAL, min_size=3, max_size=3), names=st.lists(st.text(max_size=10), max_size=3))
-def test_no_payload_leads_elsewhere(configure: Configure, texts: list[str], names: list[str]) -> None:
-    """With private addresses allowed, so that the host alone decides; a server listens where the payloads lead."""
-
-    async def run() -> None:
-        async with serving() as good, serving("127.0.0.2", good.port) as inner:
-            channels = {"slack": good.url}
-            configure(WEBHOOK_URL=good.url, NOTIFICATION_CHANNELS=json.dumps(channels))
-            urls = [text.format(inner.port) for text in texts]
-            fields: dict[str, JsonValue] = {"url": urls[0], "callback": {"url": urls[1]}} | dict.fromkeys(
-                names, urls[2]
-            )
-            started = DeploymentStarted(service=urls[0], version=urls[1], environment=urls[2])
-            await deployment_started(started, context(fields))
-            await notification(Notification(channel="slack", message=urls[0]), context(fields))
-            with pytest.raises(Fail, match="not configured"):
-                await notification(Notification(channel=urls[1], message=urls[0]), context(fields))
-            assert (len(good.calls), len(inner.calls)) == (2, 0)
-
-    asyncio.run(run())
 
 
 async def test_slack(hook: Web, configure: Configure) -> None:
