@@ -139,7 +139,7 @@ class Receiver:
                 "recipients": list(envelope.rcpt_tos),
                 "subject": str(mail["Subject"]),
                 "messageId": str(mail["Message-ID"]),
-                "text": str(text).strip(),
+                "text": "\n".join(str(text).splitlines()),
             },
         )
         return "250 OK"

@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ from agents.handlers.settings import OutgoingSettings, Rule, settings
 from local.kafka import free_port
 from tests.agents.examples import context
 from tests.agents.outside import SECRET, Configure, Web, loopback
+
+ROOT = Path(__file__).parents[2]
 
 
 async def post(allowed: OutgoingSettings, *, attempt: int = 1) -> int:
@@ -267,8 +271,25 @@ def test_wrong_settings_are_one_line_without_the_value(configure: Configure, val
     assert SECRET not in str(caught.value)
 
 
+def test_a_worker_does_not_start_with_them(tmp_path: Path) -> None:
+    """Where HANDLERS names these handlers; else they are nobody's business."""
+    worker = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "c", "PORT_CLIENT_SECRET": "s", "WEBHOOK_URL": f"ftp://{SECRET}"}
+    (tmp_path / "mine.py").write_text("from agents import handles\n\n@handles('a')\ndef a(event: dict): ...\n")
+
+    def started(handlers: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", "import agents.shared"]
+        environment = worker | {"HANDLERS": handlers, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stderr
+
+    assert started("mine,agents.handlers") == (2, "WEBHOOK_URL: write an https URL\n")
+    assert started("mine") == (0, "")
+
+
 def test_the_table_of_the_page_holds_each_setting_with_its_default() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
+    page = (ROOT / "docs" / "handlers.md").read_text()
     table = page.partition("\n## The handlers that come along\n")[2].partition("\n## ")[0]
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", table, re.MULTILINE))
     words = {"": "empty", "{}": "empty", "()": "empty", "None": "the system's", "10.0": "10s"}
