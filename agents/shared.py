@@ -8,6 +8,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Final, cast
 
+from agents.callbacks import Callbacks, derived_key
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.registry import load_handlers
@@ -51,7 +52,12 @@ node_runs = NodeRuns(rows.stored)
 overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
 resources = OpenResources()
-telling = Telling(resources.values)
+callbacks = Callbacks(
+    settings.signing_keys or (derived_key(settings.port_client_secret, settings.port_org_id),),
+    settings.port_org_id,
+    settings.public_url,
+)
+telling = Telling(resources.values, callbacks)
 
 _tasks: set[asyncio.Task[None]] = set()
 
