@@ -23,7 +23,7 @@ from port.secrets import Decryption
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
-from streams.records import ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ class HandlerAgent:
         self._watch()
 
 
-def _measure(handler: Handler, event: ItemFinished | ItemRetry) -> None:
-    if isinstance(event, ItemRetry):
-        _ended(handler.event_type, "retry").inc()
+def _measure(handler: Handler, event: ItemFinished | ItemRetry | ItemDeferred) -> None:
+    if not isinstance(event, ItemFinished):
+        _ended(handler.event_type, "retry" if isinstance(event, ItemRetry) else "deferred").inc()
         return
     _ended(handler.event_type, event.result.value).inc()
     _took(handler.event_type).observe(event.ended_at - event.started_at)
@@ -119,7 +119,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
     if run is None:
         return None
     item = node_runs.item(work.partition, run, work.index)
-    if item is not None and item.result is not None:
+    if item is not None and (item.result is not None or item.deferred_until is not None):
         return None
     payload = dispatch.payload(work.partition, run, work.message)
     context = Context(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Final, cast
 
+from agents.callbacks import Callbacks, derived_key
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.handlers.settings import settings as settings_of_handlers
@@ -36,8 +37,10 @@ _LETTER_BYTES: Final = 16_384
 def _loaded() -> Handlers:
     """Import the handlers. Those that come along have settings: read now, a wrong one is not the fault of an item."""
     loaded = load_handlers(settings.handlers)
-    if any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
-        settings_of_handlers()
+    if not any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
+        return loaded
+    if settings_of_handlers().provisioner_url.get_secret_value() and not settings.public_url:
+        raise HandlerError("PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back")
     return loaded
 
 
@@ -62,7 +65,12 @@ node_runs = NodeRuns(rows.stored)
 overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
 resources = OpenResources()
-telling = Telling(resources.values)
+callbacks = Callbacks(
+    settings.signing_keys or (derived_key(settings.port_client_secret, settings.port_org_id),),
+    settings.port_org_id,
+    settings.public_url,
+)
+telling = Telling(resources.values, callbacks)
 
 _tasks: set[asyncio.Task[None]] = set()
 

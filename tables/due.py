@@ -1,4 +1,4 @@
-"""The one index of what becomes due: retries and ends of grace."""
+"""The one index of what becomes due: retries, and ends of deferrals and of grace."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from port.models import Result
 from streams.messages import event_type, items_of
+from streams.records import By
 from tables.state import Item, Message, NodeRun, State
 from web.masking import masked, masked_text
 
@@ -38,7 +39,7 @@ class ItemState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     DEFERRED = "deferred"
-    """A retry is to come."""
+    """A retry is to come, or the word of another system."""
     ENDED = "ended"
 
 
@@ -94,6 +95,10 @@ class ItemShown(Shown):
     ended_at: datetime | None
     duration_seconds: float | None
     due_at: datetime | None
+    deferred_until: datetime | None
+    """Until when another system may say how it ended."""
+    decided_by: By | None
+    """Who said how it ended, where it was not its handler."""
 
 
 class SourceShown(Shown):
@@ -335,6 +340,8 @@ def _item(item: Item | None, state: ItemState, index: int, event_type: str | Non
         ended_at=instant(known.ended_at),
         duration_seconds=_between(known.started_at, known.ended_at),
         due_at=instant(known.due_at),
+        deferred_until=instant(known.deferred_until),
+        decided_by=known.decided_by,
     )
 
 

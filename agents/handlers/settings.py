@@ -123,6 +123,8 @@ class OutgoingSettings(BaseSettings):
     )
 
     webhook_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr("")
+    provisioner_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr("")
+    provisioner_deadline: Annotated[Duration, Field(ge=1)] = 3600.0
     notification_channels: Annotated[
         dict[str, SecretStr], NoDecode, BeforeValidator(_channels), AfterValidator(_addresses)
     ] = {}
@@ -166,7 +168,7 @@ class OutgoingSettings(BaseSettings):
 
     def _urls(self) -> list[tuple[str, str]]:
         channels = ((f"NOTIFICATION_CHANNELS: {name}", url) for name, url in self.notification_channels.items())
-        named = [("WEBHOOK_URL", self.webhook_url), *channels]
+        named = [("WEBHOOK_URL", self.webhook_url), ("PROVISIONER_URL", self.provisioner_url), *channels]
         urls = [(name, secret.get_secret_value()) for name, secret in named]
         return [(name, url) for name, url in urls if url and not url.startswith(MAILTO)]
 

@@ -167,7 +167,7 @@ class Session:
             f"""
 Web view        http://{LOOPBACK}:{options.web_port}/
 Port emulator   {emulator}  (what it was told: {emulator}/calls)
-Received        http://{LOOPBACK}:{options.receiver_port}/  (by what stands for Slack, mail and the webhook)
+Received        http://{LOOPBACK}:{options.receiver_port}/  (by what stands for Slack, mail, webhook and provisioner)
 Logs            {options.data_dir}/logs
 Publish yourself:
   curl {emulator}/node-runs --data @local/examples/notifications.json
@@ -201,6 +201,8 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         channels = {"slack": f"{receiver}/slack", "email": "mailto:team@example.com"}
         return {
             "WEBHOOK_URL": f"{receiver}/webhook",
+            "PROVISIONER_URL": f"{receiver}/provisioner",
+            "PUBLIC_URL": f"http://{LOOPBACK}:{self._options.web_port}",
             "NOTIFICATION_CHANNELS": json.dumps(channels),
             "OUTGOING_HTTP": "allow",
             "OUTGOING_PRIVATE": "allow",

@@ -18,7 +18,7 @@ import pytest
 from aiohttp.abc import ResolveResult
 from pydantic import JsonValue, SecretStr, ValidationError
 
-from agents.contract import Fail
+from agents.contract import Deferred, Fail
 from agents.handlers.deployments import (
     Deployed,
     DeploymentStarted,
@@ -26,6 +26,7 @@ from agents.handlers.deployments import (
     deployment_started,
     service_deployed,
 )
+from agents.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
 from agents.handlers.notifications import Notification, notification
 from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable
 from tests.agents.examples import context
@@ -156,7 +157,7 @@ async def inner(hook: Web) -> AsyncIterator[Web]:
 
 async def test_no_payload_leads_elsewhere(hook: Web, inner: Web, configure: Configure) -> None:
     """With private addresses allowed, so that nothing but the settings decides which host it is."""
-    configure(WEBHOOK_URL=hook.url, NOTIFICATION_CHANNELS=json.dumps({"slack": hook.url}))
+    configure(WEBHOOK_URL=hook.url, PROVISIONER_URL=hook.url, NOTIFICATION_CHANNELS=json.dumps({"slack": hook.url}))
     with hearing() as heard:
         for text in INTERNAL:
             url = text.format(inner.port)
@@ -165,9 +166,13 @@ async def test_no_payload_leads_elsewhere(hook: Web, inner: Web, configure: Conf
             data = Deployed(service_id=url, version=url, environment=url)
             await service_deployed(ServiceDeployed(data=data, metadata={"webhook": url}), context(fields))
             await notification(Notification(channel="slack", message=url), context(fields))
+            order = ProvisionInfrastructure.model_validate(
+                {"parameters": {"cloudProvider": url, "region": url, "instanceType": url}, "callback": {"url": url}}
+            )
+            assert await provision_infrastructure(order, context(fields)) == Deferred(3600.0)
             with pytest.raises(Fail, match="not configured"):
                 await notification(Notification(channel=url, message=url), context(fields))
-    assert (len(hook.calls), inner.calls) == (3 * len(INTERNAL), [])
+    assert (len(hook.calls), inner.calls) == (4 * len(INTERNAL), [])
     assert (set(heard.connected), heard.names) == ({(HERE, hook.port)}, [])
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from agents.contract import Fail, HandlerError, RetryLater
+from agents.contract import Deferred, Fail, HandlerError, RetryLater
 from agents.handlers.deployments import (
     Deployed,
     DeploymentStarted,
@@ -27,6 +27,7 @@ from agents.handlers.deployments import (
     deployment_started,
     service_deployed,
 )
+from agents.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
 from agents.handlers.mail import subject
 from agents.handlers.notifications import Notification, notification
 from agents.handlers.outgoing import Outgoing, Unavailable, never_called, policy, public
@@ -58,6 +59,22 @@ async def test_a_deployment_is_forwarded_as_it_came(hook: Web, configure: Config
     assert output["forwarded"] == {"status": 200}
     assert [call[2] for call in hook.calls] == [fields, {"event": "service.deployed"}]
     assert [call[1]["Idempotency-Key"] for call in hook.calls] == ["wfnr_a-0", "wfnr_a-1"]
+
+
+async def test_a_provisioner_gets_the_order_with_the_callback_in_place_of_the_messages_own(
+    hook: Web, configure: Configure
+) -> None:
+    configure(PROVISIONER_URL=hook.url, PROVISIONER_DEADLINE="2h")
+    parameters: JsonValue = {"cloudProvider": "aws", "region": "r", "instanceType": "t", "count": "3"}
+    order: dict[str, JsonValue] = {"action": "provision-infrastructure", "parameters": parameters}
+    its_own: dict[str, JsonValue] = {"callback": {"url": "http://169.254.169.254/", "headers": {"a": "b"}}}
+    event = ProvisionInfrastructure.model_validate(order)
+    ended = await provision_infrastructure(event, context(order | its_own))
+    assert ended == Deferred(deadline=7200.0)
+    assert hook.calls[0][2] == order | {"callback": {"url": context().callback_url}}
+    hook.status = 503
+    with pytest.raises(Unavailable, match=r"the provisioner \(PROVISIONER_URL\) answered 503"):
+        await provision_infrastructure(event, context(order))
 
 
 async def test_without_settings_they_acknowledge(configure: Configure) -> None:
@@ -286,12 +303,15 @@ def test_a_worker_does_not_start_with_them(tmp_path: Path) -> None:
 
     assert started("mine,agents.handlers") == (2, "WEBHOOK_URL: write an https URL\n")
     assert started("mine") == (0, "")
+    worker |= {"WEBHOOK_URL": "", "PROVISIONER_URL": "https://provisioner.example.com/"}
+    told = "PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back\n"
+    assert started("agents.handlers") == (2, told)
 
 
 def test_the_table_of_the_page_holds_each_setting_with_its_default() -> None:
     page = (ROOT / "docs" / "handlers.md").read_text()
     table = page.partition("\n## The handlers that come along\n")[2].partition("\n## ")[0]
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", table, re.MULTILINE))
-    words = {"": "empty", "{}": "empty", "()": "empty", "None": "the system's", "10.0": "10s"}
+    words = {"3600.0": "1h", "": "empty", "{}": "empty", "()": "empty", "None": "the system's", "10.0": "10s"}
     defaults = {name.upper(): str(field.default) for name, field in OutgoingSettings.model_fields.items()}
     assert told == {name: words.get(text, text) for name, text in defaults.items()}

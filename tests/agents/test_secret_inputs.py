@@ -15,7 +15,7 @@ from agents.contract import HandlerFunction
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, Call, Threads, execute
 from port.models import Result
 from port.secrets import Decryption, encrypt
-from streams.records import ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 from tests.agents.examples import call_of
 
 CLIENT_SECRET = SecretStr("0123456789abcdef0123456789abcdef")
@@ -40,7 +40,7 @@ def call(function: HandlerFunction, fields: Mapping[str, JsonValue] = FIELDS, re
     return dataclasses.replace(made, context=dataclasses.replace(made.context, decryption=Decryption(CLIENT_SECRET)))
 
 
-async def ended(one: Call) -> ItemFinished | ItemRetry:
+async def ended(one: Call) -> ItemFinished | ItemRetry | ItemDeferred:
     return (await execute(one, Threads())).event
 
 

@@ -42,6 +42,8 @@ def outside(new_cluster: NewCluster) -> Iterator[Outside]:
         channels = {"slack": f"{at}/slack", "email": "mailto:team@example.com,ops@example.com"}
         settings = {
             "WEBHOOK_URL": f"{at}/webhook",
+            "PROVISIONER_URL": f"{at}/provisioner",
+            "PUBLIC_URL": f"http://127.0.0.1:{worker_port}",
             "NOTIFICATION_CHANNELS": json.dumps(channels),
             "OUTGOING_HTTP": "allow",
             "OUTGOING_PRIVATE": "allow",
@@ -94,8 +96,21 @@ def test_each_shape_from_kafka_to_its_end(outside: Outside) -> None:
         "text": "checkout is live\nBcc: evil@example.com",
     }
 
+    parameters = {"cloudProvider": "aws", "region": "eu-west-1", "instanceType": "m5.large", "count": 3}
+    order = {"action": "provision-infrastructure", "parameters": parameters}
+    its_own = {"url": "http://169.254.169.254/", "headers": {"Authorization": "Bearer x"}}
+    node_run_id, report = outside.completed(order | {"callback": its_own})
+    assert (report["result"], report["output"]) == ("SUCCESS", {"machines": ["i-0a1", "i-0a2", "i-0a3"]})
+    ordered, called_back = eventually(
+        lambda: outside.received()[4:6] if len(outside.received()) > 5 else None, "it has called back"
+    )
+    url = ordered["body"].pop("callback")["url"]
+    assert url.startswith(f"http://127.0.0.1:{outside.worker.port}/callbacks/")
+    assert ordered == {"to": "provisioner", "body": order, "idempotencyKey": f"{node_run_id}-0"}
+    assert called_back == {"to": "callback", "status": 202}
+
     _, report = outside.completed({"type": "notification", "channel": "pager", "message": "m"})
     assert report["result"] == "FAILED"
     why = "the channel 'pager' is not configured (NOTIFICATION_CHANNELS)"
     assert report["output"]["error"]["message"] == why
-    assert len(outside.received()) == 4
+    assert len(outside.received()) == 6

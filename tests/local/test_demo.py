@@ -138,11 +138,14 @@ def assert_all_was_received(demo: Demo) -> None:
     """By what stands for the services that the handlers call: the receiver's page, which the demo names."""
     assert f"http://127.0.0.1:{demo.receiver}/" in demo.output
     received = demo.ask("/", demo.receiver)["received"]
-    assert sorted(one["to"] for one in received) == ["mail", "slack", "webhook", "webhook"]
+    assert sorted(one["to"] for one in received) == ["callback", "mail", "provisioner", "slack", "webhook", "webhook"]
     by_service = {one["to"]: one for one in received}
     assert by_service["slack"]["body"] == {"text": "checkout 2.4.1 is live :rocket:"}
     assert by_service["mail"]["recipients"] == ["team@example.com"]
     assert by_service["mail"]["text"].startswith("checkout 2.4.1 was deployed by ")
+    assert by_service["provisioner"]["body"]["parameters"]["instanceType"] == "m5.2xlarge"
+    assert by_service["provisioner"]["body"]["callback"].keys() == {"url"}
+    assert by_service["callback"]["status"] == 202
     posted = [one["body"] for one in received if one["to"] == "webhook"]
     assert {body.get("eventType") or body.get("event") for body in posted} == {"deployment.started", "service.deployed"}
 
