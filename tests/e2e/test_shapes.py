@@ -99,7 +99,15 @@ def test_each_shape_from_kafka_to_its_end(outside: Outside) -> None:
     parameters = {"cloudProvider": "aws", "region": "eu-west-1", "instanceType": "m5.large", "count": 3}
     order = {"action": "provision-infrastructure", "parameters": parameters}
     its_own = {"url": "http://169.254.169.254/", "headers": {"Authorization": "Bearer x"}}
-    node_run_id, report = outside.completed(order | {"callback": its_own})
+    node_run_id = outside.record.cluster.publish(order | {"callback": its_own})
+
+    def reported() -> list[dict[str, Any]]:
+        outside.record.read_on()
+        return [one["body"] for one in outside.record.reports(node_run_id)]
+
+    eventually(lambda: any(body["status"] == "COMPLETED" for body in reported()), "it is completed")
+    *before, report = reported()
+    assert {body["status"] for body in before} <= {"IN_PROGRESS"}
     assert (report["result"], report["output"]) == ("SUCCESS", {"machines": ["i-0a1", "i-0a2", "i-0a3"]})
     ordered, called_back = eventually(
         lambda: outside.received()[4:6] if len(outside.received()) > 5 else None, "it has called back"
