@@ -63,13 +63,12 @@ class Callbacks:
     def __init__(
         self, keys: Sequence[SecretStr], organization: str, public_url: str, clock: Callable[[], float] = time.time
     ) -> None:
-        # itsdangerous has the newest key last.
-        self._serializer = URLSafeSerializer(
-            [key.get_secret_value() for key in reversed(keys)],
-            salt=_SALT + organization,
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
-        self._signers: list[Signer] = list(self._serializer.iter_unsigners())
+        how = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        serializers = [
+            URLSafeSerializer(key.get_secret_value(), salt=_SALT + organization, signer_kwargs=how) for key in keys
+        ]
+        self._serializer = serializers[0]
+        self._signers: list[Signer] = [serializer.make_signer(serializer.salt) for serializer in serializers]
         self._public_url = public_url
         self._clock = clock
 

@@ -40,8 +40,10 @@ def call(function: HandlerFunction, fields: Mapping[str, JsonValue] = FIELDS, re
     return dataclasses.replace(made, context=dataclasses.replace(made.context, decryption=Decryption(CLIENT_SECRET)))
 
 
-async def ended(one: Call) -> ItemFinished | ItemRetry | ItemDeferred:
-    return (await execute(one, Threads())).event
+async def ended(one: Call) -> ItemFinished | ItemRetry:
+    event = (await execute(one, Threads())).event
+    assert not isinstance(event, ItemDeferred)
+    return event
 
 
 def is_masked(text: str | None) -> bool:

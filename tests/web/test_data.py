@@ -66,6 +66,8 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "endedAt": "2027-01-15T08:00:21.500000Z",
                 "durationSeconds": 1.5,
                 "dueAt": None,
+                "deferredUntil": None,
+                "decidedBy": None,
             }
         ],
         "nextItem": None,
