@@ -136,7 +136,7 @@ def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
     (tmp_path / "my_handlers.py").write_text("\n\n".join(handlers))
     (tmp_path / "test_my_handlers.py").write_text(tests)
     done = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "5 passed" in done.stdout, done.stdout + done.stderr
+    assert "6 passed" in done.stdout, done.stdout + done.stderr
 
 
 @cache
