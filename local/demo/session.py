@@ -102,6 +102,8 @@ class Session:
         self._options.require_ports()
         fetch_jars(self._screen.step)
         kafka, emulator, web = self._options.kafka_port, self._options.emulator_port, self._options.web_port
+        # Ready by the time it is waited for: Kafka takes longer.
+        self._receiver.start(self._folder.children_lock)
         self._start_program(self._kafka, kafka, lambda: answers(kafka), _KAFKA_SECONDS)
         self._start_program(self._emulator, emulator, lambda: calls.is_ok(emulator, "/emulator"), _EMULATOR_SECONDS)
         receiver, mail = self._options.receiver_port, self._options.mail_port
@@ -111,7 +113,8 @@ class Session:
 
     def _start_program(self, program: Program, port: int, is_ready: Callable[[], bool], seconds: float) -> None:
         self._screen.step(f"Starting {program.name} on {LOOPBACK}:{port}")
-        program.start(self._folder.children_lock)
+        if not program.started:
+            program.start(self._folder.children_lock)
         if not self._becomes_true(is_ready, seconds):
             raise DemoError(f"{program.subject} was not ready within {seconds:g} s. {program.last_lines()}")
         self._screen.done(f"{program.subject} is up on {LOOPBACK}:{port}")
