@@ -1,11 +1,12 @@
 """What a team writes handlers with. Importing it reads no settings and builds no app.
 
-from agents import Context, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
+from agents import Context, Deferred, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
 """
 
 from agents.contract import (
     CallNext,
     Context,
+    Deferred,
     Fail,
     Output,
     Resource,
@@ -20,6 +21,7 @@ from port.secrets import Secret
 __all__ = [
     "CallNext",
     "Context",
+    "Deferred",
     "Fail",
     "Output",
     "Resource",

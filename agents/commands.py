@@ -1,4 +1,6 @@
-"""Commands for who writes handlers: `faust -A streams.app handlers`, `node-json`, `send`, `replay` and `complete`."""
+"""Commands for who writes handlers: `faust -A streams.app handlers`, `node-json`, `send`, `replay`, `complete` and
+`complete-item`.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from agents import shared
+from agents.callbacks import word
 from agents.check import of_handler
 from agents.contract import Context
+from agents.execution import MAX_OUTPUT_BYTES
 from agents.node_template import Schema, node_of
-from agents.sending import NodeFile, SendingError, message_of, new_execution, publish, read_node_file, signed
+from agents.sending import NodeFile, SendingError, append, message_of, new_execution, publish, read_node_file, signed
 from agents.testing import Outcome, outcome_of
 from port.client import AnswerKind, PortClient
 from port.errors import RenderError
@@ -30,6 +34,7 @@ from port.models import NodeRunUpdate, Result, Status
 from port.secrets import Decryption
 from streams.app import settings
 from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
+from streams.records import By
 from streams.settings import Signature
 
 _FAILED: Final = 1
@@ -205,7 +210,7 @@ class complete(_Command):
     """Complete a node run at Port by hand, whatever its handler does or did.
 
     Asks before it does so. A worker that knows the node run is not told: its own report is refused by Port (409) then,
-    and its web view says so.
+    and its web view says so. For an item that waits for a callback, take complete-item.
     """
 
     options = [
@@ -242,9 +247,7 @@ class complete(_Command):
 
     def _output(self) -> dict[str, JsonValue]:
         given, error = self.text("output"), self.text("error")
-        if given is not None and given.startswith("@"):
-            given = _read(given[1:]).decode(errors="replace")
-        output = {} if given is None else _object("--output", given)
+        output = {} if given is None else _output_in(given)
         if error is not None and self._result is not Result.FAILED:
             raise CommandError("--error: goes with --result FAILED")
         if error is not None:
@@ -252,6 +255,54 @@ class complete(_Command):
         if self._result is Result.FAILED and "error" not in output:
             raise CommandError("--result FAILED: say why with --error TEXT")
         return output
+
+
+class complete_item(_Command):
+    """Say by hand how an item ended, in place of a callback that does not come.
+
+    Asks before it does so. The workers are told, on their outcomes topic, and report the node run when all its items
+    have ended. An item that has ended already stays as it is.
+    """
+
+    options = [
+        argument("node_run_id"),
+        option("--item", type=click.IntRange(min=0), default=0, help="The item's index (0)."),
+        option(
+            "--result",
+            type=click.Choice([Result.SUCCESS.value, Result.FAILED.value]),
+            default=Result.SUCCESS.value,
+            help="How it ended (SUCCESS).",
+        ),
+        option("--output", metavar="JSON", help="The item's output, an object; @FILE reads it from a file."),
+        option("--error", metavar="TEXT", help="Why it FAILED."),
+        option("--yes", "-y", is_flag=True, default=False, help="Do not ask."),
+    ]
+
+    def act(self) -> int:
+        """Ask, and say it."""
+        node_run_id = _checked_node_run_id(self.text("node_run_id") or "")
+        index, error = cast("int", self.kwargs.get("item") or 0), self.text("error")
+        result = Result(self.text("result") or Result.SUCCESS)
+        if (result is Result.FAILED) != (error is not None):
+            raise CommandError("--error goes with --result FAILED, and says why")
+        given = self.text("output")
+        output = None if given is None else _output_in(given)
+        event = word(node_run_id, index, result, By.CLI, output=output, error=error)
+        if len(event.output or "") > MAX_OUTPUT_BYTES:
+            raise CommandError(f"--output: is larger than {MAX_OUTPUT_BYTES:,} bytes")
+        if not self.kwargs.get("yes"):
+            _confirm(f"Say of item {index} of {node_run_id} that it ended with {result}?")
+        try:
+            asyncio.run(append(settings.own, shared.specs.outcomes.name, node_run_id, event.encode()))
+        except SendingError as wrong:
+            raise CommandError(str(wrong), _FAILED) from None
+        click.echo(f"the workers are told: item {index} of {node_run_id} has ended with {result}, unless it had before")
+        return 0
+
+
+def _output_in(given: str) -> dict[str, JsonValue]:
+    text = _read(given[1:]).decode(errors="replace") if given.startswith("@") else given
+    return _object("--output", text)
 
 
 def _read(name: str) -> bytes:
@@ -330,6 +381,9 @@ def _line(end: Mapping[str, object]) -> str:
 
 
 def _words(end: Mapping[str, object]) -> Iterator[str]:
+    if end["deferred"] is not None:
+        yield f"deferred: another system has {end['deferred']:g} s to say how it ended"
+        return
     if end["result"] is None:
         yield f"would be called again in {end['retry_in']:g} s:"
     else:

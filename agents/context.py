@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from agents.resources import SESSION, Resource
 from port.models import LogLevel
 from port.secrets import Decryption
+from streams.durations import seconds
 
 if TYPE_CHECKING:
     import aiohttp
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARN", "ERROR"]
 """A level of Port's logs."""
+
+CALLBACK_LIFE: Final = "365d"
+"""How long `ctx.callback_url` is good."""
 
 logger = logging.getLogger("handlers")
 _LEVELS: Final = {
@@ -49,6 +53,9 @@ class Host(Protocol):
     def progress(self, context: Context, done: float, total: float | None) -> None:
         """Take note of how far the item is."""
 
+    def callback_url(self, context: Context, life: float) -> str:
+        """Return the item's URL for another system. Raises LookupError where `PUBLIC_URL` is not set."""
+
 
 class Alone:
     """The host of a context that no worker made, as in a test: it tells nobody anything.
@@ -66,6 +73,10 @@ class Alone:
 
     def progress(self, context: Context, done: float, total: float | None) -> None:
         """Do nothing."""
+
+    def callback_url(self, context: Context, life: float) -> str:
+        """Return a URL that leads nowhere: no name ends in `.invalid`."""
+        return f"https://port-runs.invalid/callbacks/{context.idempotency_key}"
 
 
 _ALONE: Final = Alone()
@@ -140,6 +151,28 @@ class Context:
             return cast("T", self.host.resources[of])
         except KeyError:
             raise LookupError(f"{of.name} is not open: HANDLERS does not name its module, or no worker runs") from None
+
+    @property
+    def callback_url(self) -> str:
+        """The URL with which another system says how this item ended; for a handler that returns `Deferred`.
+
+        It is a secret: who has it can complete the item. It is good for a year, which outlasts what it is for: the
+        first call decides, and the deadline of `Deferred` ends the waiting. Ask for a shorter life, or a longer one,
+        with `callback_url_for`.
+
+        Raises:
+            LookupError: `PUBLIC_URL` is not set.
+        """
+        return self.callback_url_for(CALLBACK_LIFE)
+
+    def callback_url_for(self, life: str | float) -> str:
+        """Return `callback_url` with another life: `"2h"`, `"30d"`, or seconds.
+
+        Raises:
+            LookupError: `PUBLIC_URL` is not set.
+            ValueError: that is no duration.
+        """
+        return self.host.callback_url(self, seconds(life))
 
     def log(self, message: str, *args: object, level: LogLevel | Level = LogLevel.INFO) -> None:
         """Write a line into the node run's log at Port, and the worker's; `***` stands for secret inputs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from streams.durations import seconds
 __all__ = [
     "CallNext",
     "Context",
+    "Deferred",
     "Fail",
     "Handler",
     "HandlerError",
@@ -47,8 +49,43 @@ __all__ = [
     "on_startup",
 ]
 
-Output: TypeAlias = Mapping[str, object] | BaseModel | None
-"""What a handler may return: the item's output; None stands for an empty one. It must be writable as JSON."""
+_SHORTEST_DEFERRAL: Final = 1.0
+_LINK: Final = re.compile(r"https?://[^\s/][^\s]{0,1999}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """Returned by a handler: the work goes on elsewhere, and another system will say how it ended.
+
+    It says so with a POST to `ctx.callback_url`. Until then the item holds no place of its handler, and waits through
+    restarts of workers. An item of which nobody has said anything by the deadline has FAILED.
+
+    Args:
+        deadline: `"30m"`, `"2d"`, or seconds, counted from the handler's return; 1 second or more.
+        link: where people can watch the work; shown in Port.
+
+    Raises:
+        ValueError: a value cannot be.
+    """
+
+    deadline: str | float = "1h"
+    link: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds < _SHORTEST_DEFERRAL:
+            raise ValueError(f"Deferred: the deadline must be {_SHORTEST_DEFERRAL:g} s or more")
+        if self.link is not None and _LINK.fullmatch(self.link) is None:
+            raise ValueError("Deferred: the link must be an http(s) URL of 2,000 characters at most")
+
+    @property
+    def seconds(self) -> float:
+        """The deadline in seconds."""
+        return seconds(self.deadline)
+
+
+Output: TypeAlias = Mapping[str, object] | BaseModel | Deferred | None
+"""What a handler may return: the item's output, which must be writable as JSON; None stands for an empty one. Or
+`Deferred`."""
 HandlerFunction: TypeAlias = Callable[..., Output] | Callable[..., Awaitable[Output]]
 CallNext: TypeAlias = Callable[[], Awaitable[Output]]
 Middleware: TypeAlias = Callable[[Context, CallNext], Awaitable[Output]]

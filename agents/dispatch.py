@@ -18,13 +18,13 @@ from pydantic import JsonValue
 
 from agents.work import ItemWork, ReportWork, TellWork
 from streams.messages import event_type, items_of
-from streams.records import Body, GraceOver, NodeRunEvent
+from streams.records import Body, DeferralExpired, GraceOver, NodeRunEvent
 from tables.due import DueIndex
 from tables.ledger import Applied, NodeRuns
 from tables.overview import Overview
 from tables.ownership import Ownership
 from tables.rows import NotOwnedError
-from tables.state import EndGrace, Item, NodeRun, Note, Report, Run, Tell, ask_of_item, ask_of_run
+from tables.state import AwaitWord, EndGrace, Item, NodeRun, Note, Report, Run, Tell, ask_of_item, ask_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ class Dispatch:
 
     Args:
         node_runs: the states, as the changelog has acknowledged them.
-        due: calls back when a retry or the end of a grace is due.
+        due: calls back when a retry, the end of a deferral or of a grace is due.
         overview: what the views show; kept up to date here.
         grace: `REPORT_GRACE`, in seconds.
 
-    The agents set `run_item`, `report` and `tell`, which take a piece of work on, `record`, which enters an event of a
-    node run, and `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged;
-    none of them waits.
+    The agents set `run_item`, `report` and `tell`, which take a piece of work on, `release`, which is told of an item
+    that no handler is to be called for any more, `record`, which enters an event of a node run, and `mend`, which goes
+    on with a node run where a crash left it and calls back when that is acknowledged; none of them waits.
     """
 
     node_runs: NodeRuns
@@ -57,6 +57,7 @@ class Dispatch:
     overview: Overview
     grace: float
     run_item: Callable[[ItemWork], None] = field(init=False)
+    release: Callable[[int, str, int], None] = field(init=False)
     report: Callable[[ReportWork], None] = field(init=False)
     tell: Callable[[TellWork], None] = field(init=False)
     record: Callable[[int, NodeRunEvent], None] = field(init=False)
@@ -112,15 +113,25 @@ class Dispatch:
                 if fresh or partition not in self._awaiting:
                     first = message if item is None else item.message
                     self._run(partition, run, index, item, first, at, fresh=fresh)
+            case AwaitWord(until=until):
+                expired = DeferralExpired(node_run_id=run.node_run_id, index=index, until=until)
+                self._forget(partition, key)
+                self.due.set(partition, key, until, lambda: self.record(partition, expired))
             case Tell():
-                self._items.get(partition, {}).pop(key, None)
+                self._forget(partition, key)
                 told = self._tells.setdefault(partition, set())
                 if key not in told:
                     told.add(key)
                     self.tell(TellWork(partition, run.node_run_id, index))
             case None:
-                self._items.get(partition, {}).pop(key, None)
+                self._forget(partition, key)
                 self._tells.get(partition, set()).discard(key)
+
+    def _forget(self, partition: int, key: tuple[str, int]) -> None:
+        """Take note that no handler is to be called. Another system's word may have been quicker than its retry."""
+        self.release(partition, *key)
+        self._items.get(partition, {}).pop(key, None)
+        self.due.drop(partition, key)
 
     def _run(
         self,

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Final
 
 from agents.backlog import backlog
-from agents.shared import dispatch, holding, ledger, outcomes, overview, rows, spawn
+from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn, telling
 from streams.app import app
 from streams.exits import stop_process
 from streams.metrics import EVENTS
-from streams.records import Arrival, ItemFinished, ItemRetry, NodeRunEvent
+from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, resolve
-from tables.state import Note
+from tables.state import NodeRun, Note
 
 logger = logging.getLogger(__name__)
 _counters: Final = {note: EVENTS.labels(note.value) for note in Note}
@@ -53,12 +53,19 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
     if applied.run is None or partition not in dispatch.active:
         return
     overview.changed(partition, applied.before, applied.run)
-    if isinstance(event, ItemFinished):
-        holding.ended(partition, event.node_run_id, event.index)
-    if isinstance(event, ItemFinished | ItemRetry) and event.worker == app.incarnation:
+    if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) and event.worker == app.incarnation:
         dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
     dispatch.act(partition, applied)
     backlog.look()
+    if applied.note is Note.APPLIED:
+        _tell(applied.run, event)
+
+
+def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:
+    if isinstance(event, ItemDeferred):
+        telling.deferred(run, event.link)
+    elif isinstance(event, ItemCompleted):
+        telling.say(event.node_run_id, event.logs)
 
 
 async def record(partition: int, event: NodeRunEvent) -> None:

@@ -18,9 +18,9 @@ from typing import Final, ParamSpec, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from agents.contract import CallNext, Context, Fail, Handler, Middleware, Output, RetryLater
+from agents.contract import CallNext, Context, Deferred, Fail, Handler, Middleware, Output, RetryLater
 from port.models import Result
-from streams.records import ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -56,7 +56,7 @@ class Ended:
     that swallows its cancellation. Its slot stays taken until then; its late result is ignored.
     """
 
-    event: ItemFinished | ItemRetry
+    event: ItemFinished | ItemRetry | ItemDeferred
     remains: asyncio.Future[object] | None = None
 
 
@@ -213,9 +213,12 @@ def _carried(error: BaseException) -> BaseException:
 
 def _result(
     call: Call, running: asyncio.Future[object], started_at: float, ended_at: float
-) -> ItemFinished | ItemRetry:
+) -> ItemFinished | ItemRetry | ItemDeferred:
     try:
-        output = _output(call, running.result())
+        returned = running.result()
+        if isinstance(returned, Deferred):
+            return _deferred(call, returned, started_at, ended_at)
+        output = _output(call, returned)
     except Fail as failure:
         return _failed(call, _said(failure) or "the handler raised Fail", started_at, ended_at)
     except RetryLater as later:
@@ -254,7 +257,9 @@ def _said(error: BaseException) -> str:
 
 def _output(call: Call, returned: object) -> str:
     if returned is not None and not isinstance(returned, Mapping | BaseModel):
-        raise Fail(f"the handler returned {type(returned).__name__}; it must return a dict, a pydantic model or None")
+        raise Fail(
+            f"the handler returned {type(returned).__name__}; it must return a dict, a pydantic model, None or Deferred"
+        )
     try:
         plain = dict(returned) if isinstance(returned, Mapping) else returned
         text = _masked_json(call, to_json({} if plain is None else plain, inf_nan_mode="null", by_alias=True))
@@ -286,6 +291,22 @@ def _retry(call: Call, error: str, due_at: float, trace: str | None = None) -> I
         error=_clean(call, error),
         trace=trace,
         worker=call.worker,
+    )
+
+
+def _deferred(call: Call, deferred: Deferred, started_at: float, ended_at: float) -> ItemDeferred:
+    context = call.context
+    return ItemDeferred(
+        node_run_id=context.node_run_id,
+        index=context.index,
+        message=call.message,
+        event_type=context.event_type[:_EVENT_TYPE_CHARACTERS],
+        attempt=context.attempt,
+        until=ended_at + deferred.seconds,
+        link=None if deferred.link is None else _masked(call, deferred.link),
+        worker=call.worker,
+        started_at=started_at,
+        at=ended_at,
     )
 
 

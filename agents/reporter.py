@@ -14,12 +14,12 @@ from typing import Final, TypeAlias, TypeVar
 
 from faust.types import StreamT
 
-from agents.context import Context
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
 from agents.running import drain
 from agents.settling import LONGEST_PAUSE, Settler
 from agents.shared import dispatch, node_runs, telling
+from agents.telling import Told
 from agents.work import LinesWork, ReportWork, TellWork
 from port.budget import Urgency
 from port.client import Answer, AnswerKind, Before
@@ -82,6 +82,7 @@ async def _report(work: ReportWork) -> None:
     run = node_runs.run(work.partition, work.node_run_id)
     if run is None or run.covered is None or run.settled is not None or run.body is not work.body:
         return
+    await telling.quiet(work.node_run_id)
     answered = await settler.report(work, run, node_runs.items(work.partition, run))
     if answered.settled is Settled.REFUSED:
         logger.warning("Port refused the report of %s: %s %s", run.node_run_id, answered.status, answered.reason)
@@ -114,17 +115,17 @@ async def _tell_lines(work: LinesWork) -> None:
             logger.warning("Port took no log for %s: %s %s", work.node_run_id, answer.status, answer.reason)
 
 
-async def _update(context: Context, body: bytes, before: Before) -> Answer:
+async def _update(told: Told, body: bytes, before: Before) -> Answer:
     """Tell how far a node run is, while it is open and nobody can be reporting it."""
-    partition = partition_of(context.node_run_id.encode(), settings.partitions)
+    partition = partition_of(told.node_run_id.encode(), settings.partitions)
 
     def check() -> None:
-        run = node_runs.run(partition, context.node_run_id) if _is_here(partition) else None
+        run = node_runs.run(partition, told.node_run_id) if _is_here(partition) else None
         if run is None or run.covered is not None:
-            raise NotOwnedError(f"{context.node_run_id} is reported, or elsewhere")
+            raise NotOwnedError(f"{told.node_run_id} is reported, or elsewhere")
         before()
 
-    return await app.port.report(context.node_run_id, context.workflow_run_id, body, check, Urgency.LAST)
+    return await app.port.report(told.node_run_id, told.workflow_run_id, body, check, Urgency.LAST)
 
 
 async def finish() -> None:

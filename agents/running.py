@@ -24,7 +24,7 @@ from port.secrets import Decryption
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
-from streams.records import ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 from streams.settings import UnknownEvents
 from tables.rows import NotOwnedError
 
@@ -103,9 +103,9 @@ class HandlerAgent:
         self._watch()
 
 
-def _measure(handler: Handler, event: ItemFinished | ItemRetry) -> None:
-    if isinstance(event, ItemRetry):
-        _ended(handler.event_type, "retry").inc()
+def _measure(handler: Handler, event: ItemFinished | ItemRetry | ItemDeferred) -> None:
+    if not isinstance(event, ItemFinished):
+        _ended(handler.event_type, "retry" if isinstance(event, ItemRetry) else "deferred").inc()
         return
     _ended(handler.event_type, event.result.value).inc()
     _took(handler.event_type).observe(event.ended_at - event.started_at)
@@ -121,7 +121,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
     if run is None:
         return None
     item = node_runs.item(work.partition, run, work.index)
-    if item is not None and item.result is not None:
+    if item is not None and (item.result is not None or item.deferred_until is not None):
         return None
     payload = dispatch.payload(work.partition, run, work.message)
     context = Context(
@@ -226,5 +226,6 @@ async def drain() -> None:
 
 
 dispatch.run_item = run_item
+dispatch.release = holding.ended
 app.before_start.append(open_resources)
 app.after_stop.append(resources.close)

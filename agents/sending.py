@@ -89,6 +89,11 @@ def signed(message: dict[str, JsonValue], secret: SecretStr) -> dict[str, JsonVa
 
 async def publish(cluster: Cluster, topic: str, key: str, message: dict[str, JsonValue]) -> Sent:
     """Publish a message; returns when all replicas have it. Raises SendingError."""
+    return await append(cluster, topic, key, orjson.dumps(message))
+
+
+async def append(cluster: Cluster, topic: str, key: str, value: bytes) -> Sent:
+    """Write a record, likewise."""
     try:
         await probe(cluster, timeout=_CONNECT_SECONDS)
         await _require(cluster, topic)
@@ -97,7 +102,7 @@ async def publish(cluster: Cluster, topic: str, key: str, message: dict[str, Jso
         )
         await producer.start()
         try:
-            written = await producer.send_and_wait(topic, orjson.dumps(message), key=key.encode())
+            written = await producer.send_and_wait(topic, value, key=key.encode())
         finally:
             await producer.stop()
     except ProbeError as error:

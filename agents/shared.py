@@ -8,10 +8,13 @@ import sys
 from collections.abc import Coroutine
 from typing import Final, cast
 
+from agents.callbacks import Callbacks, derived_key
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
+from agents.handlers.settings import settings as settings_of_handlers
 from agents.holding import Holding
-from agents.registry import load_handlers
+from agents.places import within
+from agents.registry import Handlers, load_handlers
 from agents.resources import OpenResources
 from agents.telling import Telling
 from streams.app import app, settings
@@ -31,8 +34,19 @@ _KEPT_KEY_BYTES: Final = 65_536
 _LETTER_BYTES: Final = 16_384
 """Room for the headers of a dead letter, and what Kafka adds to a record."""
 
+
+def _loaded() -> Handlers:
+    """Import the handlers. Those that come along have settings: read now, a wrong one is not the fault of an item."""
+    loaded = load_handlers(settings.handlers)
+    if not any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
+        return loaded
+    if settings_of_handlers().provisioner_url.get_secret_value() and not settings.public_url:
+        raise HandlerError("PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back")
+    return loaded
+
+
 try:
-    handlers = load_handlers(settings.handlers)
+    handlers = _loaded()
 except HandlerError as wrong:
     sys.stderr.write(f"{wrong}\n")
     raise SystemExit(2) from None
@@ -53,7 +67,12 @@ overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
 holding = Holding(dispatch.due, settings.unknown_events_hold, settings.max_open)
 resources = OpenResources()
-telling = Telling(resources.values)
+callbacks = Callbacks(
+    settings.signing_keys or (derived_key(settings.port_client_secret, settings.port_org_id),),
+    settings.port_org_id,
+    settings.public_url,
+)
+telling = Telling(resources.values, callbacks)
 
 _tasks: set[asyncio.Task[None]] = set()
 

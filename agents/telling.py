@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from agents.callbacks import Callbacks
 from agents.context import Context
 from agents.resources import Resource
 from agents.work import LinesWork
@@ -33,11 +35,28 @@ PROGRESS_SECONDS = 30.0
 """Between two words of an item's progress, and before the first."""
 MAX_UPDATES: Final = 5
 """Words of progress on their way to Port at a time. Where there are more, an item's next turn is its next chance."""
+MAX_LINKING: Final = 5_000
+"""Node runs whose links wait for their turn to be told; beyond it Port is not told any."""
+_MOST_LINKED: Final = 100_000
 _CUT: Final = "… (cut)"
 
 Key: TypeAlias = tuple[str, int]
 """Node-run id and index of an item."""
-Update: TypeAlias = Callable[[Context, bytes, Callable[[], None]], Awaitable[Answer]]
+
+
+class Told(Protocol):
+    """The node run that Port is told something of."""
+
+    @property
+    def node_run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def workflow_run_id(self) -> str | None:
+        """Its workflow run's id, where the message says it."""
+
+
+Update: TypeAlias = Callable[[Told, bytes, Callable[[], None]], Awaitable[Answer]]
 
 
 class TooLateError(Exception):
@@ -60,6 +79,14 @@ class _Buffer:
 
 
 @dataclass
+class _Links:
+    """The links of a node run, on their way to Port."""
+
+    task: asyncio.Task[None] | None = None
+    sent: bool = False
+
+
+@dataclass
 class _Told:
     """What is told of an item's progress."""
 
@@ -79,6 +106,7 @@ class Telling:
 
     Args:
         resources: what the handlers of this worker share.
+        callbacks: makes the URLs for other systems.
 
     The agents set `add`, which takes a piece of work for the agent that sends lines, and `update`, which sends a body
     with status IN_PROGRESS: it calls what it is given immediately before it sends anything; what that raises ends it,
@@ -88,8 +116,9 @@ class Telling:
     add: Callable[[LinesWork], None]
     update: Update
 
-    def __init__(self, resources: Mapping[Resource[object], object]) -> None:
+    def __init__(self, resources: Mapping[Resource[object], object], callbacks: Callbacks) -> None:
         self.resources = resources
+        self._callbacks = callbacks
         self.draining = threading.Event()
         self._lock = threading.Lock()
         self._buffers: dict[Key, _Buffer] = {}
@@ -98,6 +127,10 @@ class Telling:
         self._muted: set[Key] = set()
         self._waiting = 0
         self._updates = 0
+        self._links: dict[str, _Links] = {}
+        self._linked: OrderedDict[str, None] = OrderedDict()
+        """The node runs whose links were told last."""
+        self._turns = asyncio.Semaphore(MAX_UPDATES)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> None:
@@ -112,8 +145,7 @@ class Telling:
     def log(self, context: Context, level: LogLevel, text: str) -> None:
         """Take a line. Called from any thread."""
         key = _key(context)
-        if len(text) > MAX_LINE_CHARACTERS:
-            text = text[: MAX_LINE_CHARACTERS - len(_CUT)] + _CUT
+        text = _cut(text)
         # A lone surrogate could not be written as UTF-8.
         line = LogLine(level=level, message=text.encode(errors="replace").decode())
         with self._lock:
@@ -143,6 +175,57 @@ class Telling:
         if first:
             self._call(partial(self._watch, key, told))
 
+    def callback_url(self, context: Context, life: float) -> str:
+        """Return the item's URL for another system. Called from any thread."""
+        return self._callbacks.url(context.node_run_id, context.index, context.event_type, life)
+
+    def say(self, node_run_id: str, lines: Iterable[LogLine]) -> None:
+        """Take lines that another system has for a node run's log."""
+        taken = [LogLine(level=line.level, message=_cut(line.message)) for line in lines]
+        with self._lock:
+            taken = taken[: max(0, MAX_WAITING - self._waiting)]
+            self._waiting += len(taken)
+        if taken:
+            self._hand_on(node_run_id, taken)
+
+    def deferred(self, run: Told, link: str | None) -> None:
+        """Have Port told, once for a node run, where people can watch its work: at `link`, and on our page."""
+        links = [one for one in (link, self._callbacks.page(run.node_run_id)) if one is not None]
+        if not links or run.node_run_id in self._linked or len(self._links) >= MAX_LINKING:
+            return
+        self._linked[run.node_run_id] = None
+        if len(self._linked) > _MOST_LINKED:
+            self._linked.popitem(last=False)
+        body = NodeRunUpdate(status=Status.IN_PROGRESS, links=links).to_json()
+        told = self._links[run.node_run_id] = _Links()
+        told.task = asyncio.get_running_loop().create_task(self._tell_links(run, body, told))
+
+    async def _tell_links(self, run: Told, body: bytes, told: _Links) -> None:
+        def before() -> None:
+            told.sent = True
+
+        try:
+            async with self._turns:
+                answer = await self.update(run, body, before)
+            if answer.kind is not AnswerKind.ACCEPTED:
+                logger.info("Port takes no links for %s: %s %s", run.node_run_id, answer.status, answer.reason)
+        except Exception as error:
+            # The partition has gone, or the node run is reported.
+            logger.debug("the links of %s are not told: %s: %s", run.node_run_id, type(error).__name__, error)
+        finally:
+            self._links.pop(run.node_run_id, None)
+
+    async def quiet(self, node_run_id: str) -> None:
+        """Return when no links of a node run are on their way: they could overtake its report."""
+        told = self._links.get(node_run_id)
+        if told is None or told.task is None:
+            return
+        if not told.sent:
+            told.task.cancel()
+        await asyncio.wait({told.task})
+        # A task that was cancelled before it began has not done that itself.
+        self._links.pop(node_run_id, None)
+
     def _call(self, function: Callable[[], None]) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function)
@@ -162,12 +245,15 @@ class Telling:
             self._say_left_out(key, buffer)
         if not buffer.lines:
             return
-        gathered = self._lines.get(key[0])
+        self._hand_on(key[0], buffer.lines)
+
+    def _hand_on(self, node_run_id: str, lines: list[LogLine]) -> None:
+        gathered = self._lines.get(node_run_id)
         if gathered is None:
-            self._lines[key[0]] = buffer.lines
-            self.add(LinesWork(key[0]))
+            self._lines[node_run_id] = lines
+            self.add(LinesWork(node_run_id))
         else:
-            gathered += buffer.lines
+            gathered += lines
 
     def _say_left_out(self, key: Key, buffer: _Buffer) -> None:
         text = f"{buffer.left_out:,} further lines of item {key[1]} are left out: only the worker's log has them"
@@ -258,6 +344,10 @@ class Telling:
         if answer.kind in (AnswerKind.CONFLICT, AnswerKind.INVALID, AnswerKind.NOT_FOUND):
             logger.info("Port takes no progress for %s: %s %s", key[0], answer.status, answer.reason)
             told.over = True
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_LINE_CHARACTERS else text[: MAX_LINE_CHARACTERS - len(_CUT)] + _CUT
 
 
 def _key(context: Context) -> Key:

@@ -24,7 +24,7 @@ from agents.patterns import is_pattern, matches
 from port.models import Result
 from port.secrets import Decryption, Secret, encrypt
 from streams.messages import event_type
-from streams.records import ItemFinished
+from streams.records import ItemDeferred, ItemFinished
 
 _CLIENT_SECRET: Final = SecretStr("the-client-secret-of-a-test-runs")
 _NOW: Final = 0.0
@@ -36,13 +36,15 @@ class Outcome:
     """How a call ended. Secret inputs are masked in it, as in what Port is told."""
 
     result: Result | None
-    """`SUCCESS` or `FAILED`; None where the handler is to be called again."""
+    """`SUCCESS` or `FAILED`; None where the handler is to be called again, or has returned `Deferred`."""
     output: dict[str, JsonValue] | None = None
     """What Port would get, read back from JSON; None where the item has not succeeded."""
     error: str | None = None
     """Why the item has FAILED, or is called again; None where it succeeded."""
     retry_in: float | None = None
     """Seconds until the next call; None where there is none."""
+    deferred: float | None = None
+    """Seconds in which another system has to say how the item ended; None where the handler has not deferred it."""
 
 
 def run_handler(
@@ -106,6 +108,8 @@ async def outcome_of(handler: Handler, context: Context) -> Outcome:
     """Call a handler with a whole context, and return how that ended."""
     # With a clock that stands still a retry is due exactly as long after the call as it is to be waited.
     event = (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    if isinstance(event, ItemDeferred):
+        return Outcome(None, deferred=event.until - _NOW)
     if not isinstance(event, ItemFinished):
         return Outcome(None, error=event.error, retry_in=event.due_at - _NOW)
     output = None if event.output is None else from_json(event.output)

@@ -17,7 +17,8 @@ MESSAGES: Final = Counter(
 )
 EVENTS: Final = Counter(
     "port_runs_ledger_events",
-    "Events applied to the ledger: applied, duplicate (changed nothing), late (for nothing that is known)",
+    "Events applied to the ledger: applied, duplicate (changed nothing), late (for nothing that is known), refused (a "
+    "callback for what has ended otherwise)",
     ["note"],
     registry=REGISTRY,
 )
@@ -29,7 +30,7 @@ RECOVERED: Final = Counter(
 )
 ITEMS: Final = Counter(
     "port_runs_items",
-    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, retry",
+    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, retry, deferred",
     ["event_type", "ended"],
     registry=REGISTRY,
 )

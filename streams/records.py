@@ -1,7 +1,13 @@
 """The records on the application's own topics, as frozen pydantic models.
 
-Every record carries its format version `v`. A record of a newer format ends the process (`NewerFormatError`): during
-a rolling upgrade an old worker must neither drop nor overwrite what it cannot read.
+Every record carries its format version `v`: that of the first format in which it could be written. A record of a newer
+format ends the process (`NewerFormatError`): during a rolling upgrade an old worker must neither drop nor overwrite
+what it cannot read. So what an older worker would misread, a new kind of event or a new state, is of a new format; all
+else keeps its own.
+
+| format | new in it |
+|---|---|
+| 2 | what is deferred, and what a callback decides |
 """
 
 from __future__ import annotations
@@ -12,9 +18,9 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from port.models import Result
+from port.models import LogLine, Result
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 class NewerFormatError(Exception):
@@ -29,7 +35,7 @@ class Record(BaseModel):
     """Base of everything that is written to an own topic or table."""
 
     model_config = ConfigDict(frozen=True)
-    v: Literal[1] = FORMAT
+    v: Literal[1, 2] = 1
 
     def encode(self) -> bytes:
         """Return the record as JSON bytes."""
@@ -106,6 +112,64 @@ class ItemRetry(Record):
     trace: str | None = None
     """As of `ItemFinished`."""
     worker: str
+
+
+class ItemDeferred(Record):
+    """A handler returned `Deferred`: another system will say how the item ended, until `until`."""
+
+    kind: Literal["item_deferred"] = "item_deferred"
+    v: Literal[2] = 2
+    node_run_id: str
+    index: int
+    message: int
+    event_type: str | None = None
+    attempt: int
+    until: float
+    """In epoch seconds."""
+    link: str | None = None
+    """Where people can watch the work; shown in Port."""
+    worker: str
+    started_at: float
+    at: float
+    """When the handler returned."""
+
+
+class By(StrEnum):
+    """Who said how an item ended, where it was not its handler."""
+
+    CALLBACK = "callback"
+    CLI = "cli"
+
+
+class ItemCompleted(Record):
+    """Another system, or an operator, has said how an item ended. The first such word of an open item decides."""
+
+    kind: Literal["item_completed"] = "item_completed"
+    v: Literal[2] = 2
+    node_run_id: str
+    index: int
+    event_type: str | None = None
+    """The item's, where it is known: the word may come before anything is written of the item."""
+    result: Result
+    output: str | None = None
+    """The output as JSON text of an object."""
+    error: str | None = None
+    digest: str
+    """Of result, output and error: the same digest is the same word again."""
+    logs: tuple[LogLine, ...] = ()
+    """For the node run's log at Port."""
+    by: By
+    at: float
+
+
+class DeferralExpired(Record):
+    """Nobody has said how a deferred item ended, and its time has passed."""
+
+    kind: Literal["deferral_expired"] = "deferral_expired"
+    v: Literal[2] = 2
+    node_run_id: str
+    index: int
+    until: float
 
 
 class GraceOver(Record):
@@ -185,7 +249,9 @@ class Tick(Record):
     kind: Literal["tick"] = "tick"
 
 
-NodeRunEvent = ItemFinished | ItemRetry | GraceOver | ReportAnswered | FailureTold
+NodeRunEvent = (
+    ItemFinished | ItemRetry | ItemDeferred | ItemCompleted | DeferralExpired | GraceOver | ReportAnswered | FailureTold
+)
 OutcomeEvent = Annotated[NodeRunEvent | Released | Died | Tick, Field(discriminator="kind")]
 
 

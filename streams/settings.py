@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,8 @@ from streams.durations import seconds
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 ENV_FILE: Final = ".env"
+Read = TypeVar("Read", bound=BaseSettings)
+_SIGNING_KEY_CHARACTERS: Final = 32
 _TOPIC_PART: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
@@ -46,6 +48,10 @@ class Signature(StrEnum):
     OFF = "off"
     WHEN_PRESENT = "when-present"
     REQUIRED = "required"
+
+
+def _parts(value: SecretStr) -> list[str]:
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()]
 
 
 def _split(value: object) -> object:
@@ -89,6 +95,12 @@ Start = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_sta
 
 FROM_PORT: Final = ("port",)
 """`SOURCE_BROKERS` where brokers and credentials come from Port's API."""
+
+
+def _public_url(value: str) -> str:
+    if not re.fullmatch(r"(https?://[^/?#@\s]+(/[A-Za-z0-9._~/-]*)?)?", value, re.ASCII):
+        raise ValueError("write http(s)://host, with a path where a proxy wants one, and no query")
+    return value.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -141,6 +153,8 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
     web_token: SecretStr = SecretStr("")
+    public_url: Annotated[str, AfterValidator(_public_url)] = ""
+    signing_key: SecretStr = SecretStr("")
 
     @field_validator("kafka_brokers", "source_brokers")
     @classmethod
@@ -149,6 +163,17 @@ class Settings(BaseSettings):
             return value
         if not value or not all(map(_is_broker, value)):
             raise ValueError("write host:port, several separated by commas")
+        return value
+
+    @field_validator("signing_key")
+    @classmethod
+    def _signing_key(cls, value: SecretStr) -> SecretStr:
+        keys = _parts(value)
+        if (value.get_secret_value() and not keys) or any(len(key) < _SIGNING_KEY_CHARACTERS for key in keys):
+            raise ValueError(
+                f"each key needs {_SIGNING_KEY_CHARACTERS} characters or more; several are separated by commas, the "
+                "newest first"
+            )
         return value
 
     @model_validator(mode="after")
@@ -161,6 +186,11 @@ class Settings(BaseSettings):
         for wrong in filter(None, (cluster.wrong() for cluster in clusters)):
             raise ValueError(wrong)
         return self
+
+    @property
+    def signing_keys(self) -> tuple[SecretStr, ...]:
+        """The keys of callbacks: the first one signs, all are accepted; none where `SIGNING_KEY` is not set."""
+        return tuple(map(SecretStr, _parts(self.signing_key)))
 
     @property
     def app_id(self) -> str:
@@ -218,16 +248,21 @@ def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
     return f"{name}: {message.removeprefix('Value error, ')}"
 
 
-def load() -> Settings:
-    """Read the settings from the environment and `.env` in the working directory.
+def read(settings: type[Read]) -> Read:
+    """Read settings from the environment and `.env` in the working directory.
 
     Raises:
         SettingsError: a value is missing or wrong; one line per variable, naming it.
     """
     try:
-        return Settings()
+        return settings()
     except (UnicodeDecodeError, OSError) as wrong:
         raise SettingsError(f"{ENV_FILE}: cannot be read: {wrong}") from None
     except ValidationError as wrong:
         lines = [_line(error["loc"], error["type"], error["msg"]) for error in wrong.errors(include_input=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def load() -> Settings:
+    """Read the settings of a worker, as `read` does."""
+    return read(Settings)

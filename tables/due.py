@@ -1,4 +1,4 @@
-"""The one index of what becomes due: retries, ends of grace, and items that are held."""
+"""The one index of what becomes due: retries, ends of deferrals and of grace, and items that are held."""
 
 from __future__ import annotations
 

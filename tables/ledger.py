@@ -18,7 +18,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from streams.records import Arrival, FailureTold, ItemFinished, ItemRetry, NodeRunEvent
+from streams.records import (
+    Arrival,
+    GraceOver,
+    ItemDeferred,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    ReportAnswered,
+)
 from tables.ownership import Ownership
 from tables.rows import Readable, Rows
 from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, closed, recount
@@ -158,13 +166,13 @@ class Ledger(NodeRuns):
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
         run = self.load(partition, event.node_run_id)
-        index = event.index if isinstance(event, ItemFinished | ItemRetry | FailureTold) else None
+        index = None if isinstance(event, GraceOver | ReportAnswered) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         change = apply(run, item, event, grace=self.grace)
         self._write(partition, change)
         if change.note is Note.APPLIED and change.run is not None and change.run.finished:
             self._recounted[partition].discard(event.node_run_id)
-        message = event.message if isinstance(event, ItemFinished | ItemRetry) else None
+        message = event.message if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) else None
         return Applied(change.note, run, change.run, () if index is None else (index,), message)
 
     def ownership(self, partition: int) -> Ownership | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -16,8 +17,12 @@ from port.models import Result
 from streams.records import (
     Arrival,
     Body,
+    By,
+    DeferralExpired,
     FailureTold,
     GraceOver,
+    ItemCompleted,
+    ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
@@ -46,7 +51,8 @@ class Item(Record):
 
     index: int
     message: int
-    """The index of the first item of the message that it came in."""
+    """The index of the first item of the message that it came in; its own where another system had said how it ended
+    before anything else was written of it."""
     event_type: str | None = None
     attempt: int = 0
     """How many times the handler has been called for good; a run cut off by a crash does not count."""
@@ -62,6 +68,11 @@ class Item(Record):
     ended_at: float | None = None
     told: bool = False
     """Whether its failure after the report stands in the node run's log."""
+    deferred_until: float | None = None
+    """Until when another system may say how it ended, in epoch seconds; None where it is not deferred."""
+    decided: str | None = None
+    """The digest of the word of another system that has ended it."""
+    decided_by: By | None = None
 
 
 class Message(Record):
@@ -142,6 +153,8 @@ class Note(StrEnum):
     DUPLICATE = "duplicate"
     LATE = "late"
     """For a node run or an item that is not known."""
+    REFUSED = "refused"
+    """Another system's word on an item that has ended otherwise."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,12 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
             return _item_finished(run, item, event, grace)
         case ItemRetry():
             return _item_retry(run, item, event)
+        case ItemDeferred():
+            return _item_deferred(run, item, event)
+        case ItemCompleted():
+            return _item_completed(run, item, event, grace)
+        case DeferralExpired():
+            return _deferral_expired(run, item, event, grace)
         case GraceOver():
             return _grace_over(run, event)
         case ReportAnswered():
@@ -232,7 +251,7 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
 def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
     if event.index >= run.items:
         return Change(run, Note.LATE)
-    if item is not None and item.result is not None:
+    if item is not None and (item.result is not None or item.deferred_until is not None):
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
         return Change(closed(run, grace), Note.DUPLICATE, item=item)
     ended = Item(
@@ -282,7 +301,7 @@ def _freeze(run: NodeRun) -> NodeRun:
 def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
     if event.index >= run.items:
         return Change(run, Note.LATE)
-    if item is not None and (item.result is not None or item.attempt >= event.attempt):
+    if _has_gone_on(item, event.attempt):
         return Change(run, Note.DUPLICATE, item=item)
     waiting = Item(
         index=event.index,
@@ -295,6 +314,53 @@ def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
         worker=event.worker,
     )
     return Change(run, Note.APPLIED, item=waiting)
+
+
+def _has_gone_on(item: Item | None, attempt: int) -> bool:
+    """Whether what a call left open is of no interest: the item has ended or is deferred, or a later call was made."""
+    return item is not None and (item.result is not None or item.deferred_until is not None or item.attempt >= attempt)
+
+
+def _item_deferred(run: NodeRun, item: Item | None, event: ItemDeferred) -> Change:
+    if event.index >= run.items:
+        return Change(run, Note.LATE)
+    if _has_gone_on(item, event.attempt):
+        return Change(run, Note.DUPLICATE, item=item)
+    deferred = Item(
+        v=2,
+        index=event.index,
+        message=event.message,
+        event_type=event.event_type,
+        attempt=event.attempt,
+        worker=event.worker,
+        started_at=event.started_at,
+        deferred_until=event.until,
+    )
+    return Change(run, Note.APPLIED, item=deferred)
+
+
+def _item_completed(run: NodeRun, item: Item | None, event: ItemCompleted, grace: float) -> Change:
+    if event.index >= run.items:
+        return Change(run, Note.LATE)
+    if item is not None and item.result is not None:
+        note = Note.DUPLICATE if item.decided == event.digest else Note.REFUSED
+        return Change(closed(run, grace), note, item=item)
+    known = item or Item(index=event.index, message=event.index, event_type=event.event_type)
+    said = {"result": event.result, "output": event.output, "error": event.error, "ended_at": event.at}
+    decided = {"v": 2, "decided": event.digest, "decided_by": event.by, "deferred_until": None, "due_at": None}
+    ended = known.model_copy(update=said | decided)
+    return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
+
+
+def _deferral_expired(run: NodeRun, item: Item | None, event: DeferralExpired, grace: float) -> Change:
+    if item is None:
+        return Change(run, Note.LATE)
+    if item.result is not None or item.deferred_until != event.until:
+        return Change(closed(run, grace), Note.DUPLICATE, item=item)
+    deadline = datetime.fromtimestamp(event.until, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    failed = {"result": Result.FAILED, "error": f"no callback came before the deadline of {deadline}"}
+    ended = item.model_copy(update=failed | {"ended_at": event.until, "deferred_until": None})
+    return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
 
 
 def _grace_over(run: NodeRun, event: GraceOver) -> Change:
@@ -351,6 +417,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class AwaitWord:
+    """Send `DeferralExpired` at `until` (epoch seconds), where no other system has said by then how the item ended."""
+
+    index: int
+    until: float
+
+
+@dataclass(frozen=True)
 class Tell:
     """Write the item's failure into the node run's log at Port."""
 
@@ -372,14 +446,16 @@ class EndGrace:
     items: int
 
 
-ItemAsk: TypeAlias = Run | Tell | None
+ItemAsk: TypeAlias = Run | AwaitWord | Tell | None
 RunAsk: TypeAlias = Report | EndGrace | None
 
 
 def ask_of_item(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
     """Return what an item of an open node run wants done; `item` is None if nothing is written of it yet."""
-    if item is None or item.result is None:
-        return Run(index, None if item is None else item.due_at)
+    if item is None:
+        return Run(index, None)
+    if item.result is None:
+        return Run(index, item.due_at) if item.deferred_until is None else AwaitWord(index, item.deferred_until)
     late = run.covered is not None and index >= run.covered
     return Tell(index) if late and item.result is Result.FAILED and not item.told else None
 

@@ -215,6 +215,16 @@ class Cluster:
         return str(got.json["nodeRunId"])
 
 
+@contextmanager
+def receiver(folder: Path, mail_port: int) -> Iterator[Process]:
+    """Start what stands for the services that the handlers that come along call; returns when it answers."""
+    port = free_port()
+    arguments = ["-m", "local.receiver", "--port", str(port), "--mail-port", str(mail_port)]
+    with _started(arguments, {}, port, folder / "receiver.log") as process:
+        eventually(lambda: process.get("/").status == 200, "the receiver answers")
+        yield process
+
+
 def ready(process: Process) -> bool:
     """Whether the worker is ready; fails at once where it died."""
     if process.child.poll() is not None:

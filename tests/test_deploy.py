@@ -77,6 +77,7 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
+SOME_VALUE = "a-value-as-long-as-a-signing-key-is"
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")
@@ -96,7 +97,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a worker that is deployed by the manifests, with some value for each secret."""
-    return settings_of(monkeypatch, **CONFIG, **dict.fromkeys(SECRET, "some-value"))
+    return settings_of(monkeypatch, **CONFIG, **dict.fromkeys(SECRET, SOME_VALUE))
 
 
 class TestSettings:
@@ -122,10 +123,10 @@ class TestSettings:
 
     def test_a_worker_takes_them_with_one_cluster(self, monkeypatch: pytest.MonkeyPatch) -> None:
         one_cluster = CONFIG | {"SOURCE_BROKERS": ""}
-        assert settings_of(monkeypatch, **one_cluster, **dict.fromkeys(SECRET, "some-value")).source is None
+        assert settings_of(monkeypatch, **one_cluster, **dict.fromkeys(SECRET, SOME_VALUE)).source is None
 
     def test_beyond_loopback_the_token_of_the_secret_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        values = dict.fromkeys(SECRET, "some-value") | {"WEB_TOKEN": ""}
+        values = dict.fromkeys(SECRET, SOME_VALUE) | {"WEB_TOKEN": ""}
         with pytest.raises(ValidationError, match="WEB_TOKEN"):
             settings_of(monkeypatch, **CONFIG, **values)
 

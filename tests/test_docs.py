@@ -134,7 +134,7 @@ def test_the_handler_of_the_readme_handles_what_its_curl_publishes(tmp_path: Pat
 def test_the_handler_and_the_tests_of_the_handlers_page(tmp_path: Path) -> None:
     first, its_tests, *handlers, tests = blocks(HANDLERS, "python")
     passes(tmp_path, first, its_tests, 2)
-    passes(tmp_path, "\n\n".join([first, *handlers]), tests, 3)
+    passes(tmp_path, "\n\n".join([first, *handlers]), tests, 4)
 
 
 def passes(folder: Path, handlers: str, tests: str, count: int) -> None:

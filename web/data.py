@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from agents.telling import Progress
 from port.models import Result
 from streams.messages import event_type, items_of
+from streams.records import By
 from tables.state import Item, Message, NodeRun, State
 from web.masking import masked, masked_text
 
@@ -39,7 +40,7 @@ class ItemState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     DEFERRED = "deferred"
-    """A retry is to come."""
+    """A retry is to come, or the word of another system."""
     ENDED = "ended"
 
 
@@ -108,6 +109,10 @@ class ItemShown(Shown):
     due_at: datetime | None
     held_until: datetime | None
     """Until when the item waits for a handler of its event type to be deployed; null where it does not."""
+    deferred_until: datetime | None
+    """Until when another system may say how it ended."""
+    decided_by: By | None
+    """Who said how it ended, where it was not its handler."""
 
 
 class SourceShown(Shown):
@@ -355,6 +360,8 @@ def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> 
         duration_seconds=_between(known.started_at, known.ended_at),
         due_at=instant(known.due_at),
         held_until=instant(read.held.get(index)),
+        deferred_until=instant(known.deferred_until),
+        decided_by=known.decided_by,
     )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from agents.callbacks import PATH
 from port.ids import is_node_run_id
 from web.answers import (
     RefusedError,
@@ -24,6 +25,7 @@ from web.answers import (
     state_of,
 )
 from web.auth import SESSION_COOKIE, SESSION_SECONDS, Guard, is_loopback_name
+from web.callbacks import Callbacks
 from web.data import Foreign, NodeRunList, NodeRunShown, Sample, Shown, node_run_shown
 from web.health import Readiness
 from web.here import Here, NoSuchNodeRunError, NotHereError
@@ -36,6 +38,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ITEMS: Final = 100
 """How many items of a node run one answer shows where `limit` does not say."""
+CALLBACK: Final = f"{PATH}{{token}}"
+"""For other systems: the token is their login."""
 _FOR_ALL: Final = frozenset({"/healthz", "/readyz"})
 _LOGIN: Final = "/login"
 _MOST_LOGIN_BYTES: Final = 4096
@@ -88,6 +92,7 @@ class Site:
     strangers: Strangers
     registry: CollectorRegistry
     pages: Pages
+    callbacks: Callbacks
 
     def install(self, application: web.Application) -> None:
         """Add the routes, and what guards every route."""
@@ -105,6 +110,8 @@ class Site:
                 web.get("/metrics", self.metrics),
                 web.post(_LOGIN, self.login),
                 web.post("/logout", self.logout),
+                web.post(CALLBACK, self.callbacks.complete),
+                web.get(CALLBACK, self.callbacks.explain),
             ]
         )
 
@@ -119,11 +126,11 @@ class Site:
             return self._refusal(request, error)
         except web.HTTPError as error:
             word = HTTPStatus(error.status).phrase.lower().replace(" ", "-")
-            message = f"{error.reason}: {request.method} {request.path[:200]}"
+            message = f"{error.reason}: {request.method} {_path(request)}"
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return self._refusal(request, refused(HTTPStatus(error.status), word, message, allowed))
         except Exception:
-            logger.exception("%s %s failed", request.method, request.path[:200])
+            logger.exception("%s %s failed", request.method, _path(request))
             message = "this view failed; the worker's log says why"
             return self._refusal(request, refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", message))
 
@@ -140,7 +147,7 @@ class Site:
     @web.middleware
     async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let through who may see the views; `/healthz` and `/readyz` tell nothing and are for all."""
-        if request.path in _FOR_ALL:
+        if request.path in _FOR_ALL or _is_callback(request):
             return await handler(request)
         if not self.guard.asks:
             if not is_loopback_name(request.host):
@@ -282,6 +289,17 @@ def _wants_html(request: web.Request) -> bool:
 
 def _is_page(path: str) -> bool:
     return path == "/" or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
+
+
+def _is_callback(request: web.Request) -> bool:
+    # By the route that it has, not by how its path begins: what else a path may come to must not pass the guard.
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical == CALLBACK
+
+
+def _path(request: web.Request) -> str:
+    """Return the path as it may be shown and logged: without a callback's token."""
+    return f"{PATH}…" if request.path.startswith(PATH) else request.path[:200]
 
 
 async def _add_headers(_request: web.Request, answer: web.StreamResponse) -> None:

@@ -8,14 +8,16 @@ from typing import Final, cast
 from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
+from agents.entering import record
 from agents.reporter import reports, tells
 from agents.router import foreign_samples
 from agents.running import handler_agents
-from agents.shared import dispatch, holding, node_runs, overview, telling
+from agents.shared import callbacks, dispatch, holding, node_runs, overview, telling
 from streams.app import app, settings
 from streams.messages import Foreign
 from streams.metrics import MESSAGES, REGISTRY
 from web.auth import Guard
+from web.callbacks import Callbacks
 from web.health import Readiness
 from web.here import Here
 from web.metrics import Gauges, Queue
@@ -46,6 +48,7 @@ site: Final = Site(
     strangers=Strangers(foreign_samples, lambda: counts_by_reason(_messages(), list(Foreign))),
     registry=REGISTRY,
     pages=Pages(),
+    callbacks=Callbacks(callbacks, here, record),
 )
 
 app.after_rebalance.append(readiness.note_assignment)

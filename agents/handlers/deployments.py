@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents import Context, handles
 
+_WEBHOOK = "the webhook (WEBHOOK_URL)"
+
 
 class DeploymentStarted(BaseModel):
     """`{"eventType": "deployment.started", "service", "version", "environment", "timestamp"}`."""
@@ -16,10 +18,10 @@ class DeploymentStarted(BaseModel):
     timestamp: datetime | None = None
 
 
-@handles("deployment.started", concurrency=20, deadline="5m")
+@handles("deployment.started", concurrency=20, deadline="5m", retries=5)
 async def deployment_started(event: DeploymentStarted, ctx: Context) -> dict[str, object]:
-    """Say what is deployed and where."""
-    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    """Forward what is deployed to the webhook."""
+    return await _forwarded(ctx)
 
 
 class Deployed(BaseModel):
@@ -38,7 +40,20 @@ class ServiceDeployed(BaseModel):
     metadata: dict[str, object] = {}
 
 
-@handles("service.deployed", concurrency=20, deadline="5m")
+@handles("service.deployed", concurrency=20, deadline="5m", retries=5)
 async def service_deployed(event: ServiceDeployed, ctx: Context) -> dict[str, object]:
-    """Say what was deployed and where."""
-    return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    """Forward what was deployed to the webhook."""
+    return await _forwarded(ctx)
+
+
+async def _forwarded(ctx: Context) -> dict[str, object]:
+    """Post the payload object as it came, where a webhook is configured."""
+    from agents.handlers.outgoing import client
+    from agents.handlers.settings import settings
+
+    url = settings().webhook_url
+    done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
+    if not url.get_secret_value():
+        return done
+    status = await client().post(_WEBHOOK, url, ctx.fields, ctx)
+    return done | {"forwarded": {"status": status}}

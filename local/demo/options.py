@@ -21,6 +21,8 @@ class Options:
 
     kafka_port: int
     emulator_port: int
+    receiver_port: int
+    mail_port: int
     web_port: int
     data_dir: Path
     handlers: tuple[str, ...]
@@ -29,9 +31,16 @@ class Options:
 
     def require_ports(self) -> None:
         """Raise DemoError, naming the option to change, where a port is taken or asked for twice."""
-        ports = {"kafka": self.kafka_port, "emulator": self.emulator_port, "web": self.web_port}
+        ports = {
+            "kafka": self.kafka_port,
+            "emulator": self.emulator_port,
+            "receiver": self.receiver_port,
+            "mail": self.mail_port,
+            "web": self.web_port,
+        }
         if len(set(ports.values())) < len(ports):
-            raise DemoError("--kafka-port, --emulator-port and --web-port must differ.", 2)
+            *others, last = (f"--{name}-port" for name in ports)
+            raise DemoError(f"{', '.join(others)} and {last} must differ.", 2)
         for name, port in ports.items():
             if not is_free(port):
                 advice = f"--{name}-port (make demo DEMO_ARGS='--{name}-port N')"
@@ -52,6 +61,14 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add = parser.add_argument
     add("--kafka-port", type=_port, default=9092, metavar="N", help="port of Kafka (%(default)s)")
     add("--emulator-port", type=_port, default=8090, metavar="N", help="port of the Port emulator (%(default)s)")
+    add(
+        "--receiver-port",
+        type=_port,
+        default=8091,
+        metavar="N",
+        help="port of what stands for Slack and other services (%(default)s)",
+    )
+    add("--mail-port", type=_port, default=8025, metavar="N", help="port of its mail server (%(default)s)")
     add("--web-port", type=_port, default=6066, metavar="N", help="port of the worker's web view (%(default)s)")
     add("--data-dir", type=Path, default=Path(".data"), metavar="DIR", help="data and logs (%(default)s)")
     add(

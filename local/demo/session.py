@@ -1,5 +1,6 @@
 """One session of the demo: what is started, what is run through it, and how it is stopped."""
 
+import json
 import os
 import sys
 import time
@@ -14,19 +15,21 @@ from local.demo.program import Program
 from local.demo.screen import Row, Screen
 from local.examples import load_examples
 from local.kafka import fetch_jars
-from local.kafka.net import LOOPBACK, answers
+from local.kafka.net import LOOPBACK, accepts, answers
 from streams.settings import Settings
 
 _ORG_ID = "demo"
 _HANDLERS: tuple[str, ...] = Settings.model_fields["handlers"].default
 _KAFKA_SECONDS = 60.0
 _EMULATOR_SECONDS = 20.0
+_RECEIVER_SECONDS = 20.0
 _WORKER_SECONDS = 60.0
 _EXAMPLES_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.2
 _WORKER_STOP_SECONDS = 45.0
 _EMULATOR_STOP_SECONDS = 10.0
+_RECEIVER_STOP_SECONDS = 5.0
 _KAFKA_STOP_SECONDS = 30.0
 # Neither can write any more what it still wants to.
 _STOP_SECONDS_WITHOUT_KAFKA = 3.0
@@ -44,8 +47,14 @@ class Session:
         kafka = ["--port", str(options.kafka_port), "--data-dir", str(self._folder.absolute / "kafka")]
         self._kafka = self._program("Kafka", ["local.kafka", *kafka])
         self._emulator = self._program("the emulator", ["local.emulator", *self._emulator_arguments()])
+        receiver = ["--port", str(options.receiver_port), "--mail-port", str(options.mail_port)]
+        self._receiver = self._program("the receiver", ["local.receiver", *receiver])
         worker = ["faust", "-A", "streams.app", "worker", "-l", "info"]
-        self._worker = self._program("the worker", worker, self._handlers())
+        self._worker = self._program("the worker", worker, self._handlers() | self._outside())
+
+    @property
+    def _programs(self) -> tuple[Program, ...]:
+        return self._worker, self._receiver, self._emulator, self._kafka
 
     def run(self) -> int:
         """Run the demo, by `--once` to the end of the examples, else for ever. Returns the exit status.
@@ -64,13 +73,14 @@ class Session:
     def stop(self) -> None:
         """End everything in order: the worker first, so that what it still has to say is heard."""
         self._stop(self._worker, _WORKER_STOP_SECONDS)
+        self._stop(self._receiver, _RECEIVER_STOP_SECONDS)
         self._stop(self._emulator, _EMULATOR_STOP_SECONDS)
         self._stop(self._kafka, _KAFKA_STOP_SECONDS)
         self._close_folder()
 
     def kill(self) -> None:
         """End everything at once."""
-        for program in (self._worker, self._emulator, self._kafka):
+        for program in self._programs:
             program.kill()
         self._close_folder()
 
@@ -92,14 +102,19 @@ class Session:
         self._options.require_ports()
         fetch_jars(self._screen.step)
         kafka, emulator, web = self._options.kafka_port, self._options.emulator_port, self._options.web_port
+        # Ready by the time it is waited for: Kafka takes longer.
+        self._receiver.start(self._folder.children_lock)
         self._start_program(self._kafka, kafka, lambda: answers(kafka), _KAFKA_SECONDS)
         self._start_program(self._emulator, emulator, lambda: calls.is_ok(emulator, "/emulator"), _EMULATOR_SECONDS)
+        receiver, mail = self._options.receiver_port, self._options.mail_port
+        self._start_program(self._receiver, receiver, lambda: accepts(receiver) and accepts(mail), _RECEIVER_SECONDS)
         self._start_program(self._worker, web, lambda: calls.is_ok(web, "/readyz"), _WORKER_SECONDS)
         self._screen.line(f"All is up after {time.monotonic() - began:.1f} s")
 
     def _start_program(self, program: Program, port: int, is_ready: Callable[[], bool], seconds: float) -> None:
         self._screen.step(f"Starting {program.name} on {LOOPBACK}:{port}")
-        program.start(self._folder.children_lock)
+        if not program.started:
+            program.start(self._folder.children_lock)
         if not self._becomes_true(is_ready, seconds):
             raise DemoError(f"{program.subject} was not ready within {seconds:g} s. {program.last_lines()}")
         self._screen.done(f"{program.subject} is up on {LOOPBACK}:{port}")
@@ -145,7 +160,7 @@ class Session:
         return True
 
     def _check(self) -> None:
-        for program in (self._kafka, self._emulator, self._worker):
+        for program in self._programs:
             program.check(self._screen.line)
 
     def _tell_what_is_there(self) -> None:
@@ -155,6 +170,7 @@ class Session:
             f"""
 Web view        http://{LOOPBACK}:{options.web_port}/
 Port emulator   {emulator}  (what it was told: {emulator}/calls)
+Received        http://{LOOPBACK}:{options.receiver_port}/  (by what stands for Slack, mail, webhook and provisioner)
 Logs            {options.data_dir}/logs
 Publish yourself:
   curl {emulator}/node-runs --data @local/examples/notifications.json
@@ -181,6 +197,23 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         if not self._options.handlers:
             return {}
         return {"HANDLERS": ",".join([*_HANDLERS, *self._options.handlers]), "PYTHONPATH": str(Path.cwd())}
+
+    def _outside(self) -> dict[str, str]:
+        """The settings that lead the handlers that come along to the receiver."""
+        receiver = f"http://{LOOPBACK}:{self._options.receiver_port}"
+        channels = {"slack": f"{receiver}/slack", "email": "mailto:team@example.com"}
+        return {
+            "WEBHOOK_URL": f"{receiver}/webhook",
+            "PROVISIONER_URL": f"{receiver}/provisioner",
+            "PUBLIC_URL": f"http://{LOOPBACK}:{self._options.web_port}",
+            "NOTIFICATION_CHANNELS": json.dumps(channels),
+            "OUTGOING_HTTP": "allow",
+            "OUTGOING_PRIVATE": "allow",
+            "SMTP_HOST": LOOPBACK,
+            "SMTP_PORT": str(self._options.mail_port),
+            "SMTP_SECURITY": "none",
+            "SMTP_FROM": "port-runs@example.com",
+        }
 
     def _environment(self) -> dict[str, str]:
         return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {

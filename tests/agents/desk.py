@@ -69,10 +69,12 @@ class Desk:
         self.overview = Overview()
         self.dispatch = Dispatch(self.ledger, DueIndex(lambda: self.now), self.overview, grace)
         self.items: list[ItemWork] = []
+        self.released: list[tuple[int, str, int]] = []
         self.reports: list[ReportWork] = []
         self.told: list[TellWork] = []
         self.sent: list[NodeRunEvent] = []
         self.dispatch.run_item = self.items.append
+        self.dispatch.release = lambda *item: self.released.append(item)
         self.dispatch.report = self.reports.append
         self.dispatch.tell = self.told.append
         self.dispatch.record = lambda _, event: self.sent.append(event)

@@ -321,9 +321,9 @@ def _circular() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        ("done", "the handler returned str; it must return a dict, a pydantic model or None"),
-        ([1], "the handler returned list; it must return a dict, a pydantic model or None"),
-        (False, "the handler returned bool; it must return a dict, a pydantic model or None"),
+        ("done", "the handler returned str; it must return a dict, a pydantic model, None or Deferred"),
+        ([1], "the handler returned list; it must return a dict, a pydantic model, None or Deferred"),
+        (False, "the handler returned bool; it must return a dict, a pydantic model, None or Deferred"),
         (RootModel[list[int]]([1]), "the handler's output is no JSON object"),
         ({"a": object()}, "the handler's output cannot be written as JSON: Unable to serialize unknown type"),
         ({"a": "\ud800"}, "the handler's output cannot be written as JSON: "),

@@ -15,7 +15,7 @@ from agents.contract import HandlerFunction
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, Call, Threads, execute
 from port.models import Result
 from port.secrets import Decryption, encrypt
-from streams.records import ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 from tests.agents.examples import call_of
 
 CLIENT_SECRET = SecretStr("0123456789abcdef0123456789abcdef")
@@ -41,7 +41,9 @@ def call(function: HandlerFunction, fields: Mapping[str, JsonValue] = FIELDS, re
 
 
 async def ended(one: Call) -> ItemFinished | ItemRetry:
-    return (await execute(one, Threads())).event
+    event = (await execute(one, Threads())).event
+    assert not isinstance(event, ItemDeferred)
+    return event
 
 
 def is_masked(text: str | None) -> bool:

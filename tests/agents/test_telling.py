@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 
 from agents import telling as module
+from agents.callbacks import Callbacks
 from agents.context import Context
-from agents.telling import MAX_LINE_CHARACTERS, MAX_LINES, MAX_WAITING, Progress, Telling
+from agents.telling import MAX_LINE_CHARACTERS, MAX_LINES, MAX_WAITING, Progress, Telling, Told
 from agents.work import LinesWork
 from port.client import Answer, AnswerKind
 from tests.agents.examples import ID, context, turns_of_the_loop, until
@@ -30,7 +32,7 @@ class Desk:
         self.answer = ACCEPTED
         self.let_go = asyncio.Event()
         self.let_go.set()
-        self.telling = Telling({})
+        self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", "https://runs.example"))
         self.telling.add = self._add
         self.telling.update = self._update
         self.telling.begin()
@@ -38,7 +40,7 @@ class Desk:
     def _add(self, work: LinesWork) -> None:
         self.works.append(work.node_run_id)
 
-    async def _update(self, context: Context, body: bytes, before: Callable[[], None]) -> Answer:
+    async def _update(self, told: Told, body: bytes, before: Callable[[], None]) -> Answer:
         before()
         self.bodies.append(json.loads(body))
         await self.let_go.wait()
@@ -183,7 +185,7 @@ async def test_the_outcome_does_not_wait_for_a_word_that_waits_for_its_turn(
     monkeypatch.setattr(module, "PROGRESS_SECONDS", SOON)
     waits = asyncio.Event()
 
-    async def update(context: Context, body: bytes, before: Callable[[], None]) -> Answer:
+    async def update(told: Told, body: bytes, before: Callable[[], None]) -> Answer:
         waits.set()
         await asyncio.Event().wait()
         raise AssertionError("never its turn")

@@ -25,6 +25,8 @@ class Scale:
     outage_rate: float
     backlog: int
     max_open: int
+    deferred: int
+    """Deferred node runs that are open while a deadline passes."""
 
 
 SMALL: Final = Scale(
@@ -39,6 +41,7 @@ SMALL: Final = Scale(
     outage_rate=20,
     backlog=6000,
     max_open=200,
+    deferred=2000,
 )
 FULL: Final = Scale(
     fresh_starts=10,
@@ -52,6 +55,7 @@ FULL: Final = Scale(
     outage_rate=40,
     backlog=300_000,
     max_open=20_000,
+    deferred=100_000,
 )
 SCALE: Final = {"small": SMALL, "full": FULL}[os.environ.get(VARIABLE, "small")]
 

@@ -57,12 +57,16 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self._log = folder / "output"
-        self.kafka, self.emulator, self.web = free_port(), free_port(), free_port()
+        self.kafka, self.emulator, self.receiver, self.mail, self.web = (free_port() for _ in range(5))
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def ports(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("kafka", "emulator", "receiver", "mail", "web")}
+
+    @property
     def options(self) -> list[str]:
-        ports = ("--kafka-port", str(self.kafka), "--emulator-port", str(self.emulator), "--web-port", str(self.web))
+        ports = [part for name, port in self.ports.items() for part in (f"--{name}-port", str(port))]
         return [*ports, "--data-dir", str(self.data)]
 
     def start(self, *more: str, cwd: Path = ROOT, **environment: str) -> None:
@@ -97,13 +101,13 @@ class Demo:
     def wait(self, seconds: float = DOWN_SECONDS) -> int:
         return self.started.wait(seconds)
 
-    def ask(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.emulator}{path}", timeout=10) as answer:
+    def ask(self, path: str, port: int | None = None) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port or self.emulator}{path}", timeout=10) as answer:
             return dict(json.load(answer))
 
     def assert_nothing_left(self) -> None:
         assert processes_in(self.data) == {}
-        assert [port for port in (self.kafka, self.emulator, self.web) if not is_free(port)] == []
+        assert [name for name, port in self.ports.items() if not is_free(port)] == []
 
 
 @pytest.fixture
@@ -121,7 +125,9 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 def assert_four_completions(demo: Demo) -> None:
     """By the emulator's record of what the worker told Port."""
     demo.wait_for("Ctrl-C stops all of it")
-    reports = [call for call in demo.ask("/emulator/calls")["calls"] if call["call"] == "report"]
+    told = [call for call in demo.ask("/emulator/calls")["calls"] if call["call"] == "report"]
+    # Of what waits for the provisioner Port is told that it is in progress, which is no completion.
+    reports = [call for call in told if call["body"]["status"] != "IN_PROGRESS"]
     assert [(call["status"], call["changed"]) for call in reports] == [(200, True)] * 4
     assert {(call["body"]["status"], call["body"]["result"]) for call in reports} == {("COMPLETED", "SUCCESS")}
     assert len({call["path"] for call in reports}) == 4
@@ -130,9 +136,25 @@ def assert_four_completions(demo: Demo) -> None:
     assert demo.output.count("completed SUCCESS after") == 4
 
 
+def assert_all_was_received(demo: Demo) -> None:
+    """By what stands for the services that the handlers call: the receiver's page, which the demo names."""
+    assert f"http://127.0.0.1:{demo.receiver}/" in demo.output
+    received = demo.ask("/", demo.receiver)["received"]
+    assert sorted(one["to"] for one in received) == ["callback", "mail", "provisioner", "slack", "webhook", "webhook"]
+    by_service = {one["to"]: one for one in received}
+    assert by_service["slack"]["body"] == {"text": "checkout 2.4.1 is live :rocket:"}
+    assert by_service["mail"]["recipients"] == ["team@example.com"]
+    assert by_service["mail"]["text"].startswith("checkout 2.4.1 was deployed by ")
+    assert by_service["provisioner"]["body"]["parameters"]["instanceType"] == "m5.2xlarge"
+    assert by_service["provisioner"]["body"]["callback"].keys() == {"url"}
+    assert by_service["callback"]["status"] == 202
+    posted = [one["body"] for one in received if one["to"] == "webhook"]
+    assert {body.get("eventType") or body.get("event") for body in posted} == {"deployment.started", "service.deployed"}
+
+
 def assert_all_of_it_runs(demo: Demo) -> None:
     lines = list(processes_in(demo.data))
-    for name in ("kafka.Kafka", "local.emulator", "streams.app worker"):
+    for name in ("kafka.Kafka", "local.emulator", "local.receiver", "streams.app worker"):
         assert any(name in line for line in lines), lines
 
 
@@ -144,6 +166,7 @@ def reported(demo: Demo) -> int:
 def test_make_demo_completes_the_examples_and_ends_with_ctrl_c(demo: Demo) -> None:
     demo.make()
     assert_four_completions(demo)
+    assert_all_was_received(demo)
     assert_all_of_it_runs(demo)
     # Interrupted before it stands in the ledger that Port has answered, a report is sent again at the next start.
     assert until(lambda: reported(demo) == 4, 30.0)
@@ -181,8 +204,8 @@ def test_handlers_of_ones_own_in_the_folder_of_the_start(demo: Demo, tmp_path: P
     (tmp_path / "my_handlers.py").write_text("import nothing_like_this\n" + module)
     demo.start("--handlers", "my_handlers", cwd=tmp_path)
     assert demo.wait(UP_SECONDS) == 1
-    told = "HANDLERS: my_handlers cannot be imported: ModuleNotFoundError: No module named 'nothing_like_this'"
-    assert demo.output.count(told) == 1
+    why = "cannot be imported: ModuleNotFoundError: No module named 'nothing_like_this'"
+    assert demo.output.count(f"HANDLERS: my_handlers ({tmp_path}/my_handlers.py:1) {why}") == 1
     assert "Traceback" not in demo.output
     demo.assert_nothing_left()
 
@@ -238,7 +261,7 @@ def worker_of(demo: Demo) -> psutil.Process:
     return next(process for line, process in found if "streams.app worker" in line and "guard.py" not in line)
 
 
-@pytest.mark.parametrize("name", ["kafka", "emulator", "web"])
+@pytest.mark.parametrize("name", ["kafka", "emulator", "receiver", "mail", "web"])
 def test_a_busy_port_is_one_line_before_anything_is_started(demo: Demo, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -255,7 +278,9 @@ def test_ports_that_are_the_same_are_refused(demo: Demo) -> None:
     demo.web = demo.emulator
     demo.start()
     assert demo.wait() == 2
-    assert demo.output == "demo: --kafka-port, --emulator-port and --web-port must differ.\n"
+    assert (
+        demo.output == "demo: --kafka-port, --emulator-port, --receiver-port, --mail-port and --web-port must differ.\n"
+    )
 
 
 def test_a_program_that_dies_at_the_start_is_told_with_its_log(demo: Demo) -> None:

@@ -70,7 +70,7 @@ def test_a_change_restarts_and_a_mistake_is_waited_out(dev: Dev) -> None:
     written(dev.handlers, "import nothing_of_that_name\n")
     eventually(lambda: "waiting for a change" in dev.output(), "the mistake is shown", STARTS_WITHIN)
     assert "dev: changed: my_handlers.py" in dev.output()
-    assert "HANDLERS: my_handlers cannot be imported: ModuleNotFoundError" in dev.output()
+    assert "HANDLERS: my_handlers (my_handlers.py:1) cannot be imported: ModuleNotFoundError" in dev.output()
     assert "the worker has ended with status 2" in dev.output()
 
     written(dev.handlers, HANDLER.format(name="second"))

@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from port.models import Result
+from port.models import LogLevel, LogLine, Result
 from streams.records import (
     FORMAT,
     Arrival,
     Body,
+    By,
     DeadLetter,
+    DeferralExpired,
     Died,
     FailureTold,
     GraceOver,
+    ItemCompleted,
+    ItemDeferred,
     ItemFinished,
     ItemRetry,
     NewerFormatError,
@@ -35,6 +39,8 @@ from tests.streams.conftest import unhurried
 ARRIVALS: TypeAdapter[Arrival] = TypeAdapter(Arrival)
 OUTCOMES: TypeAdapter[OutcomeEvent] = TypeAdapter(OutcomeEvent)
 SOURCE = Source(cluster="a:1", topic="org.runs", partition=3, offset=2**40, timestamp=1_700_000_000.123)
+
+NEW_IN_FORMAT_2 = {ItemDeferred, ItemCompleted, DeferralExpired}
 
 ARRIVAL_RECORDS = [
     Arrival(node_run_id="wfnr_1", source=SOURCE, digest="d"),
@@ -71,6 +77,30 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
     ReportAnswered(node_run_id="wfnr_1", body=Body.SMALL, settled=Settled.REFUSED, status=409, reason="x", at=3.5),
     ReportAnswered(node_run_id="wfnr_1", body=Body.FULL, settled=Settled.REPORTED, at=3.5),
     FailureTold(node_run_id="wfnr_1", index=1),
+    ItemDeferred(
+        node_run_id="wfnr_1",
+        index=1,
+        message=0,
+        attempt=2,
+        until=9.75,
+        link="https://a",
+        worker="w-1",
+        started_at=1,
+        at=2,
+    ),
+    ItemCompleted(
+        node_run_id="wfnr_1",
+        index=1,
+        event_type="t",
+        result=Result.FAILED,
+        output="{}",
+        error="no",
+        digest="d",
+        logs=(LogLine(level=LogLevel.WARN, message="m"),),
+        by=By.CALLBACK,
+        at=2,
+    ),
+    DeferralExpired(node_run_id="wfnr_1", index=1, until=9.75),
     Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
     Died(worker="w-1"),
     Tick(),
@@ -101,7 +131,8 @@ class TestEach:
         assert type(back) is type(record)
 
     def test_it_carries_its_format_version(self, adapter: TypeAdapter[Record], record: Record) -> None:
-        assert json.loads(record.encode())["v"] == FORMAT == 1
+        written = json.loads(record.encode())["v"]
+        assert written == (FORMAT if type(record) in NEW_IN_FORMAT_2 else 1)
 
     def test_equal_records_are_the_same_bytes(self, adapter: TypeAdapter[Record], record: Record) -> None:
         assert read(adapter, record.encode()).encode() == record.encode()
@@ -110,10 +141,10 @@ class TestEach:
         fields = json.loads(record.encode()) | {"later": {"deep": [1]}, "model_config": 1}
         assert read(adapter, json.dumps(fields).encode()) == record
 
-    @pytest.mark.parametrize("version", [2, 3, 999, 2**70])
+    @pytest.mark.parametrize("version", [3, 4, 999, 2**70])
     def test_a_newer_format_is_told_apart(self, adapter: TypeAdapter[Record], record: Record, version: int) -> None:
         fields = json.loads(record.encode()) | {"v": version}
-        with pytest.raises(NewerFormatError, match=f"format version {version}; this application knows up to 1"):
+        with pytest.raises(NewerFormatError, match=f"format version {version}; this application knows up to 2"):
             read(adapter, json.dumps(fields).encode())
 
     @pytest.mark.parametrize("version", [0, -1, "1.x", None, [], 1.5])
@@ -164,7 +195,7 @@ class TestUnreadable:
 
     def test_a_newer_format_of_another_shape_is_told_apart(self, adapter: TypeAdapter[Record]) -> None:
         with pytest.raises(NewerFormatError):
-            read(adapter, b'{"v":2}')
+            read(adapter, b'{"v":3}')
 
 
 @unhurried

@@ -286,3 +286,37 @@ def test_importing_the_app_with_wrong_settings_is_exit_status_2_without_a_traceb
     )
     assert done.returncode == 2
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == [*REQUIRED, "PARTITIONS"]
+
+
+class TestCallbacks:
+    def test_neither_is_needed(self, load_with: Load) -> None:
+        assert (load_with().public_url, load_with().signing_keys) == ("", ())
+
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("https://runs.example.com", "https://runs.example.com"),
+            ("http://127.0.0.1:6066/", "http://127.0.0.1:6066"),
+            ("https://example.com/port/runs/", "https://example.com/port/runs"),
+        ],
+    )
+    def test_a_public_url(self, load_with: Load, given: str, kept: str) -> None:
+        assert load_with(PUBLIC_URL=given).public_url == kept
+
+    @pytest.mark.parametrize(
+        "given",
+        ["runs.example.com", "ftp://a", "https://a?b=c", "https://a/#b", "https://u:p@a", "https://", "https://a b"],
+    )
+    def test_what_is_none(self, load_with: Load, given: str) -> None:
+        [line] = lines_of(load_with, PUBLIC_URL=given)
+        assert line.startswith("PUBLIC_URL: write http(s)://host")
+
+    def test_keys_newest_first(self, load_with: Load) -> None:
+        keys = load_with(SIGNING_KEY=f"{'n' * 32}, {'o' * 40},").signing_keys
+        assert [key.get_secret_value() for key in keys] == ["n" * 32, "o" * 40]
+
+    @pytest.mark.parametrize("given", ["k" * 31, f"{'k' * 32},short", ",", "k" * 16 + "," + "k" * 16])
+    def test_short_keys_are_refused_and_not_shown(self, load_with: Load, given: str) -> None:
+        [line] = lines_of(load_with, SIGNING_KEY=given)
+        assert line.startswith("SIGNING_KEY: each key needs 32 characters or more")
+        assert given.strip(",")[:16] not in line or not given.strip(",")

@@ -31,8 +31,12 @@ from port.models import Result
 from streams.records import (
     Arrival,
     Body,
+    By,
+    DeferralExpired,
     FailureTold,
     GraceOver,
+    ItemCompleted,
+    ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
@@ -41,7 +45,19 @@ from streams.records import (
 )
 from tables.ledger import Applied, Ledger, NodeRuns
 from tables.report import report_body
-from tables.state import EndGrace, ItemAsk, NodeRun, Note, Report, Run, RunAsk, Tell, ask_of_item, ask_of_run
+from tables.state import (
+    AwaitWord,
+    EndGrace,
+    ItemAsk,
+    NodeRun,
+    Note,
+    Report,
+    Run,
+    RunAsk,
+    Tell,
+    ask_of_item,
+    ask_of_run,
+)
 from tests.tables.rows import DictRows
 
 PARTITION: Final = 0
@@ -108,7 +124,7 @@ class Job:
     """What the worker has in hand: it waits, then runs (or Port has answered), then its event is sent."""
 
     node_run_id: str
-    ask: Run | Tell | Report | EndGrace
+    ask: Run | AwaitWord | Tell | Report | EndGrace
     running: bool = False
     attempt: int = 0
     answer: ReportAnswered | None = None
@@ -170,6 +186,11 @@ class World:
         self.worker = Worker(DictRows(), self.committed, scenario.grace, careful=careful)
         self.clock = 1000.0
         self.ended: set[tuple[str, int]] = set()
+        self.deferred: set[tuple[str, int]] = set()
+        self.words: list[ItemCompleted] = []
+        """What other systems have said, some of it more than once."""
+        self.decided: dict[tuple[str, int], str] = {}
+        """By which word an item has ended, where the ledger has said so."""
         self.places: dict[tuple[str, str], range] = {}
         self.trace: list[str] = []
 
@@ -222,6 +243,40 @@ class World:
         self._say("%s is taken over%s", node_run_id, ", resumed" if resumed else "")
         self._then(lambda: self._start(node_run_id))
         return True
+
+    def speak(self, how: int) -> bool:
+        """Another system says how an item has ended: something new, or what was said before."""
+        if how % 4 == 3 and self.words:
+            self._hear(self.words[how % len(self.words)], how)
+            return True
+        runs = [run for node_run_id in self._ids() if (run := self.worker.ledger.run(PARTITION, node_run_id))]
+        if not runs:
+            return False
+        run = runs[how % len(runs)]
+        self.clock += 1
+        failed = how % 3 == 0
+        said = ItemCompleted(
+            node_run_id=run.node_run_id,
+            index=how % run.items,
+            result=Result.FAILED if failed else Result.SUCCESS,
+            output=None if failed else f'{{"said": {self.clock}, "more": "{LARGE if how > 7 else ""}"}}',
+            error=f"said at {self.clock}" if failed else None,
+            digest=f"said at {self.clock}",
+            by=By.CALLBACK,
+            at=self.clock,
+        )
+        self.words.append(said)
+        self._hear(said, how)
+        return True
+
+    def _hear(self, said: ItemCompleted, how: int) -> None:
+        if how // 4 == 3:
+            self.outcomes.append(said)
+        else:
+            self._enter("said", said)
+
+    def _ids(self) -> list[str]:
+        return sorted({arrival.node_run_id for arrival in self.scenario.arrivals})
 
     def commit(self, _: int = 0) -> None:
         """Commit the offsets of the acknowledged events."""
@@ -304,9 +359,22 @@ class World:
             key = _key_of_event(event)
             if key in self.worker.jobs and self.worker.jobs[key].sent is event:
                 del self.worker.jobs[key]
-        if isinstance(event, ItemFinished) and applied.note is not Note.LATE:
-            self.ended.add((event.node_run_id, event.index))
+        if isinstance(event, ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred):
+            self._note(event, applied)
         self._ask(applied)
+
+    def _note(self, event: ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred, applied: Applied) -> None:
+        place = (event.node_run_id, event.index)
+        run = self.worker.node_runs.run(PARTITION, event.node_run_id)
+        item = (
+            None if run is None or event.index >= run.items else self.worker.node_runs.item(PARTITION, run, event.index)
+        )
+        if item is not None and item.result is not None:
+            self.ended.add(place)
+        elif item is not None and item.deferred_until is not None:
+            self.deferred.add(place)
+        if isinstance(event, ItemCompleted) and applied.note is Note.APPLIED:
+            self.decided.setdefault(place, event.digest)
 
     def _ask(self, applied: Applied) -> None:
         node_runs = self.worker.node_runs
@@ -347,6 +415,8 @@ class World:
         match job.ask:
             case Run(index):
                 self._handle(run, job, index, how)
+            case AwaitWord(index, until):
+                self._send(job, DeferralExpired(node_run_id=run.node_run_id, index=index, until=until), how)
             case Tell(index):
                 self.port.told.add((run.node_run_id, index))
                 self._send(job, FailureTold(node_run_id=run.node_run_id, index=index), how)
@@ -382,6 +452,19 @@ class World:
                 worker="w",
             )
             self._send(job, retry, how)
+            return
+        if how % 8 == 7:
+            deferred = ItemDeferred(
+                node_run_id=run.node_run_id,
+                index=index,
+                message=message,
+                attempt=attempt,
+                until=self.clock + 100,
+                worker="w",
+                started_at=self.clock,
+                at=self.clock,
+            )
+            self._send(job, deferred, how)
             return
         failed = how % 4 == 2
         finished = ItemFinished(
@@ -442,6 +525,7 @@ class World:
         what = f"{run.node_run_id} item {index}"
         self._say("%s starts, attempt %s", what, attempt)
         require((run.node_run_id, index) not in self.ended, f"{what} is started after its end")
+        require((run.node_run_id, index) not in self.deferred, f"{what} is started, and is deferred")
         started = (run.node_run_id, index, attempt)
         require(started not in self.worker.started, f"{what} is started twice in one life")
         self.worker.started.add(started)
@@ -470,6 +554,11 @@ class World:
     def _check_items(self, run: NodeRun) -> None:
         items = list(self.worker.ledger.items(PARTITION, run))
         require([item.index for item in items if item.result] == list(range(run.items)), f"an item has no end: {items}")
+        told = {item.index: item.decided for item in items}
+        kept = {place: told[place[1]] for place in self.decided if place[0] == run.node_run_id}
+        require(
+            all(self.decided[place] == digest for place, digest in kept.items()), f"an accepted word is lost: {kept}"
+        )
         failed = [item.index for item in items if item.result is Result.FAILED]
         require((run.succeeded, run.failed) == (run.items - len(failed), len(failed)), f"wrong counters: {run}")
         covered = run.covered or 0
@@ -490,9 +579,9 @@ class World:
         self.trace.append(text % values)
 
 
-def _key(node_run_id: str, ask: Run | Tell | Report | EndGrace) -> JobKey:
+def _key(node_run_id: str, ask: Run | AwaitWord | Tell | Report | EndGrace) -> JobKey:
     match ask:
-        case Run(index) | Tell(index):
+        case Run(index) | AwaitWord(index) | Tell(index):
             return node_run_id, type(ask).__name__, index
         case Report():
             return node_run_id, "Report", 0
@@ -502,8 +591,12 @@ def _key(node_run_id: str, ask: Run | Tell | Report | EndGrace) -> JobKey:
 
 def _key_of_event(event: NodeRunEvent) -> JobKey:
     match event:
-        case ItemFinished() | ItemRetry():
+        case ItemFinished() | ItemRetry() | ItemDeferred():
             return event.node_run_id, "Run", event.index
+        case DeferralExpired():
+            return event.node_run_id, "AwaitWord", event.index
+        case ItemCompleted():
+            return event.node_run_id, "nobody's", event.index
         case FailureTold():
             return event.node_run_id, "Tell", event.index
         case ReportAnswered():
@@ -523,7 +616,7 @@ _STEPS: Final[Sequence[Callable[[World, int], object]]] = (
     World.acknowledge,
     World.work,
     World.outcome,
-    World.route,
+    World.speak,
     World.acknowledge,
     World.work,
     World.commit,

@@ -155,6 +155,7 @@ class Worker:
         self.dispatch = Dispatch(NodeRuns(self.stored), self.due, self.overview, 0.0)
         self.waiting: list[ItemWork | ReportWork | TellWork] = []
         self.dispatch.run_item = self.dispatch.report = self.dispatch.tell = self.waiting.append
+        self.dispatch.release = lambda *_: None
         self.dispatch.mend = self._mend
         self.calls: list[Call] = []
         self.turns: deque[tuple[int, Callable[[], None]]] = deque()

@@ -5,7 +5,10 @@ Of the pure functions:
 - *freezes too early*: the report is frozen when the first item ends;
 - *lets the report cover late items*: what is covered grows with the items that come after the report;
 - *recount forgotten*: after a crash the counters are believed, though the item rows are ahead of them;
-- *body from unfrozen counters*: the small body says how many items there are, not how many are covered.
+- *body from unfrozen counters*: the small body says how many items there are, not how many are covered;
+- *the last word wins*: a callback decides an item that has ended;
+- *the end of a deferral wins*: it fails an item that a callback has completed;
+- *a deferred item is called again*.
 
 Of the ledger's writes:
 - *node run's row written first*, before the rows of its details;
@@ -30,9 +33,10 @@ from pydantic import JsonValue
 import tables.ledger
 import tables.report
 import tables.state
-from streams.records import Arrival, ItemFinished, Source
+import tests.tables.model
+from streams.records import Arrival, DeferralExpired, ItemCompleted, ItemFinished, Source
 from tables.ledger import Ledger
-from tables.state import Change, Item, Message, NodeRun
+from tables.state import AwaitWord, Change, Item, ItemAsk, Message, NodeRun, Run
 from tests.tables.histories import profile, search
 from tests.tables.model import Violation
 from tests.tables.rows import DictRows
@@ -41,6 +45,9 @@ from tests.tables.rows import DictRows
 _SEARCH = settings(profile(4000), derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)
 
 _item_finished = tables.state._item_finished
+_item_completed = tables.state._item_completed
+_deferral_expired = tables.state._deferral_expired
+_ask_of_item = tables.state.ask_of_item
 _freeze = tables.state._freeze
 _apply_arrival = tables.state.apply_arrival
 _write_item = Ledger._write_item
@@ -48,6 +55,20 @@ _write_item = Ledger._write_item
 
 def _counts_twice(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
     return _item_finished(run, None, event, grace)
+
+
+def _last_word(run: NodeRun, item: Item | None, event: ItemCompleted, grace: float) -> Change:
+    return _item_completed(run, None, event, grace)
+
+
+def _expires_all(run: NodeRun, item: Item | None, event: DeferralExpired, grace: float) -> Change:
+    forgotten = None if item is None else item.model_copy(update={"result": None, "deferred_until": event.until})
+    return _deferral_expired(run, forgotten, event, grace)
+
+
+def _calls_again(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
+    ask = _ask_of_item(run, index, item)
+    return Run(index, None) if isinstance(ask, AwaitWord) else ask
 
 
 def _freezes_early(run: NodeRun, grace: float) -> NodeRun:
@@ -119,6 +140,9 @@ def _resumes_nothing(self: Ledger, partition: int, node_run_id: str) -> bool:
     ("module", "name", "mutant"),
     [
         pytest.param(tables.state, "_item_finished", _counts_twice, id="counts an outcome twice"),
+        pytest.param(tables.state, "_item_completed", _last_word, id="the last word wins"),
+        pytest.param(tables.state, "_deferral_expired", _expires_all, id="the end of a deferral wins"),
+        pytest.param(tests.tables.model, "ask_of_item", _calls_again, id="a deferred item is called again"),
         pytest.param(tables.state, "closed", _freezes_early, id="freezes too early"),
         pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
         pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),

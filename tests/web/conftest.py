@@ -7,10 +7,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
+from agents.callbacks import Callbacks as Urls
 from streams.messages import Foreign
 from tests.web.fakes import FakeWorker
 from web.auth import Guard
+from web.callbacks import Callbacks
 from web.health import Readiness
 from web.metrics import Gauges
 from web.pages import Pages
@@ -38,7 +41,12 @@ def left_alone() -> list[LeftAlone]:
 
 
 @pytest.fixture
-async def new_client(worker: FakeWorker, left_alone: list[LeftAlone]) -> AsyncIterator[NewClient]:
+def urls() -> Urls:
+    return Urls((SecretStr("k" * 32),), "org", "https://runs.example/prefix")
+
+
+@pytest.fixture
+async def new_client(worker: FakeWorker, left_alone: list[LeftAlone], urls: Urls) -> AsyncIterator[NewClient]:
     """Starts the views, with or without a token, and returns a client of them."""
     clients: list[Client] = []
 
@@ -53,6 +61,7 @@ async def new_client(worker: FakeWorker, left_alone: list[LeftAlone]) -> AsyncIt
             strangers=Strangers(left_alone, lambda: {Foreign.RESOURCE_TYPE.value: 7}),
             registry=registry,
             pages=Pages(),
+            callbacks=Callbacks(urls, worker.here, worker.record),
         )
         application = web.Application()
         site.install(application)

@@ -73,6 +73,8 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "durationSeconds": 1.5,
                 "dueAt": None,
                 "heldUntil": None,
+                "deferredUntil": None,
+                "decidedBy": None,
             }
         ],
         "nextItem": None,

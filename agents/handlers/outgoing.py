@@ -1,0 +1,232 @@
+"""Calls of HTTP services beyond Port and Kafka, with a guard against being led to a host that nobody meant.
+
+What may be called is in the settings. The address is checked when the connection to it is made, whatever a name
+resolved to before.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from pydantic import SecretStr
+from pydantic_core import to_json
+
+from agents.contract import Context, Fail, RetryLater
+from agents.handlers.settings import OutgoingSettings, Rule, host_of, settings
+
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+AddressInfo: TypeAlias = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
+
+_ANSWER_BYTES: Final = 4096
+_LONGEST_WAIT: Final = 300.0
+_MOST_CALLS: Final = 10
+"""Calls of a handler after which a service that asks to be called later has had its chances."""
+_AGAIN: Final = frozenset({408, 425, 429})
+_CODE: Final = re.compile(r"[a-z_]{1,60}", re.ASCII)
+_NEVER: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        # Link-local: at 169.254.169.254 most clouds tell a machine its credentials.
+        "169.254.0.0/16",
+        "fe80::/10",
+        # The same, elsewhere: of AWS, Google, Oracle and Scaleway by IPv6; of Alibaba; what Azure tells its machines;
+        # of Oracle's former cloud.
+        "fd00:ec2::/32",
+        "fd20:ce::/32",
+        "fd00:c1::/32",
+        "fd00:42::/32",
+        "100.100.100.200/32",
+        "168.63.129.16/32",
+        "192.0.0.192/32",
+        # "This host": connects to loopback.
+        "0.0.0.0/8",
+        "::/128",
+    )
+)
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.ip_network("::/96")
+
+
+class Unavailable(Exception):
+    """A service could not be reached or cannot answer now. The text holds no secret."""
+
+
+class RefusedAddress(OSError):
+    """The address must not be connected to."""
+
+
+def public(address: IpAddress) -> bool:
+    """Return whether an address is on the public Internet, and so is every IPv4 address that it stands for."""
+    return all(one.is_global and not one.is_multicast and not _site_local(one) for one in _meant(address))
+
+
+def never_called(address: IpAddress) -> bool:
+    """Return whether an address is not called even where private ones are allowed: link-local, metadata, multicast."""
+    return any(one.is_multicast or any(one in network for network in _NEVER) for one in _meant(address))
+
+
+def _site_local(address: IpAddress) -> bool:
+    return isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+
+
+def _meant(address: IpAddress) -> list[IpAddress]:
+    """Return the address, and the IPv4 addresses that an IPv6 one leads to by mapping or translation."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    embedded: list[IpAddress] = [address]
+    if address.sixtofour is not None:
+        embedded.append(address.sixtofour)
+    if address.teredo is not None:
+        embedded.extend(address.teredo)
+    # ::1 has a rule of its own.
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        embedded.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return embedded
+
+
+def policy(rule: Rule) -> Callable[[IpAddress], bool]:
+    """Return what says whether an address may be connected to."""
+    if rule is Rule.ALLOW:
+        return lambda address: not never_called(address)
+    return lambda address: public(address) and not never_called(address)
+
+
+class Outgoing:
+    """A client for JSON posts to the hosts of the settings. Follows no redirects, keeps no cookies, uses no proxies.
+
+    Args:
+        allowed: what the settings allow.
+        permitted: whether an address may be connected to; by default as `OUTGOING_PRIVATE` says.
+        resolver: resolves names; by default the system's.
+    """
+
+    def __init__(
+        self,
+        allowed: OutgoingSettings,
+        permitted: Callable[[IpAddress], bool] | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._allowed = allowed
+        self._permitted = permitted or policy(allowed.outgoing_private)
+        self._resolver = resolver
+
+    async def post(self, name: str, url: SecretStr, body: Mapping[str, object], ctx: Context) -> int:
+        """Post a body as JSON, with the item's idempotency key as the header `Idempotency-Key`; return the status, 2xx.
+
+        Args:
+            name: what errors call the service; they show neither URL nor address.
+            url: an http(s) URL.
+            body: what JSON can hold.
+            ctx: of the item that this is for.
+
+        Raises:
+            Fail: it may not be called, or has refused this call for good.
+            RetryLater: it asks to be called later.
+            Unavailable: it cannot be reached, or not now.
+        """
+        text = url.get_secret_value()
+        self._require(name, text)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": ctx.idempotency_key}
+        try:
+            async with (
+                self._session() as session,
+                session.post(
+                    text, data=to_json(body, inf_nan_mode="null"), headers=headers, allow_redirects=False
+                ) as answer,
+            ):
+                said = await answer.content.read(_ANSWER_BYTES)
+                asked = answer.headers.get("Retry-After", "")
+                status = answer.status
+                # What is left of a long answer is not read.
+                answer.close()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # Their texts can hold the URL: nothing of them is passed on, not even as a cause.
+            raise _translated(name, error) from None
+        if 200 <= status < 300:
+            return status
+        raise _refused(name, status, _code(said, text), asked, ctx)
+
+    def _require(self, name: str, url: str) -> None:
+        host = host_of(url)
+        if host is None or host not in self._allowed.hosts:
+            raise Fail(f"{name}: its host is not in OUTGOING_HOSTS")
+        if url.lower().startswith("http:") and self._allowed.outgoing_http is Rule.REFUSE:
+            raise Fail(f"{name}: http is refused (OUTGOING_HTTP)")
+
+    def _session(self) -> aiohttp.ClientSession:
+        # One for each call: every call has a connection of its own, whose address is checked.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                socket_factory=self._socket, resolver=self._resolver, ssl=tls(self._allowed.outgoing_ca_file)
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._allowed.outgoing_timeout),
+            headers={"User-Agent": "port-runs"},
+            # An answer is looked at as it came: a small one could unpack to a large one.
+            auto_decompress=False,
+        )
+
+    def _socket(self, info: AddressInfo) -> socket.socket:
+        """Called by aiohttp for each address that it is about to connect to, names and plain addresses alike."""
+        family, kind, protocol, _, target = info
+        if not self._permitted(ipaddress.ip_address(str(target[0]))):
+            raise RefusedAddress("the address is refused")
+        return socket.socket(family, kind, protocol)
+
+
+@lru_cache(maxsize=2)
+def tls(ca_file: Path | None) -> ssl.SSLContext:
+    """Return how certificates are verified: by those of `OUTGOING_CA_FILE`, else by the system's."""
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def client() -> Outgoing:
+    """Return a client by the settings."""
+    return Outgoing(settings())
+
+
+def _translated(name: str, error: Exception) -> Exception:
+    refused = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(refused, RefusedAddress):
+        return Fail(f"{name}: its address is private, or one that must not be called (OUTGOING_PRIVATE)")
+    if isinstance(error, aiohttp.InvalidURL | ValueError) and not isinstance(error, ssl.SSLError):
+        return Fail(f"{name}: its URL cannot be called")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{name} did not answer in time (OUTGOING_TIMEOUT)")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Unavailable(f"{name}: its certificate is not trusted (OUTGOING_CA_FILE)")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return Unavailable(f"{name}: the name of its host cannot be resolved")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Unavailable(f"{name} cannot be reached")
+    return Unavailable(f"{name}: the connection broke")
+
+
+def _code(said: bytes, url: str) -> str:
+    """Return an answer that is one plain word, as Slack's are, to be quoted. An echo of the URL is not."""
+    text = said.decode(errors="replace").strip()
+    return f": {text}" if _CODE.fullmatch(text) and text not in url else ""
+
+
+def _refused(name: str, status: int, code: str, asked: str, ctx: Context) -> Exception:
+    phrase = HTTPStatus(status).phrase if status in {one.value for one in HTTPStatus} else "an unknown status"
+    reason = f"{name} answered {status} ({phrase}){code}"
+    if 300 <= status < 400:
+        return Fail(f"{reason}; redirects are not followed")
+    if status < 500 and status not in _AGAIN:
+        return Fail(reason)
+    if asked.isascii() and asked.isdigit() and ctx.attempt < _MOST_CALLS:
+        return RetryLater(min(float(asked[:9]), _LONGEST_WAIT), reason)
+    return Unavailable(reason)
