@@ -1,9 +1,10 @@
 """What a team writes handlers with. Importing it reads no settings and builds no app.
 
-from agents import Context, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
+from agents import Array, Context, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
 """
 
 from agents.contract import (
+    Array,
     CallNext,
     Context,
     Fail,
@@ -18,6 +19,7 @@ from agents.contract import (
 from port.secrets import Secret
 
 __all__ = [
+    "Array",
     "CallNext",
     "Context",
     "Fail",

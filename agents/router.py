@@ -24,10 +24,10 @@ from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dea
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
-from streams.records import Arrival, Tick
+from streams.records import ArrayPolicy, Arrival, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -135,8 +135,15 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         array=message.array and message.problem is None,
         count=max(1, len(message.items)),
         event_types=message.event_types,
+        policy=_policy(message),
         problem=message.problem,
     )
+
+
+def _policy(message: NodeRunMessage) -> ArrayPolicy | None:
+    name = event_type(message.items[0]) if message.items else None
+    handler = handlers.find(name) if name is not None else None
+    return None if handler is None else handler.policy
 
 
 async def _position(tp: TP) -> int | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Final, cast
 
+from agents.cancelling import RunningCalls
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.registry import load_handlers
@@ -52,6 +53,7 @@ overview = Overview()
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
 resources = OpenResources()
 telling = Telling(resources.values)
+calls = RunningCalls()
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -61,6 +63,9 @@ def spawn(work: Coroutine[object, object, None]) -> None:
     task = asyncio.get_running_loop().create_task(work)
     _tasks.add(task)
     task.add_done_callback(_ended)
+
+
+dispatch.spawn = spawn
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -29,7 +29,7 @@ RECOVERED: Final = Counter(
 )
 ITEMS: Final = Counter(
     "port_runs_items",
-    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, retry",
+    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, CANCELLED, retry",
     ["event_type", "ended"],
     registry=REGISTRY,
 )
