@@ -17,6 +17,7 @@ from typing import Any, Final
 from pydantic import JsonValue, SecretStr
 from pydantic_core import from_json, to_json
 
+from agents.cancelling import Cancellation
 from agents.context import Alone
 from agents.contract import Context, Handler, HandlerError, Resource, declared_in
 from agents.execution import Call, Threads, execute
@@ -36,11 +37,11 @@ class Outcome:
     """How a call ended. Secret inputs are masked in it, as in what Port is told."""
 
     result: Result | None
-    """`SUCCESS` or `FAILED`; None where the handler is to be called again."""
+    """`SUCCESS`, `FAILED` or `CANCELLED`; None where the handler is to be called again."""
     output: dict[str, JsonValue] | None = None
     """What Port would get, read back from JSON; None where the item has not succeeded."""
     error: str | None = None
-    """Why the item has FAILED, or is called again; None where it succeeded."""
+    """Why the item has FAILED, was cancelled, or is called again; None where it succeeded."""
     retry_in: float | None = None
     """Seconds until the next call; None where there is none."""
 
@@ -53,6 +54,7 @@ def run_handler(
     deadline: float | None = None,
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
+    cancel_after: float | None = None,
 ) -> Outcome:
     """Call a handler once, and return how that ended. Where an event loop runs already, await `call_handler`.
 
@@ -86,6 +88,7 @@ async def call_handler(
     deadline: float | None = None,
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
+    cancel_after: float | None = None,
 ) -> Outcome:
     """Do the same as `run_handler`, in the event loop that runs."""
     fields: dict[str, JsonValue] = from_json(to_json(_encrypted(dict(payload))))
@@ -99,7 +102,16 @@ async def call_handler(
         decryption=Decryption(_CLIENT_SECRET),
         host=given.host if resources is None else Alone(resources),
     )
-    return await outcome_of(handler if deadline is None else dataclasses.replace(handler, deadline=deadline), seen)
+    if deadline is not None:
+        handler = dataclasses.replace(handler, deadline=deadline)
+    if cancel_after is None:
+        return await outcome_of(handler, seen)
+    seen = dataclasses.replace(seen, cancellation=Cancellation())
+    cancelling = asyncio.get_running_loop().call_later(cancel_after, seen.cancellation.set, "cancelled by the test")
+    try:
+        return await outcome_of(handler, seen)
+    finally:
+        cancelling.cancel()
 
 
 async def outcome_of(handler: Handler, context: Context) -> Outcome:

@@ -196,6 +196,7 @@ class World:
         self.ended: set[tuple[str, int]] = set()
         self.places: dict[tuple[str, str], range] = {}
         self.cancels = deque(scenario.cancels)
+        self.noticed: set[str] = set()
         self.stopped: dict[str, bool] = {}
         """The node runs whose cancellation is acknowledged, and whether Port has ended them."""
         self.trace: list[str] = []
@@ -268,6 +269,7 @@ class World:
         if over:
             require(node_run_id not in self.port.final, f"{node_run_id} is completed, and not covered")
             self.port.over.add(node_run_id)
+        self.noticed.add(node_run_id)
         event = RunCancelled(node_run_id=node_run_id, over=over, at=self.clock)
         if how // 4 == 3:
             self.outcomes.append(event)
@@ -563,7 +565,7 @@ class World:
             )
             return Result.FAILED
         if counts[Result.CANCELLED]:
-            require(run.node_run_id in self.stopped, f"{run.node_run_id} has cancelled items, and was not cancelled")
+            require(run.node_run_id in self.noticed, f"{run.node_run_id} has cancelled items, and was not cancelled")
             return Result.CANCELLED
         return Result.SUCCESS if counts[Result.SUCCESS] >= needed else Result.FAILED
 
