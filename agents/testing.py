@@ -70,13 +70,22 @@ def run_handler(
         context: ids, index and workflow that the handler is to see, where they matter. Its event type, attempt,
             payload and decryption are replaced.
         resources: what `ctx.resource` returns for each.
+        cancel_after: seconds after which the workflow run is cancelled, where the call has not ended by then.
 
     Raises:
         HandlerError: the function is no handler, or none of this payload's event type.
         ValueError: the payload cannot be written as JSON.
     """
     return asyncio.run(
-        call_handler(function, payload, attempt=attempt, deadline=deadline, context=context, resources=resources)
+        call_handler(
+            function,
+            payload,
+            attempt=attempt,
+            deadline=deadline,
+            context=context,
+            resources=resources,
+            cancel_after=cancel_after,
+        )
     )
 
 

@@ -1,7 +1,6 @@
 """Cancelled workflow runs and arrays that need not succeed as a whole, on a real Kafka and a real worker."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,7 +80,7 @@ class Running:
 
     def cancel(self, node_run_id: str, query: str = "") -> None:
         known = call(self.cluster.emulator_port, "GET", f"/emulator/node-runs/{node_run_id}").json
-        run_id = known["workflowRunId"]
+        run_id = known["nodeRun"]["workflowRunId"]
         secrets = {"clientId": "client", "clientSecret": "a-secret-for-tests"}
         token = call(self.cluster.emulator_port, "POST", "/v1/auth/access_token", body=secrets).json["accessToken"]
         path = f"/v1/workflows/runs/{run_id}/cancel{query}"
@@ -104,12 +103,15 @@ def begun(cluster: Cluster) -> list[str]:
     return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def settings_of(cluster: Cluster) -> dict[str, str]:
+    return {"CANCEL_POLL_SECONDS": "5s", "BEGUN": str(cluster.folder / "begun")}
+
+
 @pytest.fixture(scope="module")
 def running(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("cancel")
     cluster = Cluster(kafka, folder.name, folder, free_port(), HANDLERS)
-    settings = {"CANCEL_POLL_SECONDS": "5s", "BEGUN": str(folder / "begun")}
-    with cluster.emulator(), cluster.worker("worker", **settings) as worker:
+    with cluster.emulator(), cluster.worker("worker", **settings_of(cluster)) as worker:
         eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
         yield Running(cluster, worker)
 
@@ -162,21 +164,21 @@ def test_a_cancelled_run_ends_its_long_calls(running: Running) -> None:
     assert running.record.reports(forced) == [], "Port has ended it: there is nothing to report"
 
 
-def test_what_was_cancelled_is_not_run_again_after_a_crash(kafka: EmbeddedKafka, tmp_path: Path) -> None:
-    cluster = Cluster(kafka, tmp_path.name, tmp_path, free_port(), HANDLERS)
-    settings = {"CANCEL_POLL_SECONDS": "5s", "BEGUN": str(tmp_path / "begun")}
-    with cluster.emulator(), cluster.worker("worker", **settings) as worker:
-        running = Running(cluster, worker)
-        eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
-        # One call ends by its cancellation, one keeps its slot and the node run open, as it does not heed it.
-        node_run_id = cluster.publish([{"type": "long"}, {"type": "stubborn"}])
-        eventually(lambda: len(begun(cluster)) == 2, "both calls have begun")
-        # Reports are held up: what is durable then is the cancellation, and not its end.
-        held = {"rules": [{"paths": ["report"], "status": 503}]}
-        assert call(cluster.emulator_port, "PUT", "/emulator/faults", body=held).status == 200
-        running.cancel(node_run_id)
-        running.shown(node_run_id, "reporting")
-        worker.kill()
-    with cluster.emulator(), cluster.worker("worker", **settings) as worker:
-        assert Record(cluster).completed(node_run_id, STARTS_WITHIN)["result"] == "CANCELLED"
-        assert len(begun(cluster)) == 2, "nothing is begun again"
+def test_what_was_cancelled_is_not_run_again_after_a_crash(running: Running) -> None:
+    cluster, before = running.cluster, len(begun(running.cluster))
+    # One call ends with its cancellation, one does not heed it, one waits for its next time.
+    todo = [{"type": "long"}, {"type": "stubborn"}, {"type": "half", "do": "later"}]
+    node_run_id = cluster.publish(todo)
+    eventually(lambda: len(begun(cluster)) == before + 2, "both calls have begun")
+    # Reports are held up: what is durable is that the items are cancelled, and no more.
+    held = {"paths": ["report"], "status": 503}
+    assert call(cluster.emulator_port, "PUT", "/emulator/faults", body=held).status == 200
+    running.cancel(node_run_id)
+    running.shown(node_run_id, "reporting")
+    running.worker.kill()
+    assert call(cluster.emulator_port, "PUT", "/emulator/faults", body={}).status == 200
+    with cluster.worker("worker", **settings_of(cluster)) as again:
+        eventually(lambda: ready(again), "the next worker is ready", STARTS_WITHIN)
+        body = running.record.completed(node_run_id)
+    assert (body["result"], body["output"]["cancelled"]) == ("CANCELLED", 3)
+    assert len(begun(cluster)) == before + 2, "nothing is begun again"
