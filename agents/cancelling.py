@@ -31,7 +31,7 @@ class Cancellation:
         self.reason = ""
         """Why, for people; empty as long as it is not set."""
         self._event = threading.Event()
-        self._futures: list[asyncio.Future[object]] = []
+        self._watched: list[tuple[asyncio.Future[object], asyncio.Future[object]]] = []
 
     @property
     def is_set(self) -> bool:
@@ -44,17 +44,17 @@ class Cancellation:
             return
         self.reason = reason
         self._event.set()
-        for future in self._futures:
-            if not future.done():
-                future.set_result(None)
+        for running, cut in self._watched:
+            if not running.done() and not cut.done():
+                cut.set_result(None)
 
-    def future(self) -> asyncio.Future[object]:
-        """Return a future that is done when it is set."""
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._futures.append(future)
+    def cuts(self, running: asyncio.Future[object]) -> asyncio.Future[object]:
+        """Return a future that is done when it is set, unless what runs has ended before that."""
+        cut: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._watched.append((running, cut))
         if self.is_set:
-            future.set_result(None)
-        return future
+            cut.set_result(None)
+        return cut
 
     def wait(self, seconds: float) -> None:
         """Have a thread wait until it is set, for so long at most."""

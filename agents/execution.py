@@ -118,24 +118,24 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
         return Ended(_raised(call, error, started_at, clock()))
     running.add_done_callback(_look_at)
     cancellation = call.context.cancellation
+    cut = cancellation.cuts(running)
     try:
-        await asyncio.wait(
-            {running, cancellation.future()}, timeout=call.handler.deadline, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({running, cut}, timeout=call.handler.deadline, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         running.cancel()
         raise
-    if running.done():
+    # A thread that asks may end before this task is told of the cancellation.
+    if running.done() and not cut.done():
         # Middleware may have left a thread behind.
         return Ended(_result(call, running, started_at, clock()), _remains(in_threads))
-    if cancellation.is_set:
+    if cut.done():
         event = _finished(call, Result.CANCELLED, started_at, clock(), error=cancellation.reason)
     else:
         event = _failed(call, f"the deadline of {call.handler.deadline:g} s passed", started_at, clock())
     # The future of a thread is not cancelled: it would be done at once, and the thread goes on.
     if running not in in_threads:
         running.cancel()
-    if running not in in_threads or cancellation.is_set:
+    if running not in in_threads or cut.done():
         await asyncio.wait({running}, timeout=_LETTING_GO)
     return Ended(event, _remains([running, *in_threads]))
 

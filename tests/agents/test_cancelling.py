@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from agents.cancelling import POLLS_PER_SECOND, Cancellation, Poller, RunningCall, RunningCalls
 from agents.contract import Context
@@ -13,7 +14,7 @@ from agents.execution import Call, Ended, Threads, execute
 from port.client import Answer, AnswerKind, Before
 from port.models import Result, WorkflowRun
 from streams.records import ItemFinished
-from tests.agents.examples import call_of, context, turns_of_the_loop
+from tests.agents.examples import call_of, context
 from tests.port.simulated import simulate
 
 
@@ -98,14 +99,12 @@ class TestCall:
         await ended.remains
 
     async def test_an_end_that_came_before_counts(self) -> None:
-        call = call_of(_ends)
-        ended = await execute(call, Threads())
-        call.context.cancellation.set("too late")
+        ended = await execute(call_of(_ends), Threads())
         assert result_of(ended) == (Result.SUCCESS, None, '{"done":true}')
 
 
 async def _ends(event: dict[str, object], ctx: Context) -> dict[str, object]:
-    ctx.cancellation.set("in its last moment")
+    asyncio.get_running_loop().call_soon(ctx.cancellation.set, "too late")
     return {"done": True}
 
 
@@ -211,7 +210,7 @@ class TestPoller:
 
         times = [at for at, _ in simulate(main()).port.seen]
         assert len(times) == 9
-        assert all(60 <= later - earlier < 63 for earlier, later in zip(times, times[1:], strict=False))
+        assert all(60 <= later - earlier < 63 for earlier, later in pairwise(times))
 
     def test_a_thousand_long_runs_are_looked_at_in_turn_at_a_bounded_pace(self) -> None:
         async def main() -> World:
@@ -238,8 +237,8 @@ class TestPoller:
                 "wfr_f": _run("wfr_f", "COMPLETED", "FAILED", wfnr_5=None),
                 "wfr_g": Answer(AnswerKind.UNAVAILABLE, 503, "away"),
             }
-            for run_id, node_run_id in ("c1", "c1", "c2", "d3", "e4", "f5", "g6"):
-                world.begin(f"wfr_{run_id}", f"wfnr_{node_run_id}", len(list(world.calls)))
+            for letter, number in ("c1", "c1", "c2", "d3", "e4", "f5", "g6"):
+                world.begin(f"wfr_{letter}", f"wfnr_{number}", len(list(world.calls)))
             await world.look(200)
             return world
 
@@ -257,10 +256,10 @@ class TestPoller:
         assert simulate(main()).port.seen == []
 
 
-async def test_the_reason_of_a_cancellation_is_known_at_once() -> None:
-    cancellation = Cancellation()
-    waiting = cancellation.future()
+async def test_a_cancellation_cuts_what_runs() -> None:
+    cancellation, loop = Cancellation(), asyncio.get_running_loop()
+    runs, ended = loop.create_future(), loop.create_future()
+    ended.set_result(None)
+    cut, kept = cancellation.cuts(runs), cancellation.cuts(ended)
     cancellation.set("why")
-    await turns_of_the_loop()
-    assert waiting.done()
-    assert cancellation.future().done()
+    assert (cut.done(), kept.done(), cancellation.cuts(runs).done()) == (True, False, True)

@@ -1,6 +1,7 @@
 """Cancelled workflow runs and arrays that need not succeed as a whole, on a real Kafka and a real worker."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -103,15 +104,15 @@ def begun(cluster: Cluster) -> list[str]:
     return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def settings_of(cluster: Cluster) -> dict[str, str]:
-    return {"CANCEL_POLL_SECONDS": "5s", "BEGUN": str(cluster.folder / "begun")}
+def started(cluster: Cluster) -> AbstractContextManager[Process]:
+    return cluster.worker("worker", CANCEL_POLL_SECONDS="5s", BEGUN=str(cluster.folder / "begun"))
 
 
 @pytest.fixture(scope="module")
 def running(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("cancel")
     cluster = Cluster(kafka, folder.name, folder, free_port(), HANDLERS)
-    with cluster.emulator(), cluster.worker("worker", **settings_of(cluster)) as worker:
+    with cluster.emulator(), started(cluster) as worker:
         eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
         yield Running(cluster, worker)
 
@@ -177,7 +178,7 @@ def test_what_was_cancelled_is_not_run_again_after_a_crash(running: Running) -> 
     running.shown(node_run_id, "reporting")
     running.worker.kill()
     assert call(cluster.emulator_port, "PUT", "/emulator/faults", body={}).status == 200
-    with cluster.worker("worker", **settings_of(cluster)) as again:
+    with started(cluster) as again:
         eventually(lambda: ready(again), "the next worker is ready", STARTS_WITHIN)
         body = running.record.completed(node_run_id)
     assert (body["result"], body["output"]["cancelled"]) == ("CANCELLED", 3)
