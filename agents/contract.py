@@ -232,11 +232,11 @@ def handles(
     """
 
     def declare(function: Callable[..., object]) -> Callable[..., object]:
-        needs = array if isinstance(array, Array) else Array(array)
         handler = _handler(function, event_type, concurrency, deadline, retries)
         _declared.append(replace(handler, policy=needs.policy))
         return function
 
+    needs = array if isinstance(array, Array) else Array(array)
     # Which of the forms it is given, mypy cannot follow.
     return declare  # type: ignore[return-value]
 
