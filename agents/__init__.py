@@ -1,9 +1,10 @@
 """What a team writes handlers with. Importing it reads no settings and builds no app.
 
-from agents import Context, Deferred, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
+from agents import Array, Context, Deferred, Fail, Retry, RetryLater, Secret, handles, middleware, on_startup
 """
 
 from agents.contract import (
+    Array,
     CallNext,
     Context,
     Deferred,
@@ -19,6 +20,7 @@ from agents.contract import (
 from port.secrets import Secret
 
 __all__ = [
+    "Array",
     "CallNext",
     "Context",
     "Deferred",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeVar, 
 
 from pydantic import JsonValue
 
+from agents.cancelling import Cancellation
 from agents.resources import SESSION, Resource
 from port.models import LogLevel
 from port.secrets import Decryption
@@ -80,6 +81,8 @@ class Alone:
 
 
 _ALONE: Final = Alone()
+_STEP: Final = 0.25
+"""Seconds within which a thread that waits notices that the worker is to stop."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Context:
     """What the `Secret` fields of the handler's model are decrypted with; None where no worker made the context."""
     deadline_at: float = math.inf
     """When this call has failed if it still runs, in epoch seconds; infinite where no worker made the context."""
+    cancellation: Cancellation = field(default_factory=Cancellation, repr=False, compare=False)
+    """The worker's own: how it is told that the call is cancelled."""
     host: Host = field(default=_ALONE, repr=False, compare=False)
     """The worker's own: what stands behind the methods."""
 
@@ -120,16 +125,28 @@ class Context:
         return max(0.0, self.deadline_at - time.time())
 
     @property
-    def should_stop(self) -> bool:
-        """Whether to come to an end: the deadline has passed, or the worker is told to stop. Costs little to ask.
+    def cancelled(self) -> bool:
+        """Whether the item is cancelled: its workflow run was, or enough other items of an array have failed.
 
-        A thread cannot be stopped from outside. A coroutine is cancelled at its deadline.
+        It ends as cancelled then, whatever the call makes of it.
         """
-        return self.host.draining.is_set() or time.time() >= self.deadline_at
+        return self.cancellation.is_set
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether to come to an end: the deadline has passed, the item is cancelled, or the worker is told to stop.
+
+        Costs little to ask. A thread cannot be stopped from outside. A coroutine is cancelled at its deadline, and when
+        its item is.
+        """
+        return self.host.draining.is_set() or self.cancelled or time.time() >= self.deadline_at
 
     def wait(self, seconds: float) -> bool:
         """Wait, in a plain `def` handler, for so long or until it should stop; returns `should_stop`."""
-        self.host.draining.wait(min(seconds, self.seconds_left))
+        until = time.monotonic() + min(seconds, self.seconds_left)
+        while not self.should_stop and (left := until - time.monotonic()) > 0:
+            # In short steps: a thread can wait for one event only, and this is about two.
+            self.cancellation.wait(min(left, _STEP))
         return self.should_stop
 
     @property

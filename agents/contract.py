@@ -6,10 +6,11 @@ import inspect
 import re
 import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (
     Any,
     Final,
+    Literal,
     Protocol,
     TypeAlias,
     TypeGuard,
@@ -27,8 +28,10 @@ from agents.context import Context, Level
 from agents.places import HandlerError, caller, place_of, within
 from agents.resources import Resource, on_startup
 from streams.durations import seconds
+from streams.records import ArrayPolicy
 
 __all__ = [
+    "Array",
     "CallNext",
     "Context",
     "Deferred",
@@ -89,6 +92,7 @@ Output: TypeAlias = Mapping[str, object] | BaseModel | Deferred | None
 HandlerFunction: TypeAlias = Callable[..., Output] | Callable[..., Awaitable[Output]]
 CallNext: TypeAlias = Callable[[], Awaitable[Output]]
 Middleware: TypeAlias = Callable[[Context, CallNext], Awaitable[Output]]
+ArrayNeeds: TypeAlias = "Literal['all', 'any'] | float | Array"
 E = TypeVar("E", bound=BaseModel | Mapping[str, object])
 R = TypeVar("R", bound=Output | Awaitable[Output])
 M = TypeVar("M", bound=Middleware)
@@ -144,6 +148,42 @@ _MOST_DOUBLINGS: Final = 64
 
 
 @dataclass(frozen=True)
+class Array:
+    """How many items of a node run whose payload is an array must succeed.
+
+    Args:
+        needed: `"all"`, `"any"` (one), or a share of the items: above 0, up to 1.
+        cancel_rest: whether the items that have not ended are cancelled when that cannot be reached any more. None:
+            not for `"all"`, and for the others, yes.
+
+    Raises:
+        HandlerError: a value cannot be; the text names the place.
+    """
+
+    needed: Literal["all", "any"] | float = "all"
+    cancel_rest: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.needed in ("all", "any"):
+            return
+        number = isinstance(self.needed, int | float) and not isinstance(self.needed, bool)
+        if not number or not 0 < float(self.needed) <= 1:
+            raise HandlerError(f'{caller()}: Array: write "all", "any", or a share above 0, up to 1')
+
+    @property
+    def policy(self) -> ArrayPolicy | None:
+        """What of it stands in the ledger; None where all must succeed and nothing is cancelled."""
+        cancel_rest = self.needed != "all" if self.cancel_rest is None else self.cancel_rest
+        share = _SHARES.get(self.needed, self.needed)
+        if self.needed == "all" and not cancel_rest:
+            return None
+        return ArrayPolicy(share=float(share), cancel_rest=cancel_rest)
+
+
+_SHARES: Final[Mapping[object, float]] = {"all": 1.0, "any": 0.0}
+
+
+@dataclass(frozen=True)
 class Handler:
     """A handler, as declared."""
 
@@ -161,6 +201,8 @@ class Handler:
     deadline: float
     """Seconds after which a call has failed."""
     retry: Retry
+    policy: ArrayPolicy | None
+    """How many items of an array must succeed, where that is not simply all of them."""
     place: str
     """Where it is declared, as `file:line`."""
 
@@ -196,7 +238,12 @@ _middleware: Final[list[Middleware]] = []
 
 
 def handles(
-    event_type: str, *, concurrency: int = 10, deadline: str | float = "5m", retries: int | Retry = 0
+    event_type: str,
+    *,
+    concurrency: int = 10,
+    deadline: str | float = "5m",
+    retries: int | Retry = 0,
+    array: ArrayNeeds = "all",
 ) -> Declare:
     """Declare the function below as the handler of an event type.
 
@@ -214,15 +261,19 @@ def handles(
         deadline: how long one call may take: `"30s"`, `"5m"`, or seconds. An item whose call takes longer has FAILED.
         retries: how often it is called again after an exception other than `Fail`; or a `Retry`, which has the pauses,
             too, and exceptions that are final.
+        array: how many items must succeed where the payload is an array: `"all"`, `"any"`, or a share of them; or an
+            `Array`, which says, too, whether the rest is cancelled. The handler of an array's first item decides.
 
     Raises:
         HandlerError: the declaration cannot work; the text names the function and its place, and says what to change.
     """
 
     def declare(function: Callable[..., object]) -> Callable[..., object]:
-        _declared.append(_handler(function, event_type, concurrency, deadline, retries))
+        handler = _handler(function, event_type, concurrency, deadline, retries)
+        _declared.append(replace(handler, policy=needs.policy))
         return function
 
+    needs = array if isinstance(array, Array) else Array(array)
     # Which of the forms it is given, mypy cannot follow.
     return declare  # type: ignore[return-value]
 
@@ -276,6 +327,7 @@ def _handler(
         concurrency=concurrency,
         deadline=limit,
         retry=retry,
+        policy=None,
         place=place_of(function),
     )
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -24,7 +24,20 @@ from tables.ledger import Applied, NodeRuns
 from tables.overview import Overview
 from tables.ownership import Ownership
 from tables.rows import NotOwnedError
-from tables.state import AwaitWord, EndGrace, Item, NodeRun, Note, Report, Run, Tell, ask_of_item, ask_of_run
+from tables.state import (
+    AwaitWord,
+    Cancel,
+    EndGrace,
+    Item,
+    NodeRun,
+    Note,
+    Report,
+    Run,
+    Stop,
+    Tell,
+    ask_of_item,
+    ask_of_run,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +61,10 @@ class Dispatch:
         grace: `REPORT_GRACE`, in seconds.
 
     The agents set `run_item`, `report` and `tell`, which take a piece of work on, `release`, which is told of an item
-    that no handler is to be called for any more, `record`, which enters an event of a node run, and `mend`, which goes
-    on with a node run where a crash left it and calls back when that is acknowledged; none of them waits.
+    that no handler is to be called for any more, `cancel_call`, which cancels a call that runs and returns whether
+    there is one, `end_cancelled`, which ends an item without a call, `record`, which enters an event of a node run,
+    `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged, and `spawn`,
+    which runs a coroutine on its own; none of them waits.
     """
 
     node_runs: NodeRuns
@@ -60,8 +75,11 @@ class Dispatch:
     release: Callable[[int, str, int], None] = field(init=False)
     report: Callable[[ReportWork], None] = field(init=False)
     tell: Callable[[TellWork], None] = field(init=False)
+    cancel_call: Callable[[str, int, Stop], bool] = field(init=False)
+    end_cancelled: Callable[[ItemWork, Stop], None] = field(init=False)
     record: Callable[[int, NodeRunEvent], None] = field(init=False)
     mend: Callable[[int, str, Callable[[], None]], None] = field(init=False)
+    spawn: Callable[[Coroutine[object, object, None]], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
     _begun: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
@@ -74,6 +92,8 @@ class Dispatch:
     """The claimed items of each partition, with the attempt that is theirs."""
     _reports: dict[int, dict[str, Body]] = field(default_factory=dict)
     _tells: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
+    _cancels: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
+    """The items of each partition that are ended as cancelled without a call."""
     _payloads: OrderedDict[tuple[str, int], tuple[tuple[Fields, ...], int]] = field(default_factory=OrderedDict)
     _cached: int = 0
 
@@ -94,6 +114,9 @@ class Dispatch:
             self._act_on_run(partition, run)
         except NotOwnedError:
             logger.debug("partition %d is gone", partition)
+            return
+        if applied.run.stopped is not None and (applied.before is None or applied.before.stopped is None):
+            self.spawn(self._stop(partition, run.node_run_id))
 
     def call_ended(self, partition: int, node_run_id: str, index: int, attempt: int) -> None:
         """Take note that the outcome of a call that this worker made stands in the ledger.
@@ -107,12 +130,14 @@ class Dispatch:
 
     def _act_on_item(self, partition: int, run: NodeRun, index: int, message: int | None, *, fresh: bool) -> None:
         item = self.node_runs.item(partition, run, index)
-        key = (run.node_run_id, index)
+        key, first = (run.node_run_id, index), message if item is None else item.message
         match ask_of_item(run, index, item):
             case Run(at=at):
                 if fresh or partition not in self._awaiting:
-                    first = message if item is None else item.message
                     self._run(partition, run, index, item, first, at, fresh=fresh)
+            case Cancel(why=why):
+                if fresh or partition not in self._awaiting:
+                    self._cancel(partition, run, index, item, first, why)
             case AwaitWord(until=until):
                 expired = DeferralExpired(node_run_id=run.node_run_id, index=index, until=until)
                 self._forget(partition, key)
@@ -126,6 +151,39 @@ class Dispatch:
             case None:
                 self._forget(partition, key)
                 self._tells.get(partition, set()).discard(key)
+                self._cancels.get(partition, set()).discard(key)
+
+    def _cancel(
+        self, partition: int, run: NodeRun, index: int, item: Item | None, message: int | None, why: Stop
+    ) -> None:
+        key, attempt = (run.node_run_id, index), 0 if item is None else item.attempt
+        cancels = self._cancels.setdefault(partition, set())
+        # The end of a call comes from whoever makes it.
+        called = key in self._items.get(partition, {}) and self.cancel_call(*key, why)
+        if called or key in cancels or message is None or self._elsewhere.get(partition, {}).get(key, 0) > attempt:
+            return
+        cancels.add(key)
+        self.due.drop(partition, key)
+        name = item.event_type if item is not None else self._event_type(partition, run, index, message)
+        self.end_cancelled(ItemWork(partition, run.node_run_id, index, message, name, attempt), why)
+
+    async def _stop(self, partition: int, node_run_id: str) -> None:
+        """Cancel what has not ended of a node run, in chunks: the worker goes on meanwhile."""
+        try:
+            run = self.node_runs.run(partition, node_run_id)
+            for message in [] if run is None else list(self.node_runs.messages(partition, run)):
+                for index in range(message.first, message.first + message.count):
+                    if partition not in self.active or run is None:
+                        return
+                    self._act_on_item(partition, run, index, message.first, fresh=False)
+                    if index % _CHUNK == 0:
+                        await asyncio.sleep(0)
+        except NotOwnedError:
+            logger.debug("partition %d is gone", partition)
+
+    def _event_type(self, partition: int, run: NodeRun, index: int, message: int) -> str | None:
+        payload = self.payload(partition, run, message)
+        return event_type(payload[index - message]) if index - message < len(payload) else None
 
     def _forget(self, partition: int, key: tuple[str, int]) -> None:
         """Take note that no handler is to be called. Another system's word may have been quicker than its retry."""
@@ -151,8 +209,7 @@ class Dispatch:
         if key in claimed or self._elsewhere.get(partition, {}).get(key, 0) >= attempt:
             return
         claimed[key] = attempt
-        payload = self.payload(partition, run, message)
-        name = event_type(payload[index - message]) if index - message < len(payload) else None
+        name = self._event_type(partition, run, index, message)
         work = ItemWork(partition, run.node_run_id, index, message, name, attempt, fresh and at is None)
         if at is None:
             self.run_item(work)
@@ -209,6 +266,7 @@ class Dispatch:
         self._items.pop(partition, None)
         self._reports.pop(partition, None)
         self._tells.pop(partition, None)
+        self._cancels.pop(partition, None)
 
     def begin(self, partition: int, ownership: Ownership, running: Iterable[ItemWork] = ()) -> None:
         """Take a partition on, as its rows stand at this moment: before any event of it is acknowledged.
@@ -288,6 +346,10 @@ class Dispatch:
     def _start(self, partition: int, node_run_id: str) -> None:
         run = self.node_runs.run(partition, node_run_id)
         if run is None:
+            return
+        if run.stopped is not None:
+            self.spawn(self._stop(partition, node_run_id))
+            self._act_on_run(partition, run)
             return
         for message in list(self.node_runs.messages(partition, run)):
             for index in range(message.first, message.first + message.count):

@@ -34,7 +34,7 @@ MAX_TRACE_CHARACTERS: Final = 8_000
 _EVENT_TYPE_CHARACTERS: Final = 200
 """What is kept of an event type: a pattern may match one of any length."""
 _LETTING_GO: Final = 0.5
-"""Seconds that a coroutine has, after its deadline, to close what it had open."""
+"""Seconds that a call has, after its deadline or its cancellation, to close what it had open."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended, and what of it still runs: a thread cannot be stopped at its deadline, nor can a coroutine
-    that swallows its cancellation. Its slot stays taken until then; its late result is ignored.
+    """How a call ended, and what of it still runs: a thread cannot be stopped from outside, nor can a coroutine that
+    swallows its cancellation. Its slot stays taken until then; its late result is ignored.
     """
 
     event: ItemFinished | ItemRetry | ItemDeferred
@@ -106,7 +106,10 @@ class Threads(Executor):
 
 
 async def execute(call: Call, threads: Executor, clock: Callable[[], float] = time.time) -> Ended:
-    """Call the handler, within its deadline. Never raises but for the cancellation of this very task."""
+    """Call the handler, within its deadline, unless it is cancelled through its context before that.
+
+    Never raises but for the cancellation of this very task.
+    """
     started_at = clock()
     in_threads: list[asyncio.Future[object]] = []
     try:
@@ -116,20 +119,26 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
     except Exception as error:  # a validator of the model may raise anything
         return Ended(_raised(call, error, started_at, clock()))
     running.add_done_callback(_look_at)
+    cancellation = call.context.cancellation
+    cut = cancellation.cuts(running)
     try:
-        done, _ = await asyncio.wait({running}, timeout=call.handler.deadline)
+        await asyncio.wait({running, cut}, timeout=call.handler.deadline, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         running.cancel()
         raise
-    if done:
+    # A thread that asks may end before this task is told of the cancellation.
+    if running.done() and not cut.done():
         # Middleware may have left a thread behind.
         return Ended(_result(call, running, started_at, clock()), _remains(in_threads))
-    text = f"the deadline of {call.handler.deadline:g} s passed"
-    event = _failed(call, text, started_at, clock())
+    if cut.done():
+        event = _finished(call, Result.CANCELLED, started_at, clock(), error=cancellation.reason)
+    else:
+        event = _failed(call, f"the deadline of {call.handler.deadline:g} s passed", started_at, clock())
+    # The future of a thread is not cancelled: it would be done at once, and the thread goes on.
     if running not in in_threads:
         running.cancel()
+    if running not in in_threads or cut.done():
         await asyncio.wait({running}, timeout=_LETTING_GO)
-    # The future of a thread is not cancelled: it would be done at once, and the thread goes on.
     return Ended(event, _remains([running, *in_threads]))
 
 
@@ -326,6 +335,7 @@ def _finished(
 ) -> ItemFinished:
     context = call.context
     return ItemFinished(
+        v=2 if result is Result.CANCELLED else 1,
         node_run_id=context.node_run_id,
         index=context.index,
         message=call.message,

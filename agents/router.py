@@ -24,10 +24,10 @@ from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dea
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
-from streams.records import Arrival, Tick
+from streams.records import ArrayPolicy, Arrival, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -124,7 +124,9 @@ def _left_to_others(message: NodeRunMessage) -> bool:
 
 
 def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
+    policy = _policy(message)
     return Arrival(
+        v=1 if policy is None else 2,
         node_run_id=message.node_run_id,
         workflow_run_id=message.workflow_run_id,
         workflow=message.workflow,
@@ -135,8 +137,15 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         array=message.array and message.problem is None,
         count=max(1, len(message.items)),
         event_types=message.event_types,
+        policy=policy,
         problem=message.problem,
     )
+
+
+def _policy(message: NodeRunMessage) -> ArrayPolicy | None:
+    name = event_type(message.items[0]) if message.items else None
+    handler = handlers.find(name) if name is not None else None
+    return None if handler is None else handler.policy
 
 
 async def _position(tp: TP) -> int | None:

@@ -7,26 +7,31 @@ import contextlib
 import logging
 import time
 from functools import lru_cache
+from typing import Final
 
 from faust.types import StreamT
 
 from agents import owning
 from agents.backlog import backlog
+from agents.cancelling import Poller, RunningCall
 from agents.contract import Context, Handler, HandlerError, middleware_in
 from agents.entering import record
-from agents.execution import Call, Threads, execute
+from agents.execution import Call, Ended, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel
 from agents.resources import SESSION, resources_in
-from agents.shared import dispatch, handlers, holding, node_runs, resources, spawn, telling
+from agents.shared import calls, dispatch, handlers, holding, node_runs, resources, spawn, telling
 from agents.work import ItemWork
-from port.models import Result
+from port.budget import Urgency
+from port.client import Answer, Before
+from port.models import Result, WorkflowRun
 from port.secrets import Decryption
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
-from streams.records import ItemDeferred, ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry, RunCancelled
 from streams.settings import UnknownEvents
 from tables.rows import NotOwnedError
+from tables.state import Run, Stop, ask_of_item
 
 logger = logging.getLogger(__name__)
 
@@ -62,23 +67,37 @@ class HandlerAgent:
             call = _call(self.handler, work)
             if call is None:
                 return
-            ended = await execute(call, self._threads)
         except NotOwnedError:
             return
         except Exception as error:
-            logger.exception("item %d of %s cannot be handled", work.index, work.node_run_id)
-            await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
+            await _record_error(work, error)
             return
+        running = _running(work, call)
+        calls.add(running)
+        try:
+            ended = await self._call(work, call)
+        finally:
+            calls.remove(running)
+        if ended is not None and ended.remains is not None:
+            await self._outlast(ended.remains, call)
+
+    async def _call(self, work: ItemWork, call: Call) -> Ended | None:
+        """Call the handler, and have its end recorded; None where that failed."""
+        try:
+            ended = await execute(call, self._threads)
+        except Exception as error:
+            await _record_error(work, error)
+            return None
         if telling.said or ended.remains is not None:
             await telling.ended(call.context, goes_on=ended.remains is not None)
         _measure(self.handler, ended.event)
         await record(work.partition, ended.event)
-        if ended.remains is not None:
-            await self._outlast(ended.remains, call)
+        return ended
 
     async def _outlast(self, remains: asyncio.Future[object], call: Call) -> None:
-        """Keep the slot of a call that goes on past its deadline until it ends."""
-        logger.warning("handler %s goes on past its deadline for %s", self.handler.name, call.context.idempotency_key)
+        """Keep the slot of a call that goes on past its deadline, or its cancellation, until it ends."""
+        past = "cancellation" if call.context.cancelled else "deadline"
+        logger.warning("handler %s goes on past its %s for %s", self.handler.name, past, call.context.idempotency_key)
         OVERDUE.labels(self.handler.event_type).inc()
         self._overdue += 1
         if self._overdue == self.handler.concurrency:
@@ -90,7 +109,7 @@ class HandlerAgent:
             telling.forget(call.context)
 
     def _watch(self) -> None:
-        """While all slots are kept past their deadlines, what waits gets nowhere: it has one more deadline."""
+        """While all slots are kept by calls past their ends, what waits gets nowhere: it has one more deadline."""
         waiting = self.feeder.pending
         asyncio.get_running_loop().call_later(self.handler.deadline, self._give_up, waiting)
 
@@ -101,6 +120,16 @@ class HandlerAgent:
         for work in self.feeder.withdraw(waiting):
             spawn(record(work.partition, _failed(work, error)))
         self._watch()
+
+
+def _running(work: ItemWork, call: Call) -> RunningCall:
+    context = call.context
+    return RunningCall(work.partition, work.node_run_id, work.index, context.workflow_run_id, context.cancellation)
+
+
+async def _record_error(work: ItemWork, error: Exception) -> None:
+    logger.error("item %d of %s cannot be handled", work.index, work.node_run_id, exc_info=error)
+    await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
 
 
 def _measure(handler: Handler, event: ItemFinished | ItemRetry | ItemDeferred) -> None:
@@ -120,8 +149,8 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
     run = node_runs.run(work.partition, work.node_run_id)
     if run is None:
         return None
-    item = node_runs.item(work.partition, run, work.index)
-    if item is not None and (item.result is not None or item.deferred_until is not None):
+    if not isinstance(ask_of_item(run, work.index, node_runs.item(work.partition, run, work.index)), Run):
+        # It has ended, or is cancelled, while it waited.
         return None
     payload = dispatch.payload(work.partition, run, work.message)
     context = Context(
@@ -181,15 +210,60 @@ def _no_handler(work: ItemWork) -> str:
     return f"no handler for event type {work.event_type[:_SHOWN_CHARACTERS]!r}"
 
 
-def _failed(work: ItemWork, error: str) -> ItemFinished:
+_REASONS: Final = {
+    Stop.REST: "cancelled: too many other items have failed",
+    Stop.RUN: "cancelled: the workflow run was cancelled",
+    Stop.OVER: "cancelled: Port has ended the node run",
+}
+
+
+def _cancel_call(node_run_id: str, index: int, why: Stop) -> bool:
+    return calls.cancel(node_run_id, index, _REASONS[why])
+
+
+def _end_cancelled(work: ItemWork, why: Stop) -> None:
+    """End an item that is cancelled before it is called, or called again."""
+    spawn(record(work.partition, _failed(work, _REASONS[why], Result.CANCELLED)))
+
+
+async def _look(workflow_run_id: str, before: Before) -> WorkflowRun | Answer:
+    def check() -> None:
+        app.standstill.check()
+        before()
+
+    return await app.port.get_run(workflow_run_id, check, Urgency.POLL)
+
+
+async def _run_cancelled(call: RunningCall, over: bool) -> None:
+    """Have a node run cancelled, and its calls here, also where its partition has moved meanwhile."""
+    try:
+        run = node_runs.run(call.partition, call.node_run_id)
+    except NotOwnedError:
+        run = None
+    if run is not None and run.covered is not None:
+        # Reported: it is the report that has ended it. What came later runs to its end.
+        return
+    await record(call.partition, RunCancelled(node_run_id=call.node_run_id, over=over, at=time.time()))
+    calls.cancel_all(call.node_run_id, _REASONS[Stop.OVER if over else Stop.RUN])
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def poll_cancelled() -> None:
+    """Notice the cancellation of workflow runs whose items run long."""
+    if settings.cancel_poll_seconds:
+        await Poller(calls, _look, _run_cancelled, settings.cancel_poll_seconds).run()
+
+
+def _failed(work: ItemWork, error: str, result: Result = Result.FAILED) -> ItemFinished:
     now = time.time()
     return ItemFinished(
+        v=2 if result is Result.CANCELLED else 1,
         node_run_id=work.node_run_id,
         index=work.index,
         message=work.message,
         event_type=work.event_type[:_SHOWN_CHARACTERS] if work.event_type is not None else None,
         attempt=work.attempt,
-        result=Result.FAILED,
+        result=result,
         error=error,
         worker=app.incarnation,
         started_at=now,
@@ -213,10 +287,10 @@ async def drain() -> None:
     feeders = [agent.feeder for agent in handler_agents.values()]
     for feeder in feeders:
         feeder.stop()
-    calls = sum(len(feeder.running) for feeder in feeders)
-    if not calls:
+    running = sum(len(feeder.running) for feeder in feeders)
+    if not running:
         return
-    logger.info("waiting up to %g s for %d calls of handlers", settings.drain_seconds, calls)
+    logger.info("waiting up to %g s for %d calls of handlers", settings.drain_seconds, running)
     ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended, settings.drain_seconds)
@@ -227,5 +301,7 @@ async def drain() -> None:
 
 dispatch.run_item = run_item
 dispatch.release = holding.ended
+dispatch.cancel_call = _cancel_call
+dispatch.end_cancelled = _end_cancelled
 app.before_start.append(open_resources)
 app.after_stop.append(resources.close)

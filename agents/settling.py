@@ -18,11 +18,11 @@ import stamina
 
 from agents.work import ReportWork, TellWork
 from port.client import Answer, AnswerKind, PortClient
-from port.models import LogLevel, LogLine, WorkflowRun
+from port.models import LogLevel, LogLine, Result, WorkflowRun
 from streams.records import Body, ReportAnswered, Settled
 from tables.report import report_body
 from tables.rows import NotOwnedError
-from tables.state import Item, NodeRun
+from tables.state import Item, NodeRun, Stop
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
@@ -42,6 +42,7 @@ class Found(Enum):
 
     SAME = "it is completed with the same result"
     OTHER = "it is completed with another result"
+    CANCELLED = "it is completed with another result, and its workflow run was cancelled"
     OPEN = "it is still open"
     UNKNOWN = "Port does not show it"
     NOWHERE = "it cannot be looked up: its message has no workflow-run id"
@@ -89,6 +90,7 @@ class Settler:
         answer = await self._until_answered(work, send)
         settled, reason = await self._settled(work, run, answer)
         return ReportAnswered(
+            v=2 if settled is Settled.CANCELLED else 1,
             node_run_id=run.node_run_id,
             body=work.body,
             settled=settled,
@@ -148,6 +150,8 @@ class Settler:
         found = await self._look(work, run)
         if found is Found.SAME:
             return Settled.REPORTED, ""
+        if found is Found.CANCELLED:
+            return Settled.CANCELLED, f"{answer.reason}; {found.value}"
         # Still open: it is the body that Port does not take.
         refused = found is Found.OPEN and answer.kind is AnswerKind.INVALID
         return _output_refused(work) if refused else Settled.REFUSED, f"{answer.reason}; {found.value}"
@@ -173,7 +177,11 @@ class Settler:
             return Found.UNKNOWN
         if node.result is None:
             return Found.OPEN
-        return Found.SAME if node.result == run.result else Found.OTHER
+        if node.result == run.result:
+            return Found.SAME
+        # The report was not heard, and nothing is wrong with that.
+        cancelled = run.stopped is Stop.RUN or found[0].is_cancelled or node.result == Result.CANCELLED
+        return Found.CANCELLED if cancelled else Found.OTHER
 
 
 def _pause(error: Exception) -> bool | float:

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Final, cast
 
 from agents.callbacks import Callbacks, derived_key
+from agents.cancelling import RunningCalls
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.handlers.settings import settings as settings_of_handlers
@@ -73,6 +74,7 @@ callbacks = Callbacks(
     settings.public_url,
 )
 telling = Telling(resources.values, callbacks)
+calls = RunningCalls()
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -82,6 +84,9 @@ def spawn(work: Coroutine[object, object, None]) -> None:
     task = asyncio.get_running_loop().create_task(work)
     _tasks.add(task)
     task.add_done_callback(_ended)
+
+
+dispatch.spawn = spawn
 
 
 def _ended(task: asyncio.Task[None]) -> None:

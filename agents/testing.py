@@ -17,6 +17,7 @@ from typing import Any, Final
 from pydantic import JsonValue, SecretStr
 from pydantic_core import from_json, to_json
 
+from agents.cancelling import Cancellation
 from agents.context import Alone
 from agents.contract import Context, Handler, HandlerError, Resource, declared_in
 from agents.execution import Call, Threads, execute
@@ -36,11 +37,11 @@ class Outcome:
     """How a call ended. Secret inputs are masked in it, as in what Port is told."""
 
     result: Result | None
-    """`SUCCESS` or `FAILED`; None where the handler is to be called again, or has returned `Deferred`."""
+    """`SUCCESS`, `FAILED` or `CANCELLED`; None where the handler is to be called again, or has returned `Deferred`."""
     output: dict[str, JsonValue] | None = None
     """What Port would get, read back from JSON; None where the item has not succeeded."""
     error: str | None = None
-    """Why the item has FAILED, or is called again; None where it succeeded."""
+    """Why the item has FAILED, was cancelled, or is called again; None where it succeeded."""
     retry_in: float | None = None
     """Seconds until the next call; None where there is none."""
     deferred: float | None = None
@@ -55,6 +56,7 @@ def run_handler(
     deadline: float | None = None,
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
+    cancel_after: float | None = None,
 ) -> Outcome:
     """Call a handler once, and return how that ended. Where an event loop runs already, await `call_handler`.
 
@@ -70,13 +72,22 @@ def run_handler(
         context: ids, index and workflow that the handler is to see, where they matter. Its event type, attempt,
             payload and decryption are replaced.
         resources: what `ctx.resource` returns for each.
+        cancel_after: seconds after which the workflow run is cancelled, where the call has not ended by then.
 
     Raises:
         HandlerError: the function is no handler, or none of this payload's event type.
         ValueError: the payload cannot be written as JSON.
     """
     return asyncio.run(
-        call_handler(function, payload, attempt=attempt, deadline=deadline, context=context, resources=resources)
+        call_handler(
+            function,
+            payload,
+            attempt=attempt,
+            deadline=deadline,
+            context=context,
+            resources=resources,
+            cancel_after=cancel_after,
+        )
     )
 
 
@@ -88,6 +99,7 @@ async def call_handler(
     deadline: float | None = None,
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
+    cancel_after: float | None = None,
 ) -> Outcome:
     """Do the same as `run_handler`, in the event loop that runs."""
     fields: dict[str, JsonValue] = from_json(to_json(_encrypted(dict(payload))))
@@ -101,7 +113,16 @@ async def call_handler(
         decryption=Decryption(_CLIENT_SECRET),
         host=given.host if resources is None else Alone(resources),
     )
-    return await outcome_of(handler if deadline is None else dataclasses.replace(handler, deadline=deadline), seen)
+    if deadline is not None:
+        handler = dataclasses.replace(handler, deadline=deadline)
+    if cancel_after is None:
+        return await outcome_of(handler, seen)
+    seen = dataclasses.replace(seen, cancellation=Cancellation())
+    cancelling = asyncio.get_running_loop().call_later(cancel_after, seen.cancellation.set, "cancelled by the test")
+    try:
+        return await outcome_of(handler, seen)
+    finally:
+        cancelling.cancel()
 
 
 async def outcome_of(handler: Handler, context: Context) -> Outcome:

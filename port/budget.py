@@ -35,6 +35,8 @@ class Urgency(IntEnum):
     """Reports, and what a report or a worker's start waits for."""
     LAST = 1
     """Lines in logs, and how far something is."""
+    POLL = 2
+    """Looks at whether something has changed at Port; the next one does as well."""
 
 
 @dataclass(frozen=True, slots=True)

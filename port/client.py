@@ -231,13 +231,15 @@ class PortClient:
         body = json.dumps({"logs": [line.model_dump(mode="json") for line in lines]}).encode()
         return (await self._call(_Call("logs", "POST", path, body, before, Urgency.LAST))).answer
 
-    async def get_run(self, run_id: str, before: Before | None = None) -> WorkflowRun | Answer:
+    async def get_run(
+        self, run_id: str, before: Before | None = None, urgency: Urgency = Urgency.FIRST
+    ) -> WorkflowRun | Answer:
         """The workflow run, or why there is none. Waits and raises as `report` does.
 
         Source: Port API reference, "Get a workflow run".
         """
         path = f"/v1/workflows/runs/{require_workflow_run_id(run_id)}"
-        reply = await self._call(_Call("run", "GET", path, before=before))
+        reply = await self._call(_Call("run", "GET", path, before=before, urgency=urgency))
         return _parsed(WorkflowRun, reply)
 
     async def kafka_credentials(self, *, attempts: int = 10, within: float = 120.0) -> KafkaCredentials:

@@ -85,6 +85,11 @@ class NodeRun(_Received):
     result: str | None = None
     output: JsonValue = None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.result is not None or self.status == Status.COMPLETED
+
 
 class WorkflowRun(_Received):
     """A workflow run. `status` is `IN_PROGRESS`, `CANCELLING`, `COMPLETED` or one that Port adds later."""
@@ -105,6 +110,11 @@ class WorkflowRun(_Received):
                 if isinstance(value.get(name), dict):
                     return value[name]
         return value
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled, whatever of it still runs."""
+        return self.status in ("CANCELLING", "CANCELLED") or self.result == Result.CANCELLED
 
     def node_run(self, node_run_id: str) -> NodeRun | None:
         """The node run with this id, or None where the run has none."""

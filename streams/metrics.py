@@ -30,7 +30,7 @@ RECOVERED: Final = Counter(
 )
 ITEMS: Final = Counter(
     "port_runs_items",
-    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, retry, deferred",
+    "Calls of handlers, by event type and how they ended: SUCCESS, FAILED, CANCELLED, retry, deferred",
     ["event_type", "ended"],
     registry=REGISTRY,
 )

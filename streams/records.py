@@ -7,13 +7,14 @@ else keeps its own.
 
 | format | new in it |
 |---|---|
-| 2 | what is deferred, and what a callback decides |
+| 2 | what is deferred, and what a callback decides; what is cancelled, and the policies of arrays |
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
+from math import ceil
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -54,6 +55,21 @@ class Source(BaseModel):
     """Kafka's record timestamp, in epoch seconds."""
 
 
+class ArrayPolicy(BaseModel):
+    """How many items of a node run must succeed, where that is not simply all of them."""
+
+    model_config = ConfigDict(frozen=True)
+    share: float = Field(ge=0, le=1)
+    """The part of the items; one item at least: 0 stands for any one."""
+    cancel_rest: bool
+    """Whether the rest is cancelled when that cannot be reached any more."""
+
+    def needed(self, items: int) -> int:
+        """Return how many of so many items must succeed."""
+        # 0.07 * 100 is a little more than 7.
+        return max(1, ceil(self.share * items - 1e-9))
+
+
 class Arrival(Record):
     """A Kafka-node message of ours, on the arrivals topic, keyed by node-run id."""
 
@@ -72,12 +88,14 @@ class Arrival(Record):
     """How many items the payload holds."""
     event_types: tuple[str, ...] = ()
     """The first few different event types of the items, for the web views."""
+    policy: ArrayPolicy | None = None
+    """That of the first item's handler when the message came; None where all items must succeed."""
     problem: str | None = None
     """Why the payload cannot be handled; the node run's item is then FAILED with this reason."""
 
 
 class ItemFinished(Record):
-    """An item ended: the handler returned, failed for good, or its deadline passed."""
+    """An item ended: the handler returned, failed for good, its deadline passed, or it was cancelled."""
 
     kind: Literal["item_finished"] = "item_finished"
     node_run_id: str
@@ -181,6 +199,17 @@ class GraceOver(Record):
     """The items that the node run had when the grace began; if more have come since, the event is void."""
 
 
+class RunCancelled(Record):
+    """Port has cancelled the workflow run of a node run."""
+
+    kind: Literal["run_cancelled"] = "run_cancelled"
+    v: Literal[2] = 2
+    node_run_id: str
+    over: bool
+    """Whether Port has ended the node run itself: then nothing is to be reported any more."""
+    at: float
+
+
 class Body(StrEnum):
     """Which body reports a node run: the whole output, or a small one after Port refused the whole."""
 
@@ -194,6 +223,8 @@ class Settled(StrEnum):
     REPORTED = "reported"
     REFUSED = "refused"
     OUTPUT_REFUSED = "output_refused"
+    CANCELLED = "cancelled"
+    """Port had ended the node run itself, as one of a workflow run that was cancelled."""
 
 
 class ReportAnswered(Record):
@@ -250,7 +281,15 @@ class Tick(Record):
 
 
 NodeRunEvent = (
-    ItemFinished | ItemRetry | ItemDeferred | ItemCompleted | DeferralExpired | GraceOver | ReportAnswered | FailureTold
+    ItemFinished
+    | ItemRetry
+    | ItemDeferred
+    | ItemCompleted
+    | DeferralExpired
+    | GraceOver
+    | ReportAnswered
+    | FailureTold
+    | RunCancelled
 )
 OutcomeEvent = Annotated[NodeRunEvent | Released | Died | Tick, Field(discriminator="kind")]
 

@@ -27,6 +27,8 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 ENV_FILE: Final = ".env"
 Read = TypeVar("Read", bound=BaseSettings)
 _SIGNING_KEY_CHARACTERS: Final = 32
+SHORTEST_POLL: Final = 5.0
+"""Of `CANCEL_POLL_SECONDS`: each look at a workflow run is a call of the organization's rate limit."""
 _TOPIC_PART: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
@@ -147,6 +149,7 @@ class Settings(BaseSettings):
     report_concurrency: int = Field(default=100, ge=1, le=10_000)
     report_grace: Duration = 0.0
     api_calls_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    cancel_poll_seconds: Duration = 60.0
     drain_seconds: Duration = 30.0
 
     data_dir: Path = Path(".data")
@@ -174,6 +177,13 @@ class Settings(BaseSettings):
                 f"each key needs {_SIGNING_KEY_CHARACTERS} characters or more; several are separated by commas, the "
                 "newest first"
             )
+        return value
+
+    @field_validator("cancel_poll_seconds")
+    @classmethod
+    def _seldom(cls, value: float) -> float:
+        if 0 < value < SHORTEST_POLL:
+            raise ValueError(f"write {SHORTEST_POLL:g}s or more, or 0 for never")
         return value
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from streams.records import (
     ItemRetry,
     NodeRunEvent,
     ReportAnswered,
+    RunCancelled,
 )
 from tables.ownership import Ownership
 from tables.rows import Readable, Rows
@@ -166,7 +167,7 @@ class Ledger(NodeRuns):
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
         run = self.load(partition, event.node_run_id)
-        index = None if isinstance(event, GraceOver | ReportAnswered) else event.index
+        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         change = apply(run, item, event, grace=self.grace)
         self._write(partition, change)

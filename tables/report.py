@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -46,15 +47,22 @@ def _error(message: str) -> dict[str, JsonValue]:
 
 def _small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
     note = "Port refused the output of this node run; it is kept where the handlers run."
-    if run.result is not Result.FAILED:
+    if run.result is Result.SUCCESS:
         return {"note": note}
     # Not the node run's counters: items that come after the report go on changing them.
-    failed = sum(item.result is Result.FAILED for item in items)
-    return {"note": note, "error": _error(f"{failed} of {run.covered} items failed")}
+    counts = Counter(item.result for item in items)
+    return {"note": note, "error": _error(_unmet(run, counts))}
+
+
+def _unmet(run: NodeRun, counts: Counter[Result | None]) -> str:
+    failed, cancelled = counts[Result.FAILED], counts[Result.CANCELLED]
+    if not cancelled:
+        return f"{failed} of {run.covered} items failed"
+    return f"{failed} of {run.covered} items failed, {cancelled} were cancelled"
 
 
 def _single_output(item: Item) -> bytes:
-    if item.result is Result.FAILED:
+    if item.result is not Result.SUCCESS:
         return _encoded({"error": _error(item.error or "failed")})
     output = _encoded(_output(item))
     if len(output) <= _ROOM:
@@ -76,24 +84,26 @@ def _encoded(value: JsonValue) -> bytes:
 
 def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
     entries: list[JsonValue] = []
-    room, left_out, first_error, succeeded, failed = _ROOM, 0, "", 0, 0
+    room, left_out, first_error = _ROOM, 0, ""
+    counts: Counter[Result | None] = Counter()
     for item in items:
-        if item.result is Result.FAILED:
-            failed += 1
-            first_error = first_error or f"item {item.index} ({item.event_type or 'no event type'}): {item.error}"
-        else:
-            succeeded += 1
+        counts[item.result] += 1
+        if item.result is Result.FAILED and not first_error:
+            first_error = f"; item {item.index} ({item.event_type or 'no event type'}): {item.error}"
         entry, size = _fitting_entry(item, room)
         room -= size
         if entry is None:
             left_out += 1
         else:
             entries.append(entry)
-    summary: dict[str, JsonValue] = {"succeeded": succeeded, "failed": failed, "items": entries}
+    summary: dict[str, JsonValue] = {"succeeded": counts[Result.SUCCESS], "failed": counts[Result.FAILED]}
+    if counts[Result.CANCELLED]:
+        summary["cancelled"] = counts[Result.CANCELLED]
+    summary["items"] = entries
     if left_out:
         summary["note"] = f"{left_out} items are left out: the output is larger than Port takes."
-    if failed:
-        summary["error"] = _error(f"{failed} of {run.covered} items failed; {first_error}")
+    if run.result is not Result.SUCCESS:
+        summary["error"] = _error(_unmet(run, counts) + first_error)
     return summary
 
 
@@ -114,7 +124,7 @@ def _entry(item: Item, *, bare: bool) -> dict[str, JsonValue]:
         entry["eventType"] = item.event_type[:200]
     if bare:
         entry["note"] = "The output is left out: it is larger than fits."
-    elif item.result is Result.FAILED:
+    elif item.result is not Result.SUCCESS:
         entry["error"] = _error(item.error or "failed")
     else:
         entry["output"] = _output(item)

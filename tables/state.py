@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from port.models import Result
 from streams.records import (
+    ArrayPolicy,
     Arrival,
     Body,
     By,
@@ -28,6 +29,7 @@ from streams.records import (
     NodeRunEvent,
     Record,
     ReportAnswered,
+    RunCancelled,
     Settled,
     Source,
 )
@@ -44,6 +46,18 @@ class State(StrEnum):
     REPORTING = "reporting"
     REPORTED = "reported"
     REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+class Stop(StrEnum):
+    """Why the items of a node run that have not ended are cancelled."""
+
+    REST = "rest"
+    """Its array policy cannot be met any more."""
+    RUN = "run"
+    """Its workflow run was cancelled."""
+    OVER = "over"
+    """The same, and Port has ended the node run itself: nothing is reported."""
 
 
 class Item(Record):
@@ -104,8 +118,12 @@ class NodeRun(Record):
     array: bool = False
     """Whether the payload of the first message is an array."""
     items: int = 0
+    policy: ArrayPolicy | None = None
+    """As the first message brought it; None where all items must succeed."""
+    stopped: Stop | None = None
     succeeded: int = 0
     failed: int = 0
+    cancelled: int = 0
     last_ended_at: float | None = None
     grace_from: float | None = None
     """When the last known item ended, where `REPORT_GRACE` must pass before the report."""
@@ -127,7 +145,23 @@ class NodeRun(Record):
     @property
     def all_ended(self) -> bool:
         """Whether every item that has come so far has ended."""
-        return self.succeeded + self.failed == self.items
+        return self.succeeded + self.failed + self.cancelled == self.items
+
+    @property
+    def needed(self) -> int:
+        """How many of the items that have come so far must succeed."""
+        return self.items if self.policy is None else self.policy.needed(self.items)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the array policy can certainly not be met any more, and the rest is to be cancelled then.
+
+        Where an array comes as several messages nobody knows how many items are still to come: then only the failure
+        of one where all must succeed is certain.
+        """
+        if self.policy is None or not self.policy.cancel_rest:
+            return False
+        return self.failed > self.items - self.needed and (self.array or self.policy.share == 1)
 
     @property
     def finished(self) -> bool:
@@ -138,12 +172,15 @@ class NodeRun(Record):
 def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> State:
     """Return where the node run stands. Its owner knows whether an item runs, or all wait for a time to come."""
     if run.settled is not None:
-        return State.REFUSED if run.settled is Settled.REFUSED else State.REPORTED
+        return _SETTLED.get(run.settled, State.REPORTED)
     if run.covered is not None:
         return State.REPORTING
     if running:
         return State.RUNNING
     return State.DEFERRED if deferred or run.grace_from is not None else State.WAITING
+
+
+_SETTLED: Final = {Settled.REFUSED: State.REFUSED, Settled.CANCELLED: State.CANCELLED}
 
 
 class Note(StrEnum):
@@ -189,6 +226,8 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
             received_at=arrival.source.timestamp,
             array=arrival.array,
             digest=arrival.digest,
+            policy=arrival.policy,
+            v=arrival.v,
         )
     message = Message(
         first=run.items,
@@ -246,15 +285,18 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
             return _report_answered(run, event)
         case FailureTold():
             return _failure_told(run, item)
+        case RunCancelled():
+            return _run_cancelled(run, event, grace)
 
 
 def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
     if event.index >= run.items:
         return Change(run, Note.LATE)
-    if item is not None and (item.result is not None or item.deferred_until is not None):
+    if item is not None and (item.result is not None or _awaits_word(item, event)):
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
         return Change(closed(run, grace), Note.DUPLICATE, item=item)
     ended = Item(
+        v=event.v,
         index=event.index,
         message=event.message,
         event_type=event.event_type,
@@ -270,13 +312,19 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
 
 
+def _awaits_word(item: Item, event: ItemFinished) -> bool:
+    """Whether the item is deferred, and so not ended by what a call says that was made before."""
+    return item.deferred_until is not None and event.result is not Result.CANCELLED
+
+
 def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
-    failed = item.result is Result.FAILED
+    failed, cancelled = item.result is Result.FAILED, item.result is Result.CANCELLED
     late = run.covered is not None and item.index >= run.covered
     counted = run.model_copy(
         update={
-            "succeeded": run.succeeded + (not failed),
+            "succeeded": run.succeeded + (not failed and not cancelled),
             "failed": run.failed + failed,
+            "cancelled": run.cancelled + cancelled,
             "untold": run.untold + (late and failed),
             "last_ended_at": item.ended_at,
         }
@@ -285,8 +333,16 @@ def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
 
 
 def closed(run: NodeRun, grace: float) -> NodeRun:
-    """Return a node run once every item has ended: with what is reported frozen, or with the grace before it begun."""
-    if run.covered is not None or not run.all_ended:
+    """Return a node run with what its items' ends make of it.
+
+    Where its array policy cannot be met any more, its rest is to be cancelled. When every item has ended, what is
+    reported is frozen, or the grace before that begins.
+    """
+    if run.covered is not None:
+        return run
+    if run.stopped is None and run.hopeless:
+        run = run.model_copy(update={"v": 2, "stopped": Stop.REST})
+    if not run.all_ended:
         return run
     if not grace:
         return _freeze(run)
@@ -294,8 +350,27 @@ def closed(run: NodeRun, grace: float) -> NodeRun:
 
 
 def _freeze(run: NodeRun) -> NodeRun:
-    result = Result.FAILED if run.failed else Result.SUCCESS
-    return run.model_copy(update={"covered": run.items, "result": result, "grace_from": None})
+    frozen: dict[str, object] = {"covered": run.items, "result": _result(run), "grace_from": None}
+    if run.stopped is Stop.OVER:
+        frozen |= {"settled": Settled.CANCELLED, "settled_at": run.last_ended_at, "reason": _OVER}
+    return run.model_copy(update=frozen)
+
+
+_OVER: Final = "Port had ended the node run itself"
+
+
+def _result(run: NodeRun) -> Result:
+    if run.cancelled and run.stopped is not Stop.REST:
+        return Result.CANCELLED
+    met = run.succeeded >= run.needed and run.stopped is not Stop.REST
+    return Result.SUCCESS if met else Result.FAILED
+
+
+def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
+    if run.covered is not None or run.stopped is Stop.OVER:
+        return Change(run, Note.DUPLICATE)
+    stopped = run.model_copy(update={"v": 2, "stopped": Stop.OVER if event.over else Stop.RUN})
+    return Change(closed(stopped, grace), Note.DUPLICATE if stopped == run else Note.APPLIED)
 
 
 def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
@@ -377,8 +452,9 @@ def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     answered = {"status": event.status, "reason": event.reason or None}
     if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:
         return Change(run.model_copy(update=answered | {"body": Body.SMALL}), Note.APPLIED)
-    settled = Settled.REPORTED if event.settled is Settled.REPORTED else Settled.REFUSED
-    return Change(run.model_copy(update=answered | {"settled": settled, "settled_at": event.at}), Note.APPLIED)
+    settled = Settled.REFUSED if event.settled is Settled.OUTPUT_REFUSED else event.settled
+    answered |= {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at}
+    return Change(run.model_copy(update=answered), Note.APPLIED)
 
 
 def _failure_told(run: NodeRun, item: Item | None) -> Change:
@@ -394,18 +470,19 @@ def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
     After a crash the item rows may be ahead of the node run's row, by events that will come again.
     """
     covered = run.items if run.covered is None else run.covered
-    succeeded = failed = untold = 0
+    succeeded = failed = cancelled = untold = 0
     last_ended_at = run.last_ended_at
     for item in items:
         if item.result is None or item.index >= run.items:
             continue
-        succeeded += item.result is not Result.FAILED
+        succeeded += item.result is Result.SUCCESS
+        cancelled += item.result is Result.CANCELLED
         failed += item.result is Result.FAILED
         untold += item.index >= covered and item.result is Result.FAILED and not item.told
         if item.ended_at is not None:
             last_ended_at = max(last_ended_at or item.ended_at, item.ended_at)
-    counters = {"succeeded": succeeded, "failed": failed, "untold": untold, "last_ended_at": last_ended_at}
-    return run.model_copy(update=counters)
+    counters = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled, "untold": untold}
+    return run.model_copy(update=counters | {"last_ended_at": last_ended_at})
 
 
 @dataclass(frozen=True)
@@ -422,6 +499,14 @@ class AwaitWord:
 
     index: int
     until: float
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End the item as cancelled: without a call, or in the midst of one."""
+
+    index: int
+    why: Stop
 
 
 @dataclass(frozen=True)
@@ -446,18 +531,24 @@ class EndGrace:
     items: int
 
 
-ItemAsk: TypeAlias = Run | AwaitWord | Tell | None
+ItemAsk: TypeAlias = Run | AwaitWord | Cancel | Tell | None
 RunAsk: TypeAlias = Report | EndGrace | None
 
 
 def ask_of_item(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
     """Return what an item of an open node run wants done; `item` is None if nothing is written of it yet."""
-    if item is None:
-        return Run(index, None)
-    if item.result is None:
-        return Run(index, item.due_at) if item.deferred_until is None else AwaitWord(index, item.deferred_until)
+    if item is None or item.result is None:
+        return _ask_of_open_item(run, index, item)
     late = run.covered is not None and index >= run.covered
     return Tell(index) if late and item.result is Result.FAILED and not item.told else None
+
+
+def _ask_of_open_item(run: NodeRun, index: int, item: Item | None) -> Run | AwaitWord | Cancel:
+    if run.stopped is not None:
+        return Cancel(index, run.stopped)
+    if item is None:
+        return Run(index, None)
+    return Run(index, item.due_at) if item.deferred_until is None else AwaitWord(index, item.deferred_until)
 
 
 def ask_of_run(run: NodeRun) -> RunAsk:

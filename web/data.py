@@ -66,6 +66,7 @@ class NodeRunLine(Shown):
     item_count: int
     succeeded: int
     failed: int
+    cancelled: int
     received_at: datetime | None
     ended_at: datetime | None
     """When Port answered the report."""
@@ -244,6 +245,7 @@ def _line(run: NodeRun, partition: int, state: State) -> dict[str, object]:
         "item_count": run.items,
         "succeeded": run.succeeded,
         "failed": run.failed,
+        "cancelled": run.cancelled,
         "received_at": instant(run.received_at),
         "ended_at": instant(run.settled_at),
         "duration_seconds": _between(run.received_at, run.settled_at),

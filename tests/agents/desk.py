@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 from pydantic import JsonValue
 
@@ -11,6 +12,7 @@ from agents.dispatch import Dispatch
 from agents.work import ItemWork, ReportWork, TellWork
 from port.models import Result
 from streams.records import (
+    ArrayPolicy,
     Arrival,
     Body,
     FailureTold,
@@ -26,7 +28,7 @@ from tables.ledger import Applied, Ledger
 from tables.overview import Overview
 from tables.ownership import Ownership
 from tables.rows import NotOwnedError
-from tables.state import NodeRun, Note
+from tables.state import NodeRun, Note, Stop
 from tests.agents.examples import ID
 from tests.tables.rows import DictRows
 
@@ -79,6 +81,14 @@ class Desk:
         self.dispatch.tell = self.told.append
         self.dispatch.record = lambda _, event: self.sent.append(event)
         self.dispatch.mend = self._mend
+        self.dispatch.cancel_call = self._cancel_call
+        self.dispatch.end_cancelled = lambda work, why: self.ended_cancelled.append((work, why))
+        self.dispatch.spawn = self._spawn
+        self.calls: set[int] = set()
+        """The items of whose calls this worker has not recorded the end."""
+        self.cancelled_calls: list[int] = []
+        self.ended_cancelled: list[tuple[ItemWork, Stop]] = []
+        self.tasks: list[asyncio.Task[None]] = []
         if active:
             self.dispatch.active |= {0, 1}
         self._offset = 0
@@ -92,6 +102,14 @@ class Desk:
     def reported(self) -> list[Body]:
         return [work.body for work in self.reports]
 
+    def _cancel_call(self, _: str, index: int, __: Stop) -> bool:
+        if index in self.calls:
+            self.cancelled_calls.append(index)
+        return index in self.calls
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
     async def take_over(self, partitions: list[int]) -> None:
         """Have the dispatch take partitions on, start what they ask for, and count them."""
         for partition in partitions:
@@ -103,7 +121,15 @@ class Desk:
         self.ledger.resume(partition, node_run_id)
         then()
 
-    def arrive(self, payload: JsonValue, *, node_run_id: str = ID, partition: int = 0, again: bool = False) -> None:
+    def arrive(
+        self,
+        payload: JsonValue,
+        *,
+        node_run_id: str = ID,
+        partition: int = 0,
+        again: bool = False,
+        policy: ArrayPolicy | None = None,
+    ) -> None:
         """A message comes; `again` where it is the last one once more."""
         self._offset += not again
         arrival = Arrival(
@@ -114,6 +140,7 @@ class Desk:
             text=json.dumps({"payload": payload}),
             array=isinstance(payload, list),
             count=len(payload) if isinstance(payload, list) else 1,
+            policy=policy,
         )
         self._act(partition, arrival, self.ledger.arrival(partition, arrival))
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from agents.context import Alone
-from agents.contract import Context, Fail, Handler, HandlerError, Retry, RetryLater, declared_in, handles
+from agents.contract import Array, Context, Fail, Handler, HandlerError, Retry, RetryLater, declared_in, handles
 from agents.patterns import matches, overlap
 from agents.registry import Handlers, load_handlers
 from port.models import LogLevel
+from streams.records import ArrayPolicy
 from tests.agents.examples import context, declared
 
 if TYPE_CHECKING:
@@ -394,3 +395,29 @@ def test_the_contract_is_imported_in_an_empty_environment(statement: str) -> Non
     modules = set(done.stdout.split())
     assert "agents.contract" in modules
     assert not modules & {"faust", "streams.app", "streams.settings", "pydantic_settings", "dotenv"}
+
+
+@pytest.mark.parametrize(
+    ("array", "share", "cancel_rest"),
+    [
+        ("any", 0, True),
+        (0.5, 0.5, True),
+        (1, 1, True),
+        (Array("any", cancel_rest=False), 0, False),
+        (Array("all", cancel_rest=True), 1, True),
+    ],
+)
+def test_array_policies(array: float | Array, share: float, cancel_rest: bool) -> None:
+    handles("array", array=array)(takes_a_dict)
+    assert list(declared_in((__name__,)))[-1].policy == ArrayPolicy(share=share, cancel_rest=cancel_rest)
+
+
+def test_by_default_all_items_must_succeed_and_none_is_cancelled() -> None:
+    handles("array")(takes_a_dict)
+    assert list(declared_in((__name__,)))[-1].policy is None
+
+
+@pytest.mark.parametrize("array", [0, -1, 1.5, True, "some", float("nan"), None])
+def test_an_array_policy_that_cannot_be_names_the_place(array: object) -> None:
+    with pytest.raises(HandlerError, match=r"test_contract\.py:\d+: Array: "):
+        handles("array", array=array)  # type: ignore[arg-type]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from pydantic import JsonValue
 
-from streams.records import Body, GraceOver, Settled
-from tables.state import State
+from streams.records import ArrayPolicy, Body, GraceOver, RunCancelled, Settled
+from tables.ownership import Ownership
+from tables.state import State, Stop
 from tests.agents.desk import Desk, PartitionedRows
 from tests.agents.examples import ID, turns_of_the_loop, until
 from tests.tables.examples import answered, finished
@@ -339,3 +342,88 @@ async def test_a_message_that_is_not_there_is_not_remembered_as_empty() -> None:
     assert desk.dispatch.payload(0, run, 1) == ()
     desk.arrive({"type": "more"})
     assert desk.started[-1] == (1, 1, "more")
+
+
+STRICT = ArrayPolicy(share=1, cancel_rest=True)
+
+
+def cancelled() -> RunCancelled:
+    return RunCancelled(node_run_id=ID, over=False, at=1000.0)
+
+
+async def test_a_cancelled_node_run_has_its_calls_cancelled_and_its_waiting_items_ended() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 4)
+    desk.calls = {1}
+    desk.retry(pause=3600.0)
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert desk.cancelled_calls == [1]
+    ends = [(work.index, work.attempt, work.event_type, why) for work, why in desk.ended_cancelled]
+    assert ends == [(0, 1, None, Stop.RUN), (2, 0, "greet", Stop.RUN), (3, 0, "greet", Stop.RUN)]
+    assert len(desk.dispatch.due) == 0
+    desk.outcome(cancelled())
+    desk.arrive([GREETING] * 4, again=True)
+    assert (len(desk.ended_cancelled), len(desk.tasks)) == (3, 1), "once each"
+
+
+async def test_an_attempt_that_ends_in_a_retry_is_the_last_one_of_a_cancelled_item() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.calls = {0}
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert (desk.cancelled_calls, desk.ended_cancelled) == ([0], [])
+    desk.retry()
+    assert [work.attempt for work, _ in desk.ended_cancelled] == [1]
+    assert len(desk.items) == 1
+
+
+async def test_the_rest_of_an_array_is_cancelled_and_what_comes_after_it() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 3, policy=STRICT)
+    desk.finish(1, error="broken")
+    await asyncio.gather(*desk.tasks)
+    assert [work.index for work, _ in desk.ended_cancelled] == [0, 2]
+    desk.arrive([GREETING])
+    assert [(work.index, why) for work, why in desk.ended_cancelled[2:]] == [(3, Stop.REST)]
+    assert len(desk.items) == 3
+
+
+async def test_what_is_cancelled_is_cancelled_and_not_called_after_a_takeover() -> None:
+    desk = Desk(active=False)
+    desk.arrive([GREETING] * 2)
+    desk.outcome(cancelled())
+    assert desk.tasks == []
+    await desk.take_over([0])
+    await asyncio.gather(*desk.tasks)
+    assert desk.items == []
+    assert [work.index for work, _ in desk.ended_cancelled] == [0, 1]
+
+
+async def test_nothing_is_ended_that_an_earlier_owner_may_run() -> None:
+    desk = Desk(active=False)
+    desk.arrive([GREETING] * 2)
+    desk.dispatch.begin(0, Ownership(owner="this worker", awaited={"another": 1}))
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert desk.ended_cancelled == []
+
+
+async def test_ten_thousand_items_are_cancelled_in_chunks_that_read_each_once() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 10_000, policy=STRICT)
+    desk.rows.read.clear()
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while len(desk.ended_cancelled) < 9_999:
+            turns += 1
+            await asyncio.sleep(0)
+
+    desk.finish(0, error="broken")
+    await asyncio.gather(count(), *desk.tasks)
+    assert turns >= 200, "the loop goes on meanwhile"
+    assert desk.rows.read[b"i"] <= 10_010
+    assert desk.rows.read[b"o"] < 20

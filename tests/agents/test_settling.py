@@ -20,7 +20,7 @@ from streams.records import Body, ReportAnswered, Settled
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun
 from tests.agents.examples import ID, turns_of_the_loop, until
-from tests.tables.examples import ended
+from tests.tables.examples import ended, reporting
 
 OUTAGES = {
     "5xx": FaultRule(status=503, count=3),
@@ -351,3 +351,12 @@ async def test_a_log_that_port_does_not_take_is_not_sent_for_ever(desk: Desk) ->
         TellWork(0, "wfnr_b", 3), frozen().model_copy(update={"node_run_id": "wfnr_b"}), ended(3, error="no host")
     )
     assert answer.kind is AnswerKind.NOT_FOUND
+
+
+async def test_a_report_of_a_run_that_was_cancelled_at_port_ends_calmly(desk: Desk) -> None:
+    state = desk.emulator.state
+    assert state.cancel(state.runs["wfr_a"], force=True).changed
+    answered = await desk.report(reporting())
+    assert (answered.settled, answered.status) == (Settled.CANCELLED, 409)
+    assert "its workflow run was cancelled" in answered.reason
+    assert desk.result == "FAILED"

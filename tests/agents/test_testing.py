@@ -127,3 +127,22 @@ def test_it_needs_no_settings_and_builds_no_app() -> None:
     script = "import sys, agents.testing; print(*{'faust', 'streams.app', 'streams.settings'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], env={}, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_a_call_that_is_cancelled() -> None:
+    @handles("cancelled")
+    async def waits(event: dict[str, object], ctx: Context) -> None:
+        await asyncio.sleep(3600)
+
+    @handles("cancelled")
+    def asks(event: dict[str, object], ctx: Context) -> None:
+        ctx.wait(3600)
+
+    for handler in (waits, asks):
+        outcome = run_handler(handler, {}, cancel_after=0.01)
+        assert (outcome.result, outcome.output, outcome.error) == ("CANCELLED", None, "cancelled by the test")
+
+    @handles("quick")
+    def ends(event: dict[str, object]) -> None: ...
+
+    assert run_handler(ends, {}, cancel_after=60).result == "SUCCESS"

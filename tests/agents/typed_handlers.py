@@ -11,6 +11,7 @@ import aiohttp
 from pydantic import BaseModel, Field
 
 from agents import (
+    Array,
     CallNext,
     Context,
     Fail,
@@ -182,3 +183,14 @@ def keeps_what_it_returns(event: Event) -> Coroutine[Any, Any, Said]:
 def is_frozen(ctx: Context) -> None:
     ctx.attempt = 2  # type: ignore[misc]
     ctx.fields["a"] = 1  # type: ignore[index]
+
+
+@handles("any", array="any")
+@handles("half", array=0.5)
+@handles("strict", array=Array("all", cancel_rest=True))
+async def takes_an_array(event: Event, ctx: Context) -> None:
+    assert_type(ctx.cancelled, bool)
+
+
+@handles("some", array="some")  # type: ignore[arg-type]
+async def takes_some_of_an_array(event: Event) -> None: ...

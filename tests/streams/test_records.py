@@ -27,6 +27,7 @@ from streams.records import (
     Record,
     Released,
     ReportAnswered,
+    RunCancelled,
     RunningItem,
     Settled,
     Source,
@@ -40,7 +41,7 @@ ARRIVALS: TypeAdapter[Arrival] = TypeAdapter(Arrival)
 OUTCOMES: TypeAdapter[OutcomeEvent] = TypeAdapter(OutcomeEvent)
 SOURCE = Source(cluster="a:1", topic="org.runs", partition=3, offset=2**40, timestamp=1_700_000_000.123)
 
-NEW_IN_FORMAT_2 = {ItemDeferred, ItemCompleted, DeferralExpired}
+NEW_IN_FORMAT_2 = {ItemDeferred, ItemCompleted, DeferralExpired, RunCancelled}
 
 ARRIVAL_RECORDS = [
     Arrival(node_run_id="wfnr_1", source=SOURCE, digest="d"),
@@ -101,6 +102,7 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
         at=2,
     ),
     DeferralExpired(node_run_id="wfnr_1", index=1, until=9.75),
+    RunCancelled(node_run_id="wfnr_1", over=True, at=9.5),
     Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
     Died(worker="w-1"),
     Tick(),

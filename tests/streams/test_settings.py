@@ -75,6 +75,7 @@ class TestValues:
 
     def test_durations(self, load_with: Load) -> None:
         assert load_with(REPORT_GRACE="250ms").report_grace == pytest.approx(0.25)
+        assert [load_with(CANCEL_POLL_SECONDS=value).cancel_poll_seconds for value in ("0", "5s", "2m")] == [0, 5, 120]
 
     def test_the_base_url_loses_its_last_slash(self, load_with: Load) -> None:
         assert load_with(PORT_API_BASE_URL="http://127.0.0.1:8080/").port_api_base_url == "http://127.0.0.1:8080"

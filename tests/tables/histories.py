@@ -7,10 +7,18 @@ import os
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from streams.records import Arrival, Body, Source
+from streams.records import ArrayPolicy, Arrival, Body, Source
 from tests.tables.model import LARGE, Scenario, World
 
 _REFUSALS: tuple[tuple[Body, ...], ...] = ((), (), (Body.FULL,), (Body.FULL, Body.SMALL))
+_POLICIES: tuple[ArrayPolicy | None, ...] = (
+    None,
+    None,
+    ArrayPolicy(share=1, cancel_rest=True),
+    ArrayPolicy(share=0, cancel_rest=True),
+    ArrayPolicy(share=0.5, cancel_rest=True),
+    ArrayPolicy(share=0.5, cancel_rest=False),
+)
 
 
 @st.composite
@@ -31,6 +39,7 @@ def arrivals(draw: st.DrawFn, node_run_id: str) -> list[Arrival]:
                 array=array,
                 count=count if array and problem is None else 1,
                 problem=problem,
+                policy=draw(st.sampled_from(_POLICIES)),
             )
         )
     return messages
@@ -46,6 +55,7 @@ def scenarios(draw: st.DrawFn, most: int = 3) -> Scenario:
         arrivals=tuple(draw(st.permutations(messages + doubled))),
         grace=draw(st.sampled_from((0.0, 5.0))),
         refused={node_run_id: draw(st.sampled_from(_REFUSALS)) for node_run_id in ids},
+        cancels=tuple(draw(st.lists(st.tuples(st.sampled_from(ids), st.booleans()), max_size=2))),
     )
 
 

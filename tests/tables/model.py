@@ -22,9 +22,10 @@ The worker follows the rules that the agents must follow:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final, TypeAlias
 
 from port.models import Result
@@ -41,12 +42,14 @@ from streams.records import (
     ItemRetry,
     NodeRunEvent,
     ReportAnswered,
+    RunCancelled,
     Settled,
 )
 from tables.ledger import Applied, Ledger, NodeRuns
 from tables.report import report_body
 from tables.state import (
     AwaitWord,
+    Cancel,
     EndGrace,
     ItemAsk,
     NodeRun,
@@ -54,6 +57,7 @@ from tables.state import (
     Report,
     Run,
     RunAsk,
+    Stop,
     Tell,
     ask_of_item,
     ask_of_run,
@@ -92,6 +96,8 @@ class Scenario:
     arrivals: tuple[Arrival, ...]
     grace: float = 0.0
     refused: dict[str, tuple[Body, ...]] = field(default_factory=dict)
+    cancels: tuple[tuple[str, bool], ...] = ()
+    """The node runs that are cancelled at some time, in this order, and whether Port ends them itself then."""
 
 
 @dataclass
@@ -103,12 +109,16 @@ class Port:
     bodies: dict[tuple[str, Body], bytes] = field(default_factory=dict)
     turned_down: set[tuple[str, Body]] = field(default_factory=set)
     told: set[tuple[str, int]] = field(default_factory=set)
+    over: set[str] = field(default_factory=set)
+    """The node runs that Port has ended itself."""
 
     def complete(self, node_run_id: str, kind: Body, body: bytes) -> Settled:
         same = self.bodies.setdefault((node_run_id, kind), body) == body
         require(same, f"two different {kind} bodies for {node_run_id}: {self.bodies[node_run_id, kind]!r}, {body!r}")
         if kind is Body.SMALL:
             require((node_run_id, Body.FULL) in self.turned_down, f"a small body for {node_run_id}, unasked")
+        if node_run_id in self.over:
+            return Settled.CANCELLED  # 409, and a look at the run shows another result
         if node_run_id in self.final:
             require(self.final[node_run_id] == body, f"a second, different completion of {node_run_id}: {body!r}")
             return Settled.REPORTED  # 409, and a look at the run shows the same result
@@ -124,8 +134,9 @@ class Job:
     """What the worker has in hand: it waits, then runs (or Port has answered), then its event is sent."""
 
     node_run_id: str
-    ask: Run | AwaitWord | Tell | Report | EndGrace
+    ask: Run | AwaitWord | Cancel | Tell | Report | EndGrace
     running: bool = False
+    cut: bool = False
     attempt: int = 0
     answer: ReportAnswered | None = None
     sent: NodeRunEvent | None = None
@@ -153,6 +164,8 @@ class Worker:
         self.open = deque(run.node_run_id for run in self.node_runs.open_runs(PARTITION))
         """The node runs that are still to be taken over."""
         self.started: set[tuple[str, int, int]] = set()
+        self.stopping: deque[str] = deque()
+        """The node runs whose rest is to be cancelled."""
 
     def acknowledged(self, count: int) -> None:
         """The changelog has so many writes: they are in the store."""
@@ -192,6 +205,10 @@ class World:
         self.decided: dict[tuple[str, int], str] = {}
         """By which word an item has ended, where the ledger has said so."""
         self.places: dict[tuple[str, str], range] = {}
+        self.cancels = deque(scenario.cancels)
+        self.noticed: set[str] = set()
+        self.stopped: dict[str, bool] = {}
+        """The node runs whose cancellation is acknowledged, and whether Port has ended them."""
         self.trace: list[str] = []
 
     # What may happen
@@ -234,8 +251,11 @@ class World:
         return moved
 
     def take_over(self, _: int = 0) -> bool:
-        """Go on with the next open node run that was there when the partition was taken over."""
+        """Go on with the next open node run that was there when the partition was taken over, or that is stopped."""
         worker = self.worker
+        if worker.stopping:
+            self._start(worker.stopping.popleft())
+            return True
         if not worker.open:
             return False
         node_run_id = worker.open.popleft()
@@ -278,9 +298,27 @@ class World:
     def _ids(self) -> list[str]:
         return sorted({arrival.node_run_id for arrival in self.scenario.arrivals})
 
-    def commit(self, _: int = 0) -> None:
-        """Commit the offsets of the acknowledged events."""
+    def commit(self, how: int = 0) -> None:
+        """Commit the offsets of the acknowledged events; now and then somebody cancels a workflow run."""
         self.committed = dict(self.done)
+        if how % 4 == 3 and self.cancels:
+            self.cancel(how)
+
+    def cancel(self, how: int = 0) -> None:
+        """Have the next workflow run cancelled, and the worker notice it."""
+        node_run_id, over = self.cancels.popleft()
+        run = self.worker.node_runs.run(PARTITION, node_run_id)
+        if run is None or run.covered is not None:
+            return
+        if over:
+            require(node_run_id not in self.port.final, f"{node_run_id} is completed, and not covered")
+            self.port.over.add(node_run_id)
+        self.noticed.add(node_run_id)
+        event = RunCancelled(node_run_id=node_run_id, over=over, at=self.clock)
+        if how // 4 == 3:
+            self.outcomes.append(event)
+        else:
+            self._enter("noticed", event)
 
     def work(self, how: int) -> bool:
         """Bring one job that is in hand forward by one step."""
@@ -361,7 +399,12 @@ class World:
                 del self.worker.jobs[key]
         if isinstance(event, ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred):
             self._note(event, applied)
+        if isinstance(event, RunCancelled) and applied.note is Note.APPLIED:
+            self.stopped[event.node_run_id] = event.over
         self._ask(applied)
+        before, run = applied.before, applied.run
+        if run is not None and run.stopped is not None and (before is None or before.stopped is None):
+            self.worker.stopping.append(run.node_run_id)
 
     def _note(self, event: ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred, applied: Applied) -> None:
         place = (event.node_run_id, event.index)
@@ -402,6 +445,8 @@ class World:
         if ask is None:
             return
         key = _key(run.node_run_id, ask)
+        if isinstance(ask, Cancel) and key in self.worker.jobs and self.worker.jobs[key].running:
+            self.worker.jobs[key].cut = True
         if key not in self.worker.jobs or not self.worker.jobs[key].running:
             self.worker.jobs[key] = Job(run.node_run_id, ask)
 
@@ -417,6 +462,9 @@ class World:
                 self._handle(run, job, index, how)
             case AwaitWord(index, until):
                 self._send(job, DeferralExpired(node_run_id=run.node_run_id, index=index, until=until), how)
+            case Cancel(index):
+                self._say("%s item %s is cancelled", run.node_run_id, index)
+                self._send(job, self._finished(run, index, 0, Result.CANCELLED), how)
             case Tell(index):
                 self.port.told.add((run.node_run_id, index))
                 self._send(job, FailureTold(node_run_id=run.node_run_id, index=index), how)
@@ -440,6 +488,10 @@ class World:
             return
         attempt = job.attempt
         self.clock += 1
+        if job.cut and how % 4:
+            # Else it had ended just before.
+            self._send(job, self._finished(run, index, attempt, Result.CANCELLED), how)
+            return
         message = self._first_of_message(run, index)
         if how % 4 == 1 and attempt < MAX_ATTEMPTS:
             retry = ItemRetry(
@@ -466,26 +518,30 @@ class World:
             )
             self._send(job, deferred, how)
             return
-        failed = how % 4 == 2
-        finished = ItemFinished(
+        result = Result.FAILED if how % 4 == 2 else Result.SUCCESS
+        self._send(job, self._finished(run, index, attempt, result, LARGE if how % 8 > 3 else ""), how)
+
+    def _finished(self, run: NodeRun, index: int, attempt: int, result: Result, more: str = "") -> ItemFinished:
+        succeeded = result is Result.SUCCESS
+        return ItemFinished(
             node_run_id=run.node_run_id,
             index=index,
-            message=message,
+            message=self._first_of_message(run, index),
             attempt=attempt,
-            result=Result.FAILED if failed else Result.SUCCESS,
+            result=result,
             # No two calls of a handler say the same: a report that reads another call's outcome has another body.
-            output=None if failed else f'{{"at": {self.clock}, "more": "{LARGE if how % 8 > 3 else ""}"}}',
-            error=f"failed at {self.clock}" if failed else None,
+            output=f'{{"at": {self.clock}, "more": "{more}"}}' if succeeded else None,
+            error=None if succeeded else f"{result} at {self.clock}",
             worker="w",
             started_at=self.clock,
             ended_at=self.clock,
         )
-        self._send(job, finished, how)
 
     def _report(self, run: NodeRun, job: Job, kind: Body, how: int) -> None:
         if job.answer is not None:
             self._send(job, job.answer, how)
             return
+        require(not self.stopped.get(run.node_run_id), f"{run.node_run_id} is reported, and Port has ended it")
         settled = self.port.complete(run.node_run_id, kind, self._body(run))
         self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
         if how % 4 == 3:
@@ -526,6 +582,7 @@ class World:
         self._say("%s starts, attempt %s", what, attempt)
         require((run.node_run_id, index) not in self.ended, f"{what} is started after its end")
         require((run.node_run_id, index) not in self.deferred, f"{what} is started, and is deferred")
+        require(run.node_run_id not in self.stopped, f"{what} is started after its cancellation")
         started = (run.node_run_id, index, attempt)
         require(started not in self.worker.started, f"{what} is started twice in one life")
         self.worker.started.add(started)
@@ -560,16 +617,41 @@ class World:
             all(self.decided[place] == digest for place, digest in kept.items()), f"an accepted word is lost: {kept}"
         )
         failed = [item.index for item in items if item.result is Result.FAILED]
-        require((run.succeeded, run.failed) == (run.items - len(failed), len(failed)), f"wrong counters: {run}")
+        counts = Counter(item.result for item in items)
+        expected = (counts[Result.SUCCESS], len(failed), counts[Result.CANCELLED])
+        require((run.succeeded, run.failed, run.cancelled) == expected, f"wrong counters: {run}")
         covered = run.covered or 0
         require(0 < covered <= run.items, f"{run.node_run_id} covers {covered} of {run.items}")
-        truth = Result.FAILED if any(index < covered for index in failed) else Result.SUCCESS
+        truth = self._truth(run, [item.result for item in items[:covered] if item.result is not None])
         require(run.result is truth, f"{run.node_run_id} says {run.result}, and it is {truth}")
         untold = [index for index in failed if index >= covered and (run.node_run_id, index) not in self.port.told]
         require(not untold, f"{run.node_run_id}: late failures {untold} were not told")
 
+    def _truth(self, run: NodeRun, ends: Sequence[Result]) -> Result:
+        """Say how a node run whose covered items ended so has ended, by the policy that its first message brought."""
+        [policy] = [
+            arrival.policy
+            for arrival in self.scenario.arrivals
+            if self.places.get((arrival.node_run_id, arrival.digest), range(1, 1)).start == 0
+            and arrival.node_run_id == run.node_run_id
+        ][:1]
+        counts = Counter(ends)
+        needed = len(ends) if policy is None else max(1, ceil(policy.share * len(ends)))
+        if run.stopped is Stop.REST:
+            require(
+                policy is not None and policy.cancel_rest and counts[Result.FAILED] > 0, f"stopped for nothing: {run}"
+            )
+            return Result.FAILED
+        if counts[Result.CANCELLED]:
+            require(run.node_run_id in self.noticed, f"{run.node_run_id} has cancelled items, and was not cancelled")
+            return Result.CANCELLED
+        return Result.SUCCESS if counts[Result.SUCCESS] >= needed else Result.FAILED
+
     def _check_report(self, run: NodeRun) -> None:
         final = self.port.final.get(run.node_run_id)
+        if run.settled is Settled.CANCELLED:
+            require(run.node_run_id in self.port.over and final is None, f"{run.node_run_id} is settled as cancelled")
+            return
         if run.settled is Settled.REFUSED:
             require(final is None and len(self.scenario.refused[run.node_run_id]) == len(Body), "refused, yet accepted")
             return
@@ -579,9 +661,11 @@ class World:
         self.trace.append(text % values)
 
 
-def _key(node_run_id: str, ask: Run | AwaitWord | Tell | Report | EndGrace) -> JobKey:
+def _key(node_run_id: str, ask: Run | AwaitWord | Cancel | Tell | Report | EndGrace) -> JobKey:
     match ask:
-        case Run(index) | AwaitWord(index) | Tell(index):
+        case Run(index) | Cancel(index):
+            return node_run_id, "Run", index
+        case AwaitWord(index) | Tell(index):
             return node_run_id, type(ask).__name__, index
         case Report():
             return node_run_id, "Report", 0
@@ -599,6 +683,8 @@ def _key_of_event(event: NodeRunEvent) -> JobKey:
             return event.node_run_id, "nobody's", event.index
         case FailureTold():
             return event.node_run_id, "Tell", event.index
+        case RunCancelled():
+            return event.node_run_id, "RunCancelled", 0
         case ReportAnswered():
             return event.node_run_id, "Report", 0
         case GraceOver():

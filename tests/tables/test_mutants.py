@@ -4,6 +4,8 @@ Of the pure functions:
 - *counts an outcome twice*: a repeated outcome is not known for one;
 - *freezes too early*: the report is frozen when the first item ends;
 - *lets the report cover late items*: what is covered grows with the items that come after the report;
+- *policy forgotten*, or *cancellation forgotten*, after a crash;
+- *reports what Port has ended*: a node run that is over at Port is reported all the same;
 - *recount forgotten*: after a crash the counters are believed, though the item rows are ahead of them;
 - *body from unfrozen counters*: the small body says how many items there are, not how many are covered;
 - *the last word wins*: a callback decides an item that has ended;
@@ -49,6 +51,7 @@ _item_completed = tables.state._item_completed
 _deferral_expired = tables.state._deferral_expired
 _ask_of_item = tables.state.ask_of_item
 _freeze = tables.state._freeze
+_recount = tables.state.recount
 _apply_arrival = tables.state.apply_arrival
 _write_item = Ledger._write_item
 
@@ -84,6 +87,18 @@ def _covers_late_items(run: NodeRun | None, known: Message | None, arrival: Arri
 
 def _no_recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
     return run
+
+
+def _forgets_policy(run: NodeRun, items: Iterable[Item]) -> NodeRun:
+    return _recount(run, items).model_copy(update={"policy": None})
+
+
+def _forgets_cancellation(run: NodeRun, items: Iterable[Item]) -> NodeRun:
+    return _recount(run, items).model_copy(update={"stopped": None})
+
+
+def _reports_what_is_over(run: NodeRun) -> NodeRun:
+    return _freeze(run).model_copy(update={"settled": None, "settled_at": None})
 
 
 def _unfrozen_small_output(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
@@ -146,6 +161,9 @@ def _resumes_nothing(self: Ledger, partition: int, node_run_id: str) -> bool:
         pytest.param(tables.state, "closed", _freezes_early, id="freezes too early"),
         pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
         pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),
+        pytest.param(tables.ledger, "recount", _forgets_policy, id="policy forgotten"),
+        pytest.param(tables.ledger, "recount", _forgets_cancellation, id="cancellation forgotten"),
+        pytest.param(tables.state, "_freeze", _reports_what_is_over, id="reports what Port has ended"),
         pytest.param(tables.report, "_small_output", _unfrozen_small_output, id="body from unfrozen counters"),
         pytest.param(Ledger, "_write", _row_first, id="node run's row written first"),
         pytest.param(Ledger, "_write_item", _keeps_small_state, id="small state kept inline"),

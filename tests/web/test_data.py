@@ -46,6 +46,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
         "itemCount": 1,
         "succeeded": 1,
         "failed": 0,
+        "cancelled": 0,
         "receivedAt": "2027-01-15T08:00:01Z",
         "endedAt": "2027-01-15T08:00:30Z",
         "durationSeconds": 29.0,

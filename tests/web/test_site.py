@@ -238,6 +238,7 @@ class TestList:
             "reporting": 1,
             "reported": 0,
             "refused": 0,
+            "cancelled": 0,
         }
         assert everything["scope"] == "this worker"
         assert everything["workers"] == [

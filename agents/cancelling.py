@@ -1,0 +1,194 @@
+"""Which calls of handlers run, how one is cancelled, and who looks at Port whether it is to be.
+
+Knows nothing of Faust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from port.client import Answer, Before
+from port.models import WorkflowRun
+
+logger = logging.getLogger(__name__)
+POLLS_PER_SECOND: Final = 2.0
+"""Of one worker, at most: a twenty-fifth of what Port allows the organization. With more long calls each workflow run
+is looked at the less often."""
+_ROUND_SECONDS: Final = 1.0
+"""Between two looks at which workflow runs are due."""
+
+
+class Cancellation:
+    """Whether a call is cancelled. Set in the event loop, read by the call in any thread."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why, for people; empty as long as it is not set."""
+        self._event = threading.Event()
+        self._watched: list[tuple[asyncio.Future[object], asyncio.Future[object]]] = []
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the call is cancelled."""
+        return self._event.is_set()
+
+    def set(self, reason: str) -> None:
+        """Cancel the call; the first reason counts."""
+        if self.is_set:
+            return
+        self.reason = reason
+        self._event.set()
+        for running, cut in self._watched:
+            if not running.done() and not cut.done():
+                cut.set_result(None)
+
+    def cuts(self, running: asyncio.Future[object]) -> asyncio.Future[object]:
+        """Return a future that is done when it is set, unless what runs has ended before that."""
+        cut: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._watched.append((running, cut))
+        if self.is_set:
+            cut.set_result(None)
+        return cut
+
+    def wait(self, seconds: float) -> None:
+        """Have a thread wait until it is set, for so long at most."""
+        self._event.wait(seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class RunningCall:
+    """A call whose end is not in the ledger yet."""
+
+    partition: int
+    node_run_id: str
+    index: int
+    workflow_run_id: str | None
+    cancellation: Cancellation
+    since: float = field(default_factory=time.monotonic)
+
+
+class RunningCalls:
+    """The calls of this worker whose ends are not in the ledger yet."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, dict[int, RunningCall]] = {}
+
+    def __iter__(self) -> Iterator[RunningCall]:
+        return (call for calls in self._calls.values() for call in calls.values())
+
+    def add(self, call: RunningCall) -> None:
+        """Take note of a call that begins."""
+        self._calls.setdefault(call.node_run_id, {})[call.index] = call
+
+    def remove(self, call: RunningCall) -> None:
+        """Take note that the end of a call is in the ledger."""
+        calls = self._calls.get(call.node_run_id, {})
+        if calls.get(call.index) is call:
+            del calls[call.index]
+            if not calls:
+                del self._calls[call.node_run_id]
+
+    def cancel(self, node_run_id: str, index: int, reason: str) -> bool:
+        """Cancel the call for an item; False where none runs. Where it has just ended, its end counts."""
+        call = self._calls.get(node_run_id, {}).get(index)
+        if call is None:
+            return False
+        call.cancellation.set(reason)
+        return True
+
+    def cancel_all(self, node_run_id: str, reason: str) -> None:
+        """Cancel the calls for all items of a node run."""
+        for call in list(self._calls.get(node_run_id, {}).values()):
+            call.cancellation.set(reason)
+
+
+GetRun = Callable[[str, Before], Awaitable[WorkflowRun | Answer]]
+Cancelled = Callable[[RunningCall, bool], Awaitable[None]]
+
+
+class _EndedError(Exception):
+    """No call of the workflow run runs any more."""
+
+
+class Poller:
+    """Looks at the workflow runs of long calls, one after the other.
+
+    Args:
+        calls: the calls that run.
+        get_run: asks Port for a workflow run; it calls what it is given immediately before it sends anything, and what
+            that raises ends it, unsent.
+        cancelled: told of one call of each node run that is cancelled, and whether Port has ended the node run itself.
+        interval: how many seconds a call runs before its workflow run is looked at, and then between two looks.
+        clock: the seconds that `RunningCall.since` counts.
+    """
+
+    def __init__(
+        self,
+        calls: RunningCalls,
+        get_run: GetRun,
+        cancelled: Cancelled,
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._calls = calls
+        self._get_run = get_run
+        self._cancelled = cancelled
+        self._interval = interval
+        self._clock = clock
+        self._looked: dict[str, float] = {}
+        """When each workflow run was looked at last."""
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        while True:
+            await asyncio.sleep(_ROUND_SECONDS)
+            for workflow_run_id in self._due():
+                try:
+                    await self._look(workflow_run_id)
+                except Exception:
+                    logger.exception("the look at %s failed", workflow_run_id)
+                await asyncio.sleep(1 / POLLS_PER_SECOND)
+
+    def _long(self) -> Iterator[tuple[str, RunningCall]]:
+        begun = self._clock() - self._interval
+        for call in self._calls:
+            if call.workflow_run_id is not None and call.since <= begun and not call.cancellation.is_set:
+                yield call.workflow_run_id, call
+
+    def _due(self) -> list[str]:
+        """Return the workflow runs that were not looked at for the interval; the longest ago first."""
+        long = {workflow_run_id for workflow_run_id, _ in self._long()}
+        self._looked = {one: at for one, at in self._looked.items() if one in long}
+        before = self._clock() - self._interval
+        due = [one for one in long if self._looked.get(one, before) <= before]
+        return sorted(due, key=lambda one: self._looked.get(one, 0.0))
+
+    async def _look(self, workflow_run_id: str) -> None:
+        def of_it() -> dict[str, RunningCall]:
+            return {call.node_run_id: call for one, call in self._long() if one == workflow_run_id}
+
+        def check() -> None:
+            if not of_it():
+                raise _EndedError
+
+        try:
+            check()
+            run = await self._get_run(workflow_run_id, check)
+        except _EndedError:
+            return
+        self._looked[workflow_run_id] = self._clock()
+        if isinstance(run, Answer):
+            logger.info("%s cannot be looked at: %s: %s", workflow_run_id, run.kind.value, run.reason)
+            return
+        for node_run_id, call in of_it().items():
+            node_run = run.node_run(node_run_id)
+            over = node_run is not None and node_run.is_over
+            if over or run.is_cancelled:
+                logger.info("%s is cancelled: Port %s", node_run_id, "has ended it" if over else "cancels its run")
+                await self._cancelled(call, over)
