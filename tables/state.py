@@ -269,6 +269,21 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
     if run is None:
         return Change(None, Note.LATE)
     match event:
+        case GraceOver():
+            return _grace_over(run, event)
+        case ReportAnswered():
+            return _report_answered(run, event)
+        case RunCancelled():
+            return _run_cancelled(run, event, grace)
+        case _:
+            return _apply_to_item(run, item, event, grace)
+
+
+ItemEvent: TypeAlias = ItemFinished | ItemRetry | ItemDeferred | ItemCompleted | DeferralExpired | FailureTold
+
+
+def _apply_to_item(run: NodeRun, item: Item | None, event: ItemEvent, grace: float) -> Change:
+    match event:
         case ItemFinished():
             return _item_finished(run, item, event, grace)
         case ItemRetry():
@@ -279,14 +294,8 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
             return _item_completed(run, item, event, grace)
         case DeferralExpired():
             return _deferral_expired(run, item, event, grace)
-        case GraceOver():
-            return _grace_over(run, event)
-        case ReportAnswered():
-            return _report_answered(run, event)
         case FailureTold():
             return _failure_told(run, item)
-        case RunCancelled():
-            return _run_cancelled(run, event, grace)
 
 
 def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
@@ -453,8 +462,8 @@ def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:
         return Change(run.model_copy(update=answered | {"body": Body.SMALL}), Note.APPLIED)
     settled = Settled.REFUSED if event.settled is Settled.OUTPUT_REFUSED else event.settled
-    answered |= {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at}
-    return Change(run.model_copy(update=answered), Note.APPLIED)
+    settling = {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at}
+    return Change(run.model_copy(update=answered | settling), Note.APPLIED)
 
 
 def _failure_told(run: NodeRun, item: Item | None) -> Change:
