@@ -93,7 +93,7 @@ def test_a_newer_format_ends_the_process_with_status_70(tmp_path: Path, spec: st
 from streams.settings import Settings
 from streams.topics import topics_of
 settings = Settings(port_org_id="org", port_client_id="x", port_client_secret="x")
-value = topics_of(settings).{spec}.schema.value_of(b'{{"v":2}}', "org.x, partition 1, offset 7")
+value = topics_of(settings).{spec}.schema.value_of(b'{{"v":3}}', "org.x, partition 1, offset 7")
 print("went on with", value)
 """
     done = subprocess.run(
