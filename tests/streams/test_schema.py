@@ -107,6 +107,6 @@ print("went on with", value)
     )
     assert (done.returncode, done.stdout) == (70, "")
     assert done.stderr == (
-        "port-runs: stopped: org.x, partition 1, offset 7: format version 2; this application knows up to 1; "
+        "port-runs: stopped: org.x, partition 1, offset 7: format version 3; this application knows up to 2; "
         "upgrade this worker\n"
     )
