@@ -99,7 +99,16 @@ M = TypeVar("M", bound=Middleware)
 
 
 class Fail(Exception):
-    """Raised by a handler: the item has failed for good. The text becomes the error message that Port shows."""
+    """Raised by a handler: the item has failed for good.
+
+    Args:
+        message: the error message that Port shows.
+        output: what stands beside it in the node run's output, as a handler may return it; None for nothing.
+    """
+
+    def __init__(self, message: str = "", output: Mapping[str, object] | BaseModel | None = None) -> None:
+        self.output = output
+        super().__init__(message)
 
 
 class RetryLater(Exception):

@@ -229,7 +229,7 @@ def _result(
             return _deferred(call, returned, started_at, ended_at)
         output = _output(call, returned)
     except Fail as failure:
-        return _failed(call, _said(failure) or "the handler raised Fail", started_at, ended_at)
+        return _final(call, failure, started_at, ended_at)
     except RetryLater as later:
         return _retry(call, _said(later), ended_at + later.seconds)
     except asyncio.CancelledError:
@@ -237,6 +237,17 @@ def _result(
     except Exception as error:
         return _raised(call, error, started_at, ended_at)
     return _finished(call, Result.SUCCESS, started_at, ended_at, output=output)
+
+
+def _final(call: Call, failure: Fail, started_at: float, ended_at: float) -> ItemFinished:
+    error = _said(failure) or "the handler raised Fail"
+    if failure.output is None:
+        return _failed(call, error, started_at, ended_at)
+    try:
+        output = _output(call, failure.output)
+    except Fail as wrong:
+        return _failed(call, f"{error} ({_said(wrong)})", started_at, ended_at)
+    return _finished(call, Result.FAILED, started_at, ended_at, output=output, error=_clean(call, error))
 
 
 def _raised(call: Call, error: Exception, started_at: float, ended_at: float) -> ItemFinished | ItemRetry:

@@ -39,7 +39,7 @@ class Outcome:
     result: Result | None
     """`SUCCESS`, `FAILED` or `CANCELLED`; None where the handler is to be called again, or has returned `Deferred`."""
     output: dict[str, JsonValue] | None = None
-    """What Port would get, read back from JSON; None where the item has not succeeded."""
+    """What Port would get, read back from JSON; None where the item has not succeeded, unless `Fail` has one."""
     error: str | None = None
     """Why the item has FAILED, was cancelled, or is called again; None where it succeeded."""
     retry_in: float | None = None

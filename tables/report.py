@@ -28,8 +28,8 @@ def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:
         run: a node run whose report is frozen (`covered` is set).
         items: the covered items, in order, all of them ended. They are read once.
 
-    The output of an object payload is its handler's; of an array, or of several messages, a summary with each item's
-    output in order, cut to Port's limit with a note.
+    The output of an object payload is its handler's, with `error` in it where the item has not succeeded; of an array,
+    or of several messages, a summary with each item's output in order, cut to Port's limit with a note.
     """
     if run.body is Body.SMALL:
         output = _encoded(_small_output(run, items))
@@ -62,12 +62,14 @@ def _unmet(run: NodeRun, counts: Counter[Result | None]) -> str:
 
 
 def _single_output(item: Item) -> bytes:
+    error: dict[str, JsonValue] = {}
     if item.result is not Result.SUCCESS:
-        return _encoded({"error": _error(item.error or "failed")})
-    output = _encoded(_output(item))
+        error = {"error": _error(item.error or "failed")}
+    output = _encoded(_output(item) | error)
     if len(output) <= _ROOM:
         return output
-    return _encoded({"note": f"The output is larger than Port takes ({len(output):,} bytes) and is left out."})
+    note = f"The output is larger than Port takes ({len(output):,} bytes) and is left out."
+    return _encoded({"note": note} | error)
 
 
 def _output(item: Item) -> dict[str, JsonValue]:
@@ -110,22 +112,27 @@ def _summary(run: NodeRun, items: Iterable[Item]) -> dict[str, JsonValue]:
 def _fitting_entry(item: Item, room: int) -> tuple[dict[str, JsonValue] | None, int]:
     # What is longer than the whole room is not read, so that many large outputs cost no more than they take up.
     whole = len(item.output or "") <= room
-    for bare in (False, True) if whole else (True,):
-        entry = _entry(item, bare=bare)
+    for parts in _PARTS if whole else _PARTS[1:]:
+        entry = _entry(item, parts)
         size = len(_encoded(entry)) + 1
         if size <= room:
             return entry, size
     return None, 0
 
 
-def _entry(item: Item, *, bare: bool) -> dict[str, JsonValue]:
+_PARTS: Final = (("error", "output"), ("error",), ())
+"""What an entry has of its item, until it fits."""
+
+
+def _entry(item: Item, parts: tuple[str, ...]) -> dict[str, JsonValue]:
     entry: dict[str, JsonValue] = {"index": item.index, "result": item.result}
     if item.event_type is not None:
         entry["eventType"] = item.event_type[:200]
-    if bare:
-        entry["note"] = "The output is left out: it is larger than fits."
-    elif item.result is not Result.SUCCESS:
+    succeeded = item.result is Result.SUCCESS
+    if "error" in parts and not succeeded:
         entry["error"] = _error(item.error or "failed")
-    else:
+    if "output" not in parts:
+        entry["note"] = "The output is left out: it is larger than fits."
+    elif succeeded or item.output is not None:
         entry["output"] = _output(item)
     return entry

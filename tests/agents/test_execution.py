@@ -182,6 +182,22 @@ async def test_fail_is_final(raised: Fail, says: str) -> None:
     assert await failed(call_of(handle, retries=5)) == says
 
 
+async def test_fail_may_have_an_output() -> None:
+    def handle(event: Person) -> None:
+        raise Fail("the plan is invalid", {"step": 3})
+
+    event = await finished(call_of(handle, retries=5))
+    assert (event.result, event.error, event.output) == (Result.FAILED, "the plan is invalid", '{"step":3}')
+
+
+async def test_an_output_of_fail_that_cannot_be_written_is_named() -> None:
+    def handle(event: Person) -> None:
+        raise Fail("the plan is invalid", {"step": object()})
+
+    said = await failed(call_of(handle, retries=5))
+    assert said.startswith("the plan is invalid (the handler's output cannot be written as JSON: ")
+
+
 async def test_retry_later_is_heeded_as_often_as_it_is_asked() -> None:
     async def handle(event: Person) -> None:
         raise RetryLater("2m", "the cluster is busy")

@@ -63,6 +63,18 @@ class TestOneObject:
     def test_a_failure_without_words_has_some(self) -> None:
         assert body_of(reporting(failing=1), [ended(0, error="")])["output"] == {"error": {"message": "failed"}}
 
+    def test_a_failure_may_have_an_output(self) -> None:
+        item = ended(0, error="the plan is invalid").model_copy(update={"output": '{"step":3,"error":"mine"}'})
+        output = body_of(reporting(failing=1), [item])["output"]
+        assert output == {"step": 3, "error": {"message": "the plan is invalid"}}
+
+    def test_the_output_of_a_failure_that_is_too_large_is_replaced_by_a_note(self) -> None:
+        large = '{"a":"' + "x" * MAX_BODY_BYTES + '"}'
+        item = ended(0, error="the plan is invalid").model_copy(update={"output": large})
+        output = body_of(reporting(failing=1), [item])["output"]
+        assert output["note"].startswith("The output is larger than Port takes (")
+        assert output["error"] == {"message": "the plan is invalid"}
+
     def test_an_output_that_is_too_large_is_replaced_by_a_note(self) -> None:
         output = body_of(reporting(), [ended(0, output='{"a":"' + "x" * MAX_BODY_BYTES + '"}')])["output"]
         assert output == {"note": "The output is larger than Port takes (1,048,584 bytes) and is left out."}
@@ -108,6 +120,13 @@ class TestSeveralItems:
         output = body_of(covering(3, failed=True), items)["output"]
         assert output["error"] == {"message": "2 of 3 items failed; item 1 (type 0): second"}
         assert [entry.get("error") for entry in output["items"]] == [None, {"message": "second"}, {"message": "third"}]
+
+    def test_a_failure_stands_with_its_output_as_long_as_that_fits(self) -> None:
+        failure = ended(0, error="first").model_copy(update={"output": '{"step":3}'})
+        large = ended(1, error="second").model_copy(update={"output": '{"a":"' + "x" * MAX_BODY_BYTES + '"}'})
+        entries = body_of(covering(2, failed=True), [failure, large])["output"]["items"]
+        assert (entries[0]["error"], entries[0]["output"]) == ({"message": "first"}, {"step": 3})
+        assert (entries[1]["error"], "note" in entries[1]) == ({"message": "second"}, True)
 
     def test_an_array_of_one_is_a_summary_too(self) -> None:
         run = reporting().model_copy(update={"array": True})
