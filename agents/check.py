@@ -19,6 +19,7 @@ from agents.shared import handlers, specs
 from streams.app import settings
 from streams.checks import check_machine, check_port, check_settings, check_web
 from streams.findings import Finding, Say, Status, ok
+from streams.records import ArrayPolicy
 from streams.source_checks import check_kafka
 
 _WIDTH: Final = max(len(status) for status in Status) + 2
@@ -74,6 +75,8 @@ def of_handler(handler: Handler) -> Finding:
         with contextlib.suppress(PydanticInvalidForJsonSchema):
             schema = handler.model.model_json_schema()
     limits = f"concurrency {handler.concurrency}, deadline {handler.deadline:g} s, retries {handler.retries}"
+    if handler.policy is not None:
+        limits += f", {_policy(handler.policy)}"
     return ok(
         f"handler {handler.event_type}",
         f"{handler.name} takes {fields}; {limits}",
@@ -82,7 +85,13 @@ def of_handler(handler: Handler) -> Finding:
         concurrency=handler.concurrency,
         deadline=handler.deadline,
         retries=handler.retries,
+        array=None if handler.policy is None else handler.policy.model_dump(),
     )
+
+
+def _policy(policy: ArrayPolicy) -> str:
+    needed = f"{policy.share:.0%} of an array" if policy.share else "one item of an array"
+    return f"{needed} must succeed{', else the rest is cancelled' if policy.cancel_rest else ''}"
 
 
 def summary(findings: list[Finding]) -> str:

@@ -20,7 +20,7 @@ class Order(BaseModel):
     number: int
     express: bool = False
 
-@handles("order.placed", concurrency=3, deadline="7s", retries=2)
+@handles("order.placed", concurrency=3, deadline="7s", retries=2, array=0.5)
 async def order_placed(event: Order, ctx: Context) -> dict[str, object]:
     ctx.log("order %d", event.number)
     if event.number == 0:
@@ -120,9 +120,11 @@ def test_handlers_are_listed(shell: Shell) -> None:
     text = shell("handlers")
     assert text.error == ""
     assert "order.placed\n  test_handlers.order_placed takes number, [express]; concurrency 3, deadline 7 s" in text.out
+    assert "retries 2, 50% of an array must succeed, else the rest is cancelled\n" in text.out
     any_object, placed = shell("handlers", "--json").json
     assert (any_object["eventType"], any_object["schema"]) == ("anything", None)
     assert placed["schema"]["required"] == ["number"]
+    assert placed["array"] == {"share": 0.5, "cancel_rest": True}
     assert (placed["eventType"], placed["concurrency"], placed["deadline"], placed["retries"]) == (
         "order.placed",
         3,
