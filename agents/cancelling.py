@@ -1,4 +1,4 @@
-"""Which calls of handlers run, how one is cancelled, and who looks at Port whether it is to be.
+"""Which calls of handlers run, how one is cancelled, and who looks at Port whether it, or what waits, is to be.
 
 Knows nothing of Faust.
 """
@@ -9,9 +9,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 from port.client import Answer, Before
 from port.models import WorkflowRun
@@ -108,52 +110,105 @@ class RunningCalls:
             call.cancellation.set(reason)
 
 
+class Place(Protocol):
+    """Where a node run is."""
+
+    @property
+    def partition(self) -> int:
+        """Its partition."""
+
+    @property
+    def node_run_id(self) -> str:
+        """Its id."""
+
+
+@dataclass(frozen=True)
+class NodeRunAt:
+    """A node run, and its partition."""
+
+    partition: int
+    node_run_id: str
+
+
 GetRun = Callable[[str, Before], Awaitable[WorkflowRun | Answer]]
-Cancelled = Callable[[RunningCall, bool], Awaitable[None]]
+Cancelled = Callable[[Place, bool], Awaitable[None]]
+
+
+class Waiting(Protocol):
+    """The node runs with items that wait: for a retry, for another system's word, for a handler."""
+
+    def node_runs(self) -> Collection[NodeRunAt]:
+        """Return them all, without a look at each."""
+
+    def workflow_run_id(self, place: NodeRunAt) -> str | None:
+        """Return the workflow run of one; None where it is not to be cancelled any more, or none is known."""
 
 
 class _EndedError(Exception):
-    """No call of the workflow run runs any more."""
+    """Nothing of the workflow run runs or waits any more."""
 
 
 class Poller:
-    """Looks at the workflow runs of long calls, one after the other.
+    """Looks at the workflow runs of long calls, one after the other; in between, one a round, at those of what waits.
 
     Args:
         calls: the calls that run.
+        waiting: what waits.
         get_run: asks Port for a workflow run; it calls what it is given immediately before it sends anything, and what
             that raises ends it, unsent.
-        cancelled: told of one call of each node run that is cancelled, and whether Port has ended the node run itself.
-        interval: how many seconds a call runs before its workflow run is looked at, and then between two looks.
+        cancelled: told of each node run that is cancelled, and whether Port has ended the node run itself.
+        interval: how many seconds a call runs, or an item waits, before its workflow run is looked at, and then between
+            two looks.
         clock: the seconds that `RunningCall.since` counts.
     """
 
     def __init__(
         self,
         calls: RunningCalls,
+        waiting: Waiting,
         get_run: GetRun,
         cancelled: Cancelled,
         interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._calls = calls
+        self._waiting = waiting
         self._get_run = get_run
         self._cancelled = cancelled
         self._interval = interval
         self._clock = clock
         self._looked: dict[str, float] = {}
         """When each workflow run was looked at last."""
+        self._queue: deque[NodeRunAt] = deque()
+        """What waited at `_queued_at` and is still to be looked at."""
+        self._queued_at = clock()
 
     async def run(self) -> None:
         """Look, for ever."""
         while True:
             await asyncio.sleep(_ROUND_SECONDS)
-            for workflow_run_id in self._due():
-                try:
-                    await self._look(workflow_run_id)
-                except Exception:
-                    logger.exception("the look at %s failed", workflow_run_id)
-                await asyncio.sleep(1 / POLLS_PER_SECOND)
+            for due in self._due():
+                await self._look(due, partial(self._running, due))
+            place = self._next_waiting()
+            workflow_run_id = None if place is None else self._waiting.workflow_run_id(place)
+            if place is not None and workflow_run_id is not None:
+                await self._look(workflow_run_id, partial(self._waits, workflow_run_id, place))
+
+    def _next_waiting(self) -> NodeRunAt | None:
+        """Return what is to be looked at next of what waited an interval ago, and may still wait."""
+        now = self._clock()
+        if now - self._queued_at < self._interval:
+            return None
+        if not self._queue:
+            self._queue, self._queued_at = deque(self._waiting.node_runs()), now
+            return None
+        return self._queue.popleft()
+
+    def _waits(self, workflow_run_id: str, place: NodeRunAt) -> dict[str, Place]:
+        return {place.node_run_id: place} if self._waiting.workflow_run_id(place) == workflow_run_id else {}
+
+    def _running(self, workflow_run_id: str) -> dict[str, Place]:
+        return {call.node_run_id: call for one, call in self._long() if one == workflow_run_id}
 
     def _long(self) -> Iterator[tuple[str, RunningCall]]:
         begun = self._clock() - self._interval
@@ -169,10 +224,14 @@ class Poller:
         due = [one for one in long if self._looked.get(one, before) <= before]
         return sorted(due, key=lambda one: self._looked.get(one, 0.0))
 
-    async def _look(self, workflow_run_id: str) -> None:
-        def of_it() -> dict[str, RunningCall]:
-            return {call.node_run_id: call for one, call in self._long() if one == workflow_run_id}
+    async def _look(self, workflow_run_id: str, of_it: Callable[[], Mapping[str, Place]]) -> None:
+        try:
+            await self._cancel(workflow_run_id, of_it)
+        except Exception:
+            logger.exception("the look at %s failed", workflow_run_id)
+        await asyncio.sleep(1 / POLLS_PER_SECOND)
 
+    async def _cancel(self, workflow_run_id: str, of_it: Callable[[], Mapping[str, Place]]) -> None:
         def check() -> None:
             if not of_it():
                 raise _EndedError
@@ -186,9 +245,9 @@ class Poller:
         if isinstance(run, Answer):
             logger.info("%s cannot be looked at: %s: %s", workflow_run_id, run.kind.value, run.reason)
             return
-        for node_run_id, call in of_it().items():
+        for node_run_id, place in of_it().items():
             node_run = run.node_run(node_run_id)
             over = node_run is not None and node_run.is_over
             if over or run.is_cancelled:
                 logger.info("%s is cancelled: Port %s", node_run_id, "has ended it" if over else "cancels its run")
-                await self._cancelled(call, over)
+                await self._cancelled(place, over)

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import time
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 from faust.types import StreamT
 
 from agents import owning
 from agents.backlog import backlog
-from agents.cancelling import Poller, RunningCall
+from agents.cancelling import NodeRunAt, Place, Poller, RunningCall
 from agents.contract import Context, Handler, HandlerError, middleware_in
 from agents.entering import record
 from agents.execution import Call, Ended, Threads, execute
@@ -234,24 +234,44 @@ async def _look(workflow_run_id: str, before: Before) -> WorkflowRun | Answer:
     return await app.port.get_run(workflow_run_id, check, Urgency.POLL)
 
 
-async def _run_cancelled(call: RunningCall, over: bool) -> None:
+class _Waiting:
+    """What waits in the due index: retries, deferred and held items."""
+
+    def node_runs(self) -> set[NodeRunAt]:
+        """Return the node runs that have an entry."""
+        return {
+            NodeRunAt(partition, node_run_id)
+            for partition in dispatch.active
+            for node_run_id, _ in cast("list[tuple[str, int]]", dispatch.due.keys(partition))
+        }
+
+    def workflow_run_id(self, place: NodeRunAt) -> str | None:
+        """Return the workflow run of one that still waits, and is neither cancelled nor reported."""
+        with contextlib.suppress(NotOwnedError):
+            run = node_runs.run(place.partition, place.node_run_id)
+            if run is not None and run.stopped is None and run.covered is None:
+                return run.workflow_run_id
+        return None
+
+
+async def _run_cancelled(place: Place, over: bool) -> None:
     """Have a node run cancelled, and its calls here, also where its partition has moved meanwhile."""
     try:
-        run = node_runs.run(call.partition, call.node_run_id)
+        run = node_runs.run(place.partition, place.node_run_id)
     except NotOwnedError:
         run = None
     if run is not None and run.covered is not None:
         # Reported: it is the report that has ended it. What came later runs to its end.
         return
-    await record(call.partition, RunCancelled(node_run_id=call.node_run_id, over=over, at=time.time()))
-    calls.cancel_all(call.node_run_id, _REASONS[Stop.OVER if over else Stop.RUN])
+    await record(place.partition, RunCancelled(node_run_id=place.node_run_id, over=over, at=time.time()))
+    calls.cancel_all(place.node_run_id, _REASONS[Stop.OVER if over else Stop.RUN])
 
 
 @app.task  # type: ignore[untyped-decorator]
 async def poll_cancelled() -> None:
     """Notice the cancellation of workflow runs whose items run long."""
     if settings.cancel_poll_seconds:
-        await Poller(calls, _look, _run_cancelled, settings.cancel_poll_seconds).run()
+        await Poller(calls, _Waiting(), _look, _run_cancelled, settings.cancel_poll_seconds).run()
 
 
 def _failed(work: ItemWork, error: str, result: Result = Result.FAILED) -> ItemFinished:

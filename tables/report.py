@@ -69,7 +69,7 @@ def _single_output(item: Item) -> bytes:
     if len(output) <= _ROOM:
         return output
     note = f"The output is larger than Port takes ({len(output):,} bytes) and is left out."
-    return _encoded({"note": note} | error)
+    return _encoded({"note": note, **error})
 
 
 def _output(item: Item) -> dict[str, JsonValue]:

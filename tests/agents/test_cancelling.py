@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from agents.cancelling import POLLS_PER_SECOND, Cancellation, Poller, RunningCall, RunningCalls
+from agents.cancelling import POLLS_PER_SECOND, Cancellation, NodeRunAt, Place, Poller, RunningCall, RunningCalls
 from agents.contract import Context
 from agents.execution import Call, Ended, Threads, execute
 from port.client import Answer, AnswerKind, Before
@@ -159,20 +159,30 @@ class World:
     port: Port = field(default_factory=Port)
     calls: RunningCalls = field(default_factory=RunningCalls)
     told: list[tuple[str, bool]] = field(default_factory=list)
+    waiting: dict[NodeRunAt, str | None] = field(default_factory=dict)
+
+    def node_runs(self) -> list[NodeRunAt]:
+        return list(self.waiting)
+
+    def workflow_run_id(self, place: NodeRunAt) -> str | None:
+        return self.waiting.get(place)
 
     def begin(self, run_id: str | None, node_run_id: str, index: int = 0) -> RunningCall:
         call = RunningCall(0, node_run_id, index, run_id, Cancellation(), asyncio.get_running_loop().time())
         self.calls.add(call)
         return call
 
-    async def cancelled(self, call: RunningCall, over: bool) -> None:
-        self.told.append((call.node_run_id, over))
-        self.calls.cancel_all(call.node_run_id, "cancelled")
+    async def cancelled(self, place: Place, over: bool) -> None:
+        self.told.append((place.node_run_id, over))
+        self.calls.cancel_all(place.node_run_id, "cancelled")
+        self.waiting.pop(NodeRunAt(place.partition, place.node_run_id), None)
 
     async def look(self, seconds: float) -> None:
         """Let the poller look for so long."""
         loop = asyncio.get_running_loop()
-        poller = asyncio.create_task(Poller(self.calls, self.port.get_run, self.cancelled, 60.0, clock=loop.time).run())
+        poller = asyncio.create_task(
+            Poller(self.calls, self, self.port.get_run, self.cancelled, 60.0, clock=loop.time).run()
+        )
         await asyncio.sleep(seconds)
         poller.cancel()
         await asyncio.gather(poller, return_exceptions=True)
@@ -244,6 +254,39 @@ class TestPoller:
 
         told = [("wfnr_1", False), ("wfnr_2", False), ("wfnr_3", True), ("wfnr_4", True)]
         assert sorted(simulate(main()).told) == told
+
+    def test_what_waits_long_is_looked_at_in_turn_beside_the_calls(self) -> None:
+        async def main() -> World:
+            world = World()
+            for number in range(20):
+                world.begin(f"wfr_call_{number}", f"wfnr_call_{number}")
+            for number in range(30):
+                world.waiting[NodeRunAt(1, f"wfnr_{number}")] = f"wfr_{number}" if number else None
+            world.port.answers["wfr_7"] = _run("wfr_7", "CANCELLING", wfnr_7=None)
+            await world.look(2_000)
+            return world
+
+        world = simulate(main())
+        looks = Counter(run_id for _, run_id in world.port.seen if "call" not in run_id)
+        assert looks.pop("wfr_7") == 1
+        assert len(looks) == 28, "none is left out, but for the one whose workflow run nobody knows"
+        assert max(looks.values()) - min(looks.values()) <= 1, "and none comes more often than others"
+        assert world.told == [("wfnr_7", False)]
+
+    def test_what_waits_shortly_costs_nothing(self) -> None:
+        async def main() -> World:
+            world = World()
+
+            async def come_and_go() -> None:
+                for number in range(20):
+                    world.waiting = {NodeRunAt(0, f"wfnr_{number}"): f"wfr_{number}"}
+                    await asyncio.sleep(50)
+                world.waiting = {}
+
+            await asyncio.gather(come_and_go(), world.look(2_000))
+            return world
+
+        assert simulate(main()).port.seen == []
 
     def test_a_call_that_ends_before_its_turn_is_not_looked_at(self) -> None:
         async def main() -> World:

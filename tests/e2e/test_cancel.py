@@ -14,7 +14,7 @@ HANDLERS = """
 import asyncio
 import os
 import time
-from agents import Array, Context, Fail, RetryLater, handles
+from agents import Array, Context, Deferred, Fail, RetryLater, handles
 
 def begun(ctx: Context) -> None:
     with open(os.environ["BEGUN"], "a") as out:
@@ -50,6 +50,8 @@ async def one(event: dict, ctx: Context) -> dict:
         raise Fail("it cannot be done")
     if do == "later":
         raise RetryLater("1h", "not yet")
+    if do == "defer":
+        return Deferred("1h")
     if do == "flaky" and ctx.attempt == 1:
         raise RetryLater("100ms", "not yet")
     if do == "hang":
@@ -163,6 +165,17 @@ def test_a_cancelled_run_ends_its_long_calls(running: Running) -> None:
     assert running.shown(forced, "cancelled")["result"] == "CANCELLED"
     running.record.read_on()
     assert running.record.reports(forced) == [], "Port has ended it: there is nothing to report"
+
+
+def test_a_cancelled_run_ends_what_waits(running: Running) -> None:
+    waiting = [running.cluster.publish({"type": "half", "do": do}) for do in ("later", "defer")]
+    for node_run_id in waiting:
+        running.shown(node_run_id, "deferred")
+        running.cancel(node_run_id)
+    for node_run_id in waiting:
+        body = running.record.completed(node_run_id)
+        assert body["result"] == "CANCELLED"
+        assert body["output"]["error"]["message"] == "cancelled: the workflow run was cancelled"
 
 
 def test_what_was_cancelled_is_not_run_again_after_a_crash(running: Running) -> None:
