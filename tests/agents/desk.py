@@ -16,6 +16,7 @@ from streams.records import (
     Arrival,
     Body,
     FailureTold,
+    ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
@@ -151,7 +152,7 @@ class Desk:
         if applied.run is None or partition not in self.dispatch.active:
             return
         self.overview.changed(partition, applied.before, applied.run)
-        if isinstance(event, ItemFinished | ItemRetry) and event.worker == WORKER:
+        if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) and event.worker == WORKER:
             self.dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
         self.dispatch.act(partition, applied)
 
@@ -188,6 +189,20 @@ class Desk:
                 due_at=self.now + pause,
                 error="not yet",
                 worker=worker,
+            )
+        )
+
+    def defer(self, *, attempt: int = 1, until: float = 2000.0) -> None:
+        self.outcome(
+            ItemDeferred(
+                node_run_id=ID,
+                index=0,
+                message=0,
+                attempt=attempt,
+                until=until,
+                worker=WORKER,
+                started_at=self.now,
+                at=self.now,
             )
         )
 

@@ -379,6 +379,40 @@ async def test_an_attempt_that_ends_in_a_retry_is_the_last_one_of_a_cancelled_it
     assert len(desk.items) == 1
 
 
+async def test_a_deferred_item_waits_for_its_time_and_no_handler_is_called_for_it() -> None:
+    desk = Desk()
+    desk.arrive({"type": "a"})
+    desk.defer(until=desk.now + 5)
+    assert (desk.dispatch.due.keys(0), desk.released) == ([(ID, 0)], [(0, ID, 0)])
+    await desk.take_over([0])
+    assert len(desk.items) == 1
+    desk.defer(until=desk.now)
+    assert desk.sent == [], "the deferral that stands is the first"
+
+
+async def test_a_deferred_item_is_ended_where_its_node_run_is_cancelled() -> None:
+    desk = Desk()
+    desk.arrive({"type": "a"})
+    desk.defer()
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert [(work.index, work.attempt) for work, _ in desk.ended_cancelled] == [(0, 1)]
+    assert desk.dispatch.due.keys(0) == [], "nothing is left to expire"
+
+
+async def test_a_call_that_defers_its_item_when_the_node_run_is_cancelled_has_not_saved_it() -> None:
+    desk = Desk()
+    desk.arrive({"type": "a"})
+    desk.calls = {0}
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert (desk.cancelled_calls, desk.ended_cancelled) == ([0], [])
+    desk.calls = set()
+    desk.defer()
+    assert [work.attempt for work, _ in desk.ended_cancelled] == [1]
+    assert desk.dispatch.due.keys(0) == []
+
+
 async def test_the_rest_of_an_array_is_cancelled_and_what_comes_after_it() -> None:
     desk = Desk()
     desk.arrive([GREETING] * 3, policy=STRICT)

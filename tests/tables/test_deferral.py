@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from port.models import Result
-from streams.records import By, DeferralExpired, ItemCompleted, ItemDeferred
-from tables.state import AwaitWord, Change, Item, NodeRun, Note, Run, apply, ask_of_item, closed
+from streams.records import By, DeferralExpired, ItemCompleted, ItemDeferred, RunCancelled
+from tables.state import AwaitWord, Cancel, Change, Item, NodeRun, Note, Run, Stop, apply, ask_of_item, closed
 from tests.tables.examples import ID, finished, received, reporting, retry
 
 UNTIL = 1_700_000_000.0
@@ -78,6 +78,17 @@ def test_what_is_deferred_or_decided_is_of_a_format_that_older_workers_do_not_re
 def test_the_first_outcome_of_a_repeated_call_counts(event: ItemDeferred) -> None:
     run, item = deferral()
     assert apply(run, item, event) == Change(run, Note.DUPLICATE, item=item)
+
+
+def test_its_cancellation_ends_a_deferred_item() -> None:
+    run, item = deferral()
+    stopped = run_of(apply(run, item, RunCancelled(node_run_id=run.node_run_id, over=False, at=200.0)))
+    assert ask_of_item(stopped, 0, item) == Cancel(0, Stop.RUN)
+    change = apply(stopped, item, finished().model_copy(update={"v": 2, "result": Result.CANCELLED}))
+    ended = item_of(change)
+    assert (change.note, ended.result, ended.deferred_until, ended.v) == (Note.APPLIED, Result.CANCELLED, None, 2)
+    assert (run_of(change).covered, run_of(change).result, run_of(change).v) == (1, Result.CANCELLED, 2)
+    assert apply(run_of(change), ended, expired()).note is Note.DUPLICATE
 
 
 def test_a_word_ends_a_deferred_item() -> None:
