@@ -80,10 +80,10 @@ def test_nothing_is_wrong_and_nothing_changed(cluster: Cluster, record: Record, 
     assert f"{len(found)} looked at: " in text.splitlines()[-1]
     assert not cluster.data_dir("checked").exists()
     assert [call["call"] for call in record.read_on()] == ["auth", "auth"]
-    assert "takes service, version, environment, [timestamp]; concurrency 20, deadline 300 s, retries 0" in text
+    assert "takes service, version, environment, [timestamp]; concurrency 20, deadline 300 s, retries 5" in text
     details = found["handler deployment.started"]["details"]
     assert details["schema"]["required"] == ["service", "version", "environment"]
-    assert (details["concurrency"], details["deadline"], details["retries"]) == (20, 300, 0)
+    assert (details["concurrency"], details["deadline"], details["retries"]) == (20, 300, 5)
 
 
 def of_another_region(environment: Environment) -> Environment:

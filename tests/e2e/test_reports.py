@@ -105,7 +105,7 @@ class Running:
             for _, node in ids:
                 if node not in shown:
                     got = self.worker.get(f"/api/node-runs/{node}")
-                    if got.status != 200 or got.json["state"] not in ("reported", "refused"):
+                    if got.status != 200 or got.json["state"] not in ("reported", "refused", "cancelled"):
                         return False
                     shown[node] = got.json
             return True
@@ -209,7 +209,7 @@ def test_a_lost_answer_without_a_workflow_run_is_refused_and_says_why(running: R
 
 
 @pytest.mark.parametrize(
-    ("theirs", "state"), [("SUCCESS", "reported"), ("FAILED", "refused"), ("CANCELLED", "refused")]
+    ("theirs", "state"), [("SUCCESS", "reported"), ("FAILED", "refused"), ("CANCELLED", "cancelled")]
 )
 @pytest.mark.parametrize("status", [409, 422])
 def test_what_somebody_else_completed(running: Running, theirs: str, state: str, status: int) -> None:
@@ -222,10 +222,12 @@ def test_what_somebody_else_completed(running: Running, theirs: str, state: str,
     [shown] = running.settled([one], state)
     assert (running.statuses(one), running.looks(one)) == ([status], 1)
     assert (shown["report"]["status"], shown["report"]["body"]) == (status, "full")
-    if state == "refused":
-        assert shown["report"]["reason"].endswith("; it is completed with another result")
+    reason = shown["report"]["reason"]
+    if state == "reported":
+        assert reason is None
     else:
-        assert shown["report"]["reason"] is None
+        why = ", and its workflow run was cancelled" if state == "cancelled" else ""
+        assert reason.endswith(f"; it is completed with another result{why}")
 
 
 # Bodies that Port does not take.
