@@ -311,6 +311,20 @@ class TestErrors:
             with pytest.raises(KafkaError, match=f"Port {port} on 127.0.0.1 is in use"):
                 EmbeddedKafka(tmp_path, port).start()
 
+    def test_a_port_that_another_kafka_took_meanwhile_is_left_to_it(
+        self, kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = port_of(kafka)
+        chosen = iter([taken])
+        monkeypatch.setattr("local.kafka.broker.free_port", lambda: next(chosen, None) or free_port())
+        monkeypatch.setattr("local.kafka.broker.is_free", lambda port: port == taken or is_free(port))
+        said: list[str] = []
+        with EmbeddedKafka(tmp_path, progress=said.append) as other:
+            assert other.running
+            assert port_of(other) != taken
+        assert said[0] == f"Starting Kafka on {kafka.bootstrap}"
+        assert said[-1] == f"Kafka is up on {other.bootstrap}"
+
     def test_a_data_folder_in_use_is_named(self, kafka: EmbeddedKafka) -> None:
         with pytest.raises(KafkaError, match="is in use by another Kafka"):
             EmbeddedKafka(kafka.data_dir).start()

@@ -65,6 +65,13 @@ _PROPERTIES = {
 }
 
 
+_TRIES = 3
+
+
+class _PortTakenError(KafkaError):
+    """Somebody else listens on a port that was free a moment ago."""
+
+
 class EmbeddedKafka:
     """A single-node Apache Kafka in KRaft mode as a child process, on the loopback interface.
 
@@ -124,6 +131,16 @@ class EmbeddedKafka:
             raise KafkaError(f"Kafka is running already, on {self.bootstrap}.")
         self._forget()
         jars = fetch_jars(self._progress)
+        for _ in range(0 if self._port else _TRIES - 1):
+            try:
+                return self._start(jars, timeout)
+            except _PortTakenError:
+                # Somebody was quicker between the choice of a free port and its use.
+                self._port = 0
+                self._secured_ports.clear()
+        return self._start(jars, timeout)
+
+    def _start(self, jars: list[Path], timeout: float) -> None:
         self._take_ports()
         self._report(f"Starting Kafka on {self.bootstrap}")
         deadline = time.monotonic() + timeout
@@ -258,14 +275,21 @@ class EmbeddedKafka:
             raise KafkaError(f"Kafka's storage in {self.data_dir} could not be formatted: {_cause(done.stderr)}")
 
     def _wait_for_answer(self, child: Child, deadline: float, timeout: float) -> None:
-        while not (answers(self._port) and all(map(accepts, self._secured_ports.values()))):
+        cluster_id = self._cluster_id()
+        secured = self._secured_ports.values()
+        while not (answers(self._port, cluster_id=cluster_id) and all(map(accepts, secured))):
             if (status := child.exit_status()) is not None:
-                raise KafkaError(
-                    f"Kafka died while starting (status {status}): {_cause(self._log_tail())}. Its log: {self.log_file}"
-                )
+                why = _cause(self._log_tail())
+                kind = _PortTakenError if "Address already in use" in why else KafkaError
+                raise kind(f"Kafka died while starting (status {status}): {why}. Its log: {self.log_file}")
             if time.monotonic() > deadline:
                 raise KafkaError(f"Kafka did not answer within {timeout:.0f} seconds. Its log: {self.log_file}")
             time.sleep(0.05)
+
+    def _cluster_id(self) -> str:
+        """Return the id that the data folder was formatted with: another Kafka may answer on a port that was lost."""
+        lines = (self.data_dir / "log" / "meta.properties").read_text(encoding="utf-8").splitlines()
+        return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
 
     def _log_tail(self) -> str:
         with self.log_file.open("rb") as log:
