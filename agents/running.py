@@ -191,7 +191,11 @@ def _fail(work: ItemWork, error: str) -> None:
 def _hold(work: ItemWork) -> None:
     why = _no_handler(work)
     over = f"{why}: none was deployed within the {holding.seconds:g} s that it was held"
-    if not holding.hold(work, _came_at(work.partition, work.node_run_id, work.message), lambda: _fail(work, over)):
+    try:
+        came_at = _came_at(work.partition, work.node_run_id, work.message)
+    except NotOwnedError:
+        return
+    if not holding.hold(work, came_at, lambda: _fail(work, over)):
         _fail(work, f"{why}, and as many items as MAX_OPEN allows ({settings.max_open}) are held already")
     backlog.look()
 
@@ -264,6 +268,11 @@ async def _run_cancelled(place: Place, over: bool) -> None:
         # Reported: it is the report that has ended it. What came later runs to its end.
         return
     await record(place.partition, RunCancelled(node_run_id=place.node_run_id, over=over, at=time.time()))
+    with contextlib.suppress(NotOwnedError):
+        run = node_runs.run(place.partition, place.node_run_id)
+        if run is not None and run.stopped is None:
+            # Its last item ended meanwhile: it is reported as that says.
+            return
     calls.cancel_all(place.node_run_id, _REASONS[Stop.OVER if over else Stop.RUN])
 
 

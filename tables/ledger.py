@@ -154,7 +154,8 @@ class Ledger(NodeRuns):
 
     def arrival(self, partition: int, arrival: Arrival) -> Applied:
         """Apply an arrival and write what it changes."""
-        run = self.load(partition, arrival.node_run_id)
+        stored = self.run(partition, arrival.node_run_id)
+        run = self._counted(partition, stored)
         change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
         message = change.message
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
@@ -162,11 +163,12 @@ class Ledger(NodeRuns):
         self._recounted[partition].add(arrival.node_run_id)
         self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, run, change.run, touched, message.first if message else None)
+        return Applied(change.note, stored, change.run, touched, message.first if message else None)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
-        run = self.load(partition, event.node_run_id)
+        stored = self.run(partition, event.node_run_id)
+        run = self._counted(partition, stored)
         index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         change = apply(run, item, event, grace=self.grace)
@@ -174,7 +176,7 @@ class Ledger(NodeRuns):
         if change.note is Note.APPLIED and change.run is not None and change.run.finished:
             self._recounted[partition].discard(event.node_run_id)
         message = event.message if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) else None
-        return Applied(change.note, run, change.run, () if index is None else (index,), message)
+        return Applied(change.note, stored, change.run, () if index is None else (index,), message)
 
     def ownership(self, partition: int) -> Ownership | None:
         """Return who owns the partition, by its row; None where nobody has taken it yet."""
@@ -191,7 +193,7 @@ class Ledger(NodeRuns):
         The rows of its items may have outlived the crash, and what they make of its own row not.
         """
         before = self.run(partition, node_run_id)
-        run = self.load(partition, node_run_id)
+        run = self._counted(partition, before)
         if before is None or run is None:
             return False
         run = closed(run, self.grace)
@@ -200,13 +202,12 @@ class Ledger(NodeRuns):
         self._write(partition, Change(run, Note.APPLIED))
         return True
 
-    def load(self, partition: int, node_run_id: str) -> NodeRun | None:
-        """Return a node run for a change: open or finished, its counters true to its item rows."""
-        run = self.run(partition, node_run_id)
+    def _counted(self, partition: int, run: NodeRun | None) -> NodeRun | None:
+        """Return a node run for a change: its counters true to its item rows."""
         recounted = self._recounted.setdefault(partition, set())
-        if run is None or node_run_id in recounted:
+        if run is None or run.node_run_id in recounted:
             return run
-        recounted.add(node_run_id)
+        recounted.add(run.node_run_id)
         return recount(run, self.items(partition, run))
 
     def _known(self, partition: int, run: NodeRun | None, digest: str) -> Message | None:
@@ -255,7 +256,7 @@ class Ledger(NodeRuns):
     def _write_item(self, partition: int, run: NodeRun, item: Item) -> NodeRun:
         small = len(item.output or "") + len(item.error or "") + len(item.trace or "") <= INLINE_BYTES
         if item.index == 0 and not run.array and small:
-            return run.model_copy(update={"item": item})
+            return run.model_copy(update={"v": max(run.v, item.v), "item": item})
         self.rows.put(partition, _key("i", run.node_run_id, _number(item.index)), item.encode())
         # An earlier, small state of the item must not stand before this one.
         return run if item.index else run.model_copy(update={"item": None})

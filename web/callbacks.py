@@ -110,7 +110,7 @@ class Callbacks:
         ticket = self.urls.read(request.match_info["token"])
         if ticket is None:
             raise refused(HTTPStatus.NOT_FOUND, "not-found", "no such callback")
-        event = (await _body(request)).of(ticket)
+        event = _event(await _body(request), ticket)
         if self._decided(event):
             return _answer(HTTPStatus.OK, event, decided=True)
         try:
@@ -139,6 +139,22 @@ class Callbacks:
             return None
 
 
+def _event(said: Word, ticket: Ticket) -> ItemCompleted:
+    try:
+        event = said.of(ticket)
+    except ValueError as wrong:
+        # 1e999 is a number of JSON, and no float.
+        raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", f"output: {wrong}") from None
+    if len((event.output or "").encode()) > MAX_OUTPUT_BYTES:
+        raise _too_large("the output, written out,")
+    return event
+
+
+def _too_large(what: str) -> RefusedError:
+    message = f"{what} is larger than {MAX_OUTPUT_BYTES:,} bytes"
+    return refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", message)
+
+
 async def _body(request: web.Request) -> Word:
     if request.content_type != "application/json":
         message = "the body must be JSON, with Content-Type: application/json"
@@ -147,8 +163,7 @@ async def _body(request: web.Request) -> Word:
     async for chunk in request.content.iter_any():
         raw += chunk
         if len(raw) > MAX_OUTPUT_BYTES:
-            message = f"the body is larger than {MAX_OUTPUT_BYTES:,} bytes"
-            raise refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", message)
+            raise _too_large("the body")
     try:
         # Read by itself first: a model takes NaN and infinity, which are no JSON, for numbers.
         return Word.model_validate(from_json(raw, allow_inf_nan=False))

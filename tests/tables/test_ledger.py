@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streams.records import ItemDeferred
 from tables.ledger import INLINE_BYTES, Ledger
 from tests.tables.examples import ID, answered, arrival, finished, retry
 from tests.tables.rows import DictRows
@@ -77,6 +78,37 @@ def test_a_large_end_whose_node_runs_row_was_lost_counts_when_it_comes_again() -
     run = ledger.outcome(0, finished(output=LARGE)).run
     assert run is not None
     assert run.covered == 1
+
+
+def test_what_stood_before_an_event_is_what_the_row_said() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival(count=2, array=True))
+    before = ledger.run(0, ID)
+    assert before is not None
+    ledger.outcome(0, finished(0))
+    # The item's row has outlived a crash, its node run's has not: whoever counts node runs has counted this.
+    rows.put(0, b"o/wfnr_a", before.encode())
+    applied = Ledger(rows).outcome(0, finished(0))
+    assert applied.before == before
+    assert applied.run is not None
+    assert (before.succeeded, applied.run.succeeded) == (0, 1)
+
+
+def test_a_row_is_of_the_format_of_what_stands_in_it() -> None:
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival())
+    plain = ledger.run(0, ID)
+    deferred = ItemDeferred(
+        node_run_id=ID, index=0, message=0, attempt=1, until=9.0, worker="w", started_at=1.0, at=2.0
+    )
+    ledger.outcome(0, deferred)
+    run = ledger.run(0, ID)
+    assert plain is not None
+    assert run is not None
+    assert run.item is not None
+    assert (plain.v, run.v) == (1, 2)
 
 
 def test_the_cost_of_ten_thousand_items_is_ten_thousand_times_that_of_one() -> None:

@@ -223,7 +223,7 @@ class TestReport:
 
     def test_a_single_cancelled_item(self) -> None:
         run = after(received(), cancelled(), *is_cancelled(0))
-        item = ended(0).model_copy(update={"result": Result.CANCELLED, "error": "cancelled"})
+        item = ended(0).model_copy(update={"result": Result.CANCELLED, "error": "cancelled", "output": None})
         assert self.body(run, item) == {
             "status": "COMPLETED",
             "result": "CANCELLED",

@@ -120,12 +120,31 @@ async def test_a_wrong_body(client: Client, worker: FakeWorker, path: str, body:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"\xff", b'{"result": "SUCCESS", "output": {"x": NaN}}', b'{"result": "\\ud800"}', b"[" * 50_000],
-    ids=["nothing", "cut off", "no UTF-8", "NaN", "lone surrogate", "deep"],
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"result": "SUCCESS", "output": {"x": NaN}}',
+        b'{"result": "SUCCESS", "output": {"x": 1e999}}',
+        b'{"result": "\\ud800"}',
+        b"[" * 50_000,
+    ],
+    ids=["nothing", "cut off", "no UTF-8", "NaN", "no float", "lone surrogate", "deep"],
 )
 async def test_what_is_no_json(client: Client, path: str, raw: bytes) -> None:
     answer = await client.post(path, data=raw, headers={"Content-Type": "application/json"})
     assert answer.status == 422
+
+
+async def test_an_output_that_grows_where_it_is_written_is_too_large(
+    client: Client, worker: FakeWorker, path: str
+) -> None:
+    raw = b'{"result": "SUCCESS", "output": {"x": [%s]}}' % b",".join([b"1e15"] * 190_000)
+    assert len(raw) < 1_000_000
+    before = state(worker)
+    answer = await client.post(path, data=raw, headers={"Content-Type": "application/json"})
+    assert answer.status == 413
+    assert state(worker) == before
 
 
 async def test_only_json(client: Client, path: str) -> None:
