@@ -29,6 +29,8 @@ def test_without_kafka_it_ends_in_time_and_what_it_had_not_acknowledged_is_done_
             call(cluster.emulator_port, "PUT", "/emulator/faults", body={"paths": ["report"], "hang": True})
             published = [cluster.publish({"eventType": "echo"}) for _ in range(5)]
             eventually(lambda: _reports(cluster) or None, "a report is on its way")
+            # A call that runs when Kafka goes would be waited for, for DRAIN_SECONDS.
+            eventually(lambda: _reporting(worker) == len(published), "all items have ended")
             cluster.kafka.kill()
             began = time.monotonic()
             worker.child.send_signal(signal.SIGTERM)
@@ -53,6 +55,10 @@ def test_it_can_be_stopped_at_any_moment_of_its_start(unique: str, tmp_path: Pat
 
 def _says(worker: Process, text: str) -> bool:
     return text in worker.log.read_text(errors="replace")
+
+
+def _reporting(worker: Process) -> int:
+    return int(worker.get("/api/node-runs").json["counts"]["reporting"])
 
 
 def _reports(cluster: Cluster) -> int:
