@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 LOCK_ENV := .cache/lock
 
-.PHONY: help setup demo dev test soak bench lint format lock clean distclean
+.PHONY: help setup demo dev test soak bench screenshots lint format lock clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,7 @@ dev: setup ## run a worker with the settings of the environment and .env, anew w
 TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## run all tests, those on a real Kafka included; pytest's options stand in TEST_ARGS
+	@sh scripts/browser.sh
 	@$(PY) -m pytest $(TEST_ARGS)
 
 # Its options stand in BENCH_ARGS: make bench BENCH_ARGS="--runs 1 --burst 5000"; --help lists them.
@@ -41,6 +42,10 @@ SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm moves
 
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
 	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o timeout=3600 $(SURVIVAL)
+
+screenshots: setup ## write the pictures of the README to docs/images
+	@sh scripts/browser.sh
+	$(PY) -m tests.web.screenshots
 
 lint: setup ## check format, code, types, shell scripts, Dockerfile, compose file and deploy/
 	$(PY) -m ruff format --check .

@@ -37,7 +37,7 @@ from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
 from streams.records import By
 from streams.settings import Signature
 
-_FAILED: Final = 1
+FAILED: Final = 1
 _WRONG_INPUT: Final = 2
 _SHOWN_CHARACTERS: Final = 200
 
@@ -50,7 +50,7 @@ class CommandError(Exception):
         self.status = status
 
 
-class _Command(AppCommand):
+class Command(AppCommand):
     """Ends the process: with what `act` returns, or with one line that says what is wrong."""
 
     abstract: ClassVar[bool] = True
@@ -80,16 +80,16 @@ class _Command(AppCommand):
         return bool(self.json or self.kwargs.get("as_json"))
 
 
-_FOR_PROGRAMS: Final = option("--json", "as_json", default=False, is_flag=True, help="Print one JSON document.")
+FOR_PROGRAMS: Final = option("--json", "as_json", default=False, is_flag=True, help="Print one JSON document.")
 
 
-class handlers(_Command):
+class handlers(Command):
     """List the handlers that HANDLERS names: event type, function, the fields that it takes, and its limits.
 
     With --json each has the JSON schema of its model, too; null where it takes any object.
     """
 
-    options = [_FOR_PROGRAMS]
+    options = [FOR_PROGRAMS]
 
     def act(self) -> int:
         """Print them by event type."""
@@ -103,7 +103,7 @@ class handlers(_Command):
         return 0
 
 
-class node_json(_Command):
+class node_json(Command):
     """Print the Kafka action node for an event type, to be pasted into a workflow of Port's.
 
     Its payload has what the handler's model asks for, with the trigger's field of the same name for each; an optional
@@ -123,7 +123,7 @@ class node_json(_Command):
         return 0
 
 
-class send(_Command):
+class send(Command):
     """Render the node in FILE and publish its message on <orgId>.runs of the own cluster, as a workflow would.
 
     FILE is a Kafka action node, such as node-json prints, or {"node": ..., "trigger": ..., "outputs": ..., "secrets":
@@ -151,7 +151,7 @@ class send(_Command):
                 file = file.model_copy(update={"trigger": _object("--trigger", trigger)})
             asyncio.run(self._send(file, ids))
         except (SendingError, RenderError) as error:
-            raise CommandError(f"{name}: {error}", _FAILED) from None
+            raise CommandError(f"{name}: {error}", FAILED) from None
         return 0
 
     def _ids(self) -> tuple[str, str] | None:
@@ -175,7 +175,7 @@ class send(_Command):
         click.echo(f"{execution.node_run_id} is in {sent.topic}, partition {sent.partition}, offset {sent.offset}")
 
 
-class replay(_Command):
+class replay(Command):
     """Call the handlers for a recorded message, here and now, and print how each item ended.
 
     FILE holds a message of <orgId>.runs as it was published; - is standard input. No Kafka is needed, Port is told
@@ -188,7 +188,7 @@ class replay(_Command):
         argument("file"),
         option("--item", type=click.IntRange(min=0), help="Only the item with this index, from 0."),
         option("--attempt", type=click.IntRange(min=1), default=1, help="Which call it is for the handler (1)."),
-        _FOR_PROGRAMS,
+        FOR_PROGRAMS,
     ]
 
     def act(self) -> int:
@@ -203,10 +203,10 @@ class replay(_Command):
         wanted = range(len(message.items)) if chosen is None else [chosen]
         ends = asyncio.run(_outcomes(message, wanted, cast("int", self.kwargs.get("attempt", 1))))
         click.echo(json.dumps(ends, indent=2) if self.as_json else "\n".join(map(_line, ends)))
-        return 0 if all(end["result"] == Result.SUCCESS for end in ends) else _FAILED
+        return 0 if all(end["result"] == Result.SUCCESS for end in ends) else FAILED
 
 
-class complete(_Command):
+class complete(Command):
     """Complete a node run at Port by hand, whatever its handler does or did.
 
     Asks before it does so. A worker that knows the node run is not told: its own report is refused by Port (409) then,
@@ -238,7 +238,7 @@ class complete(_Command):
             raise CommandError("--run-id: must be wfr_ and up to 64 letters, digits, _ or -")
         update = NodeRunUpdate(status=Status.COMPLETED, result=self._result, output=self._output())
         if not self.kwargs.get("yes"):
-            _confirm(f"Complete {node_run_id} at {settings.port_api_base_url} with {update.to_json().decode()}?")
+            confirm(f"Complete {node_run_id} at {settings.port_api_base_url} with {update.to_json().decode()}?")
         return asyncio.run(_complete(node_run_id, run_id, update))
 
     @property
@@ -257,7 +257,7 @@ class complete(_Command):
         return output
 
 
-class complete_item(_Command):
+class complete_item(Command):
     """Say by hand how an item ended, in place of a callback that does not come.
 
     Asks before it does so. The workers are told, on their outcomes topic, and report the node run when all its items
@@ -291,11 +291,11 @@ class complete_item(_Command):
         if len(event.output or "") > MAX_OUTPUT_BYTES:
             raise CommandError(f"--output: is larger than {MAX_OUTPUT_BYTES:,} bytes")
         if not self.kwargs.get("yes"):
-            _confirm(f"Say of item {index} of {node_run_id} that it ended with {result}?")
+            confirm(f"Say of item {index} of {node_run_id} that it ended with {result}?")
         try:
             asyncio.run(append(settings.own, shared.specs.outcomes.name, node_run_id, event.encode()))
         except SendingError as wrong:
-            raise CommandError(str(wrong), _FAILED) from None
+            raise CommandError(str(wrong), FAILED) from None
         click.echo(f"the workers are told: item {index} of {node_run_id} has ended with {result}, unless it had before")
         return 0
 
@@ -391,11 +391,12 @@ def _words(end: Mapping[str, object]) -> Iterator[str]:
     yield str(end["error"]) if end["error"] is not None else json.dumps(end["output"])
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
+    """Ask; raises CommandError where the answer is not yes."""
     # Not `click.confirm`: it writes a space to standard output, which is for what came of it.
     click.echo(f"{question} [y/N] ", err=True, nl=False)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise CommandError("nothing was sent; --yes does not ask", _FAILED)
+        raise CommandError("nothing was sent; --yes does not ask", FAILED)
 
 
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> int:
@@ -403,6 +404,6 @@ async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate)
         answer = await client.report(node_run_id, run_id, update.to_json())
     if answer.kind is not AnswerKind.ACCEPTED:
         maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""
-        raise CommandError(f"{node_run_id}: Port says {answer.kind.value}: {answer.reason}{maybe}", _FAILED)
+        raise CommandError(f"{node_run_id}: Port says {answer.kind.value}: {answer.reason}{maybe}", FAILED)
     click.echo(f"{node_run_id} is completed: {update.result}")
     return 0

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -102,7 +102,7 @@ class Dispatch:
         if partition not in self.active or applied.run is None:
             return
         # What comes for the first time nobody else can be running.
-        fresh = applied.note is Note.APPLIED
+        fresh = applied.note is Note.APPLIED and not applied.by_hand
         try:
             run = self.node_runs.run(partition, applied.run.node_run_id)
             if run is None:
@@ -206,6 +206,9 @@ class Dispatch:
             return
         claimed, key = self._items.setdefault(partition, {}), (run.node_run_id, index)
         attempt = 1 if item is None else item.attempt + 1
+        if at is None and key in claimed and self.due.waits(partition, key):
+            # It was to wait, and somebody wants it called now.
+            self._forget(partition, key)
         if key in claimed or self._elsewhere.get(partition, {}).get(key, 0) >= attempt:
             return
         claimed[key] = attempt
@@ -318,10 +321,18 @@ class Dispatch:
         while self._begun:
             partition, runs = self._begun.popitem()
             opened: set[str] = set()
-            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, opened))  # type: ignore[misc]
+            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, opened), self._turn)  # type: ignore[misc]
+
+    async def _turn(self) -> None:
+        await asyncio.sleep(0)
+        await self.overview.caught_up()
 
     async def _each(
-        self, partition: int, runs: Callable[[int], Iterable[NodeRun]], do: Callable[[int, NodeRun], None]
+        self,
+        partition: int,
+        runs: Callable[[int], Iterable[NodeRun]],
+        do: Callable[[int, NodeRun], None],
+        pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         try:
             for number, run in enumerate(runs(partition), 1):
@@ -329,7 +340,7 @@ class Dispatch:
                     return
                 do(partition, run)
                 if number % _CHUNK == 0:
-                    await asyncio.sleep(0)
+                    await (asyncio.sleep(0) if pause is None else pause())
         except NotOwnedError:
             logger.info("partition %d went on while it was taken over", partition)
 

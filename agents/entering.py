@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from agents.asked import AskedEvent
+from agents.asking import told
 from agents.backlog import backlog
 from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn, telling
 from streams.app import app
@@ -44,6 +46,8 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
 
     def acknowledged() -> None:
         _act(partition, event, applied)
+        if isinstance(event, AskedEvent):
+            told(event, applied)
         then()
 
     rows.then(partition, acknowledged)

@@ -58,6 +58,8 @@ class Ended:
 
     event: ItemFinished | ItemRetry | ItemDeferred
     remains: asyncio.Future[object] | None = None
+    missed: bool = False
+    """Whether it was ended by its deadline."""
 
 
 class Threads(Executor):
@@ -130,7 +132,8 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
     if running.done() and not cut.done():
         # Middleware may have left a thread behind.
         return Ended(_result(call, running, started_at, clock()), _remains(in_threads))
-    if cut.done():
+    missed = not cut.done()
+    if not missed:
         event = _finished(call, Result.CANCELLED, started_at, clock(), error=cancellation.reason)
     else:
         event = _failed(call, f"the deadline of {call.handler.deadline:g} s passed", started_at, clock())
@@ -139,7 +142,7 @@ async def execute(call: Call, threads: Executor, clock: Callable[[], float] = ti
         running.cancel()
     if running not in in_threads or cut.done():
         await asyncio.wait({running}, timeout=_LETTING_GO)
-    return Ended(event, _remains([running, *in_threads]))
+    return Ended(event, _remains([running, *in_threads]), missed)
 
 
 def _remains(futures: list[asyncio.Future[object]]) -> asyncio.Future[object] | None:

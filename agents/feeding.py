@@ -7,6 +7,7 @@ lost with it would have to be offered again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
@@ -39,12 +40,15 @@ class Feeder(Generic[W]):
     """Feeds one agent, however many actors it has."""
 
     def __init__(self) -> None:
-        self._waiting: deque[W] = deque()
+        # Each with the monotonic time since when it waits, or runs.
+        self._waiting: deque[tuple[float, W]] = deque()
         self._free: deque[asyncio.Future[None]] = deque()
-        self._running: dict[int, W] = {}
+        self._running: dict[int, tuple[float, W]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.stopped = False
+        self.moves = 0
+        """Grows with every piece that begins, ends, or is taken back."""
 
     def attach(self, app: Worker) -> None:
         """Follow the app's rebalances."""
@@ -53,7 +57,7 @@ class Feeder(Generic[W]):
     @property
     def pending(self) -> list[W]:
         """The pieces that no actor has begun."""
-        return list(self._waiting)
+        return [work for _, work in self._waiting]
 
     @property
     def waiting(self) -> int:
@@ -63,11 +67,45 @@ class Feeder(Generic[W]):
     @property
     def running(self) -> list[W]:
         """The pieces that actors work on."""
-        return list(self._running.values())
+        return [work for _, work in self._running.values()]
+
+    @property
+    def taken(self) -> int:
+        """How many actors work on a piece."""
+        return len(self._running)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a piece waits that an actor may begin."""
+        return bool(self._waiting) and not self.stopped
+
+    def oldest(self) -> float:
+        """Return for how many seconds the oldest piece has waited; 0 where none waits."""
+        return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
+
+    def running_for(self, seconds: float) -> int:
+        """Return how many pieces have run for longer than that."""
+        before = time.monotonic() - seconds
+        return sum(since < before for since, _ in self._running.values())
+
+    def ought_to_move(self, actors: int, longest: float, kept: int) -> bool:
+        """Tell whether a piece ought to begin, or to end, now.
+
+        With all actors taken pieces wait on purpose, as long as one of those that run is within its time.
+
+        Args:
+            actors: how many there are.
+            longest: how many seconds a piece may take.
+            kept: how many pieces have ended, and still keep their actor.
+        """
+        past = self.running_for(longest)
+        if past > kept:
+            return True
+        return self.ready and (self.taken < actors or past == self.taken)
 
     def add(self, work: W) -> None:
         """Take a piece of work on."""
-        self._waiting.append(work)
+        self._waiting.append((time.monotonic(), work))
         self._wake()
 
     def _wake(self) -> None:
@@ -87,26 +125,29 @@ class Feeder(Generic[W]):
 
     def begin(self) -> W:
         """Return the next piece as begun. There must be one."""
-        work = self._waiting.popleft()
-        self._running[id(work)] = work
+        _, work = self._waiting.popleft()
+        self._running[id(work)] = (time.monotonic(), work)
+        self.moves += 1
         self._idle.clear()
         return work
 
     def done(self, work: W) -> None:
         """Called by an actor when it has ended, however it ended."""
         del self._running[id(work)]
+        self.moves += 1
         if not self._running:
             self._idle.set()
 
     def drop(self, partition: int) -> None:
         """Drop what has not begun of a partition."""
-        self._waiting = deque(work for work in self._waiting if work.partition != partition)
+        self._waiting = deque(waits for waits in self._waiting if waits[1].partition != partition)
 
     def withdraw(self, works: Iterable[W]) -> list[W]:
         """Take pieces back; returns those that no actor had begun."""
         asked = set(map(id, works))
-        withdrawn = [work for work in self._waiting if id(work) in asked]
-        self._waiting = deque(work for work in self._waiting if id(work) not in asked)
+        withdrawn = [work for _, work in self._waiting if id(work) in asked]
+        self._waiting = deque(waits for waits in self._waiting if id(waits[1]) not in asked)
+        self.moves += len(withdrawn)
         return withdrawn
 
     def stop(self) -> None:

@@ -10,13 +10,14 @@ import logging
 from faust.types import StreamT
 
 from agents.acknowledging import unacknowledged
+from agents.asking import told_of_pause
 from agents.entering import enter
-from agents.owning import enter_word
+from agents.owning import enter_pause, enter_word
 from agents.shared import arrivals, outcomes, rows, send_dead_letter, specs
 from streams.app import app
 from streams.messages import Bad
 from streams.offsets import Turn
-from streams.records import Arrival, Died, OutcomeEvent, Released, Tick
+from streams.records import Arrival, Died, OutcomeEvent, Released, Tick, TypePaused
 from tables.rows import NotOwnedError
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ async def _entered(turn: Turn[Arrival] | Turn[OutcomeEvent]) -> None:
             await (await send_dead_letter(turn, value.reason))
         elif isinstance(value, Released | Died):
             enter_word(turn.partition, value)
+        elif isinstance(value, TypePaused):
+            enter_pause(turn.partition, value)
+            rows.then(turn.partition, lambda: told_of_pause(turn.partition, value))
         elif not isinstance(value, Tick):
             enter(turn.partition, value, lambda: _acknowledge(turn))
             return

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-from agents.shared import dispatch, holding, ledger, outcomes, rows, spawn
+from agents.shared import dispatch, holding, ledger, outcomes, pausing, rows, spawn
 from agents.work import ItemWork
 from streams.app import app
-from streams.records import Died, Released, RunningItem
+from streams.records import Died, Released, RunningItem, TypePaused
 from tables.ownership import Ownership, buried, cleared, named, released, taken
 from tables.rows import NotOwnedError
 
@@ -37,6 +37,7 @@ def _begin() -> None:
             before = ledger.ownership(partition)
             now = taken(before, app.incarnation)
             ledger.own(partition, now)
+            pausing.taken(partition, ledger.paused(partition))
         except NotOwnedError:
             continue
         _taken[partition] = now
@@ -72,6 +73,13 @@ def enter_word(partition: int, word: Released | Died) -> None:
     row = _taken.get(partition) or ledger.ownership(partition)
     if row is not None:
         _change(partition, row, released(row, word) if isinstance(word, Released) else buried(row, word.worker))
+
+
+def enter_pause(partition: int, event: TypePaused) -> None:
+    """Have the items of a handler wait, or wait no more. Raises NotOwnedError."""
+    ledger.pause(partition, event)
+    if partition in _taken:
+        rows.then(partition, lambda: pausing.change(partition, event))
 
 
 def _change(partition: int, before: Ownership, after: Ownership, *, resume: bool = True) -> None:
@@ -122,6 +130,6 @@ async def _count() -> None:
 
 
 app.timer(interval=_LOOK_SECONDS)(look_for_the_dead)
-app.on_lost += [_lost, ledger.taken_over, dispatch.lost, holding.lost]
+app.on_lost += [_lost, ledger.taken_over, dispatch.lost, holding.lost, pausing.lost]
 app.on_settled.append(_begin)
 app.after_rebalance += [look_for_the_dead, dispatch.take_over, _count]

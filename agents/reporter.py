@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Final, TypeAlias, TypeVar
 
 from faust.types import StreamT
@@ -18,15 +19,20 @@ from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
 from agents.running import drain
 from agents.settling import LONGEST_PAUSE, Settler
-from agents.shared import dispatch, node_runs, telling
+from agents.shared import dispatch, node_runs, spans, telling
 from agents.telling import Told
 from agents.work import LinesWork, ReportWork, TellWork
 from port.budget import Urgency
 from port.client import Answer, AnswerKind, Before
+from port.models import LogLine
 from streams.app import app, settings
-from streams.records import FailureTold, Settled
+from streams.metrics import REPORT_SECONDS
+from streams.progress import Stage
+from streams.records import FailureTold, ReportAnswered, Settled
+from streams.samples import REPORT_SAMPLES
 from streams.topics import partition_of
 from tables.rows import NotOwnedError
+from tables.state import NodeRun
 
 logger = logging.getLogger(__name__)
 TELL_CONCURRENCY: Final = 10
@@ -86,7 +92,20 @@ async def _report(work: ReportWork) -> None:
     answered = await settler.report(work, run, node_runs.items(work.partition, run))
     if answered.settled is Settled.REFUSED:
         logger.warning("Port refused the report of %s: %s %s", run.node_run_id, answered.status, answered.reason)
+    _measure(run, answered)
     await record(work.partition, answered)
+
+
+# Looking a metric up by its labels costs more than counting.
+_reports = lru_cache(REPORT_SECONDS.labels)
+
+
+def _measure(run: NodeRun, answered: ReportAnswered) -> None:
+    seconds = max(0.0, answered.at - (run.last_ended_at or run.received_at))
+    _reports("" if run.result is None else run.result.value, answered.settled.value).observe(seconds)
+    REPORT_SAMPLES.add(seconds)
+    if spans is not None:
+        spans.report(run, answered)
 
 
 async def _tell(work: ToTell) -> None:
@@ -100,19 +119,25 @@ async def _tell(work: ToTell) -> None:
     answer = await settler.tell(work, run, item)
     if answer.kind is not AnswerKind.ACCEPTED:
         logger.warning("Port took no log for %s: %s %s", run.node_run_id, answer.status, answer.reason)
-    await record(work.partition, FailureTold(node_run_id=run.node_run_id, index=work.index))
+    await record(work.partition, FailureTold(node_run_id=run.node_run_id, index=work.index, attempt=item.attempt))
 
 
 async def _tell_lines(work: LinesWork) -> None:
     while lines := telling.take(work.node_run_id):
-        answer = await app.port.append_logs(work.node_run_id, lines, app.standstill.check)
+        answer = await _append(work, lines)
         for pause in LINES_PAUSES:
             if answer.kind not in _AWAY:
                 break
             await asyncio.sleep(pause)
-            answer = await app.port.append_logs(work.node_run_id, lines, app.standstill.check)
+            answer = await _append(work, lines)
         if answer.kind is not AnswerKind.ACCEPTED:
             logger.warning("Port took no log for %s: %s %s", work.node_run_id, answer.status, answer.reason)
+
+
+async def _append(work: LinesWork, lines: Sequence[LogLine]) -> Answer:
+    answer = await app.port.append_logs(work.node_run_id, lines, app.standstill.check)
+    settler.answers += 1
+    return answer
 
 
 async def _update(told: Told, body: bytes, before: Before) -> Answer:
@@ -140,6 +165,17 @@ async def finish() -> None:
             await asyncio.gather(*map(_tell_lines, last))
 
 
+def _stage(name: str, feeder: Feeder[ReportWork] | Feeder[ToTell]) -> Stage:
+    def has_work() -> bool:
+        # A pause is one on purpose where Port is away, asks for it, or has a limit.
+        port = app.port
+        paused = port.unreachable_since is not None or port.budget.pausing or settler.pausing
+        return not paused and (feeder.ready or feeder.taken > 0)
+
+    return Stage(name, name, lambda: feeder.moves + settler.answers, has_work)
+
+
+stages: Final = [_stage("reporter", reports), _stage("teller", tells)]
 dispatch.report = reports.add
 dispatch.tell = tells.add
 telling.add = tells.add

@@ -27,7 +27,7 @@ from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
-from streams.records import ArrayPolicy, Arrival, Tick
+from streams.records import ArrayPolicy, Arrival, Source, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -86,7 +86,7 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
                 _messages("signature refused").inc()
                 return [await send_dead_letter(turn, refused)]
             _messages("arrival").inc()
-            return [await _pass_on(_arrival(message, turn))]
+            return [await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
@@ -123,7 +123,8 @@ def _left_to_others(message: NodeRunMessage) -> bool:
     return all(handlers.find(name) is None for name in message.names)
 
 
-def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
+def arrival_of(message: NodeRunMessage, source: Source, raw: bytes) -> Arrival:
+    """Return the event that a message of ours is to the ledger; `raw` are its bytes, and `source` says whence."""
     policy = _policy(message)
     return Arrival(
         v=1 if policy is None else 2,
@@ -131,8 +132,8 @@ def _arrival(message: NodeRunMessage, turn: Turn[Message]) -> Arrival:
         workflow_run_id=message.workflow_run_id,
         workflow=message.workflow,
         node=message.node,
-        source=source_of(turn),
-        digest=digest(turn.raw or b""),
+        source=source,
+        digest=digest(raw),
         text=message.text,
         array=message.array and message.problem is None,
         count=max(1, len(message.items)),

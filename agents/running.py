@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, cast
 
 from faust.types import StreamT
@@ -19,7 +19,7 @@ from agents.entering import record
 from agents.execution import Call, Ended, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel
 from agents.resources import SESSION, resources_in
-from agents.shared import calls, dispatch, handlers, holding, node_runs, resources, spawn, telling
+from agents.shared import calls, dispatch, handlers, holding, node_runs, pausing, resources, spans, spawn, telling
 from agents.work import ItemWork
 from port.budget import Urgency
 from port.client import Answer, Before
@@ -27,8 +27,10 @@ from port.models import Result, WorkflowRun
 from port.secrets import Decryption
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.metrics import ITEM_SECONDS, ITEMS, OVERDUE
-from streams.records import ItemDeferred, ItemFinished, ItemRetry, RunCancelled
+from streams.metrics import ATTEMPTS, DEADLINE_MISSES, ITEM_SECONDS, ITEMS, OVERDUE
+from streams.progress import Stage
+from streams.records import ItemFinished, ItemRetry, RunCancelled
+from streams.samples import HANDLER_SAMPLES
 from streams.settings import UnknownEvents
 from tables.rows import NotOwnedError
 from tables.state import Run, Stop, ask_of_item
@@ -50,6 +52,9 @@ class HandlerAgent:
         owning.running.append(lambda: self.feeder.running)
         self._threads = Threads(handler.concurrency)
         self._overdue = 0
+        self._recording = 0
+        name = f"handler-{handler.event_type}"
+        self.stage = Stage(name, "handlers", lambda: self.feeder.moves, self._has_work)
 
         async def handle(_: StreamT[ItemWork]) -> None:
             while True:
@@ -60,7 +65,11 @@ class HandlerAgent:
                     self.feeder.done(work)
 
         handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
-        app.agent(channel, name=f"handler-{handler.event_type}", concurrency=handler.concurrency)(handle)
+        app.agent(channel, name=name, concurrency=handler.concurrency)(handle)
+
+    def _has_work(self) -> bool:
+        handler = self.handler
+        return self._recording > 0 or self.feeder.ought_to_move(handler.concurrency, handler.deadline, self._overdue)
 
     async def _handle(self, work: ItemWork) -> None:
         try:
@@ -83,6 +92,7 @@ class HandlerAgent:
 
     async def _call(self, work: ItemWork, call: Call) -> Ended | None:
         """Call the handler, and have its end recorded; None where that failed."""
+        began_at = time.time()
         try:
             ended = await execute(call, self._threads)
         except Exception as error:
@@ -90,8 +100,14 @@ class HandlerAgent:
             return None
         if telling.said or ended.remains is not None:
             await telling.ended(call.context, goes_on=ended.remains is not None)
-        _measure(self.handler, ended.event)
-        await record(work.partition, ended.event)
+        _measure(self.handler, ended)
+        if spans is not None:
+            spans.item(call.context, ended.event, began_at, time.time())
+        self._recording += 1
+        try:
+            await record(work.partition, ended.event)
+        finally:
+            self._recording -= 1
         return ended
 
     async def _outlast(self, remains: asyncio.Future[object], call: Call) -> None:
@@ -132,17 +148,24 @@ async def _record_error(work: ItemWork, error: Exception) -> None:
     await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
 
 
-def _measure(handler: Handler, event: ItemFinished | ItemRetry | ItemDeferred) -> None:
+def _measure(handler: Handler, ended: Ended) -> None:
+    event = ended.event
+    if ended.missed:
+        DEADLINE_MISSES.labels(handler.event_type).inc()
     if not isinstance(event, ItemFinished):
         _ended(handler.event_type, "retry" if isinstance(event, ItemRetry) else "deferred").inc()
         return
     _ended(handler.event_type, event.result.value).inc()
-    _took(handler.event_type).observe(event.ended_at - event.started_at)
+    seconds = event.ended_at - event.started_at
+    _took(handler.event_type).observe(seconds)
+    _attempts(handler.event_type).observe(event.attempt)
+    HANDLER_SAMPLES.add(seconds)
 
 
 # Looking a metric up by its labels costs more than counting.
 _ended = lru_cache(ITEMS.labels)
 _took = lru_cache(ITEM_SECONDS.labels)
+_attempts = lru_cache(ATTEMPTS.labels)
 
 
 def _call(handler: Handler, work: ItemWork) -> Call | None:
@@ -176,12 +199,27 @@ handler_agents = {event_type: HandlerAgent(handler) for event_type, handler in h
 def run_item(work: ItemWork) -> None:
     """Have an item handled by the agent of its event type; one that nobody handles has FAILED, or is held."""
     found = handlers.find(work.event_type) if work.event_type is not None else None
-    if found is not None:
+    if found is not None and pausing.is_paused(work.partition, found.event_type):
+        pausing.keep(found.event_type, work)
+    elif found is not None:
         handler_agents[found.event_type].feeder.add(work)
     elif work.event_type is not None and settings.unknown_events is UnknownEvents.HOLD:
         _hold(work)
     else:
         _fail(work, _no_handler(work))
+
+
+def _pause(partition: int, event_type: str) -> None:
+    """Take back what no actor of a handler has begun. A handler that another version has is none here."""
+    if (agent := handler_agents.get(event_type)) is not None:
+        waiting = [work for work in agent.feeder.pending if work.partition == partition]
+        for work in agent.feeder.withdraw(waiting):
+            pausing.keep(event_type, work)
+
+
+def _release(partition: int, node_run_id: str, index: int) -> None:
+    holding.ended(partition, node_run_id, index)
+    pausing.ended(partition, node_run_id, index)
 
 
 def _fail(work: ItemWork, error: str) -> None:
@@ -329,8 +367,12 @@ async def drain() -> None:
 
 
 dispatch.run_item = run_item
-dispatch.release = holding.ended
+dispatch.release = _release
+pausing.take_back = _pause
+pausing.go_on = run_item
 dispatch.cancel_call = _cancel_call
 dispatch.end_cancelled = _end_cancelled
 app.before_start.append(open_resources)
 app.after_stop.append(resources.close)
+if spans is not None:
+    app.after_stop.append(partial(asyncio.to_thread, spans.close))

@@ -75,6 +75,14 @@ class Settler:
         self._port = port
         self._is_here = is_here
         self._clock = clock
+        self._pause_ends = float("-inf")
+        self.answers = 0
+        """How many answers there were, good ones and others."""
+
+    @property
+    def pausing(self) -> bool:
+        """Whether a pause may go on: one that Port has asked for, or one before the next try."""
+        return time.monotonic() < self._pause_ends
 
     async def report(self, work: ReportWork, run: NodeRun, items: Iterable[Item]) -> ReportAnswered:
         """Complete a node run whose report is frozen; `items` are its items in order, read up to the covered ones."""
@@ -90,19 +98,22 @@ class Settler:
         answer = await self._until_answered(work, send)
         settled, reason = await self._settled(work, run, answer)
         return ReportAnswered(
-            v=2 if settled is Settled.CANCELLED else 1,
+            v=2 if settled is Settled.CANCELLED or run.report else 1,
             node_run_id=run.node_run_id,
             body=work.body,
             settled=settled,
+            report=run.report,
             status=answer.status,
             reason=reason,
             at=self._clock(),
         )
 
     async def tell(self, work: TellWork, run: NodeRun, item: Item) -> Answer:
-        """Write the failure of a late item into the node run's log."""
-        text = f"item {item.index} ({item.event_type or 'no event type'}) failed after the report: {item.error}"
-        line = LogLine(level=LogLevel.ERROR, message=text)
+        """Write how an item ended after the report into the node run's log."""
+        failed = item.result is Result.FAILED
+        how = f"failed after the report: {item.error}" if failed else "was called again by hand, and succeeded"
+        text = f"item {item.index} ({item.event_type or 'no event type'}) {how}"
+        line = LogLine(level=LogLevel.ERROR if failed else LogLevel.INFO, message=text)
         before = partial(self._check, work.partition)
         return await self._until_answered(work, lambda: self._port.append_logs(run.node_run_id, [line], before))
 
@@ -118,10 +129,12 @@ class Settler:
     async def _once(self, work: ToPort, call: Callable[[], Awaitable[Answer]]) -> Answer:
         self._check(work.partition)
         answer = await call()
+        self.answers += 1
         while answer.kind is AnswerKind.RATE_LIMITED:
             # The client has all its calls wait for as long as Port asks.
             self._check(work.partition)
             answer = await call()
+            self.answers += 1
         return answer
 
     def _check(self, partition: int) -> None:
@@ -131,7 +144,12 @@ class Settler:
     async def _again(self, work: ToPort, call: Callable[[], Awaitable[Answer]], first: Answer) -> Answer:
         known: Answer | None = first
         async for attempt in stamina.retry_context(
-            on=_pause, attempts=None, timeout=None, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE, wait_jitter=1.0
+            on=self._pause,
+            attempts=None,
+            timeout=None,
+            wait_initial=FIRST_PAUSE,
+            wait_max=LONGEST_PAUSE,
+            wait_jitter=1.0,
         ):
             with attempt:
                 answer, known = known or await self._once(work, call), None
@@ -139,6 +157,12 @@ class Settler:
                     raise _NotNowError(answer)
                 return answer
         raise AssertionError("unreachable: attempts are not limited")  # pragma: no cover
+
+    def _pause(self, error: Exception) -> bool | float:
+        pause = _pause(error)
+        longest = LONGEST_PAUSE + 1.0 if isinstance(pause, bool) else pause
+        self._pause_ends = max(self._pause_ends, time.monotonic() + longest)
+        return pause
 
     async def _settled(self, work: ReportWork, run: NodeRun, answer: Answer) -> tuple[Settled, str]:
         if answer.kind is AnswerKind.ACCEPTED:

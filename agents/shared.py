@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from typing import Final, cast
@@ -14,13 +15,16 @@ from agents.contract import HandlerError
 from agents.dispatch import Dispatch
 from agents.handlers.settings import settings as settings_of_handlers
 from agents.holding import Holding
+from agents.pausing import Pausing
 from agents.places import within
 from agents.registry import Handlers, load_handlers
 from agents.resources import OpenResources
 from agents.telling import Telling
+from agents.tracing import spans_of
 from streams.app import app, settings
 from streams.bridge import copied_from
 from streams.exits import stop_process
+from streams.metrics import DEAD_LETTERS, OTHER
 from streams.offsets import Turn
 from streams.records import DeadLetter, Source
 from streams.topics import MAX_RECORD_BYTES
@@ -56,6 +60,7 @@ specs: Final = app.topic_specs
 runs = app.topic(specs.runs.name, schema=specs.runs.schema)
 arrivals = app.topic(specs.arrivals.name, schema=specs.arrivals.schema)
 outcomes = app.topic(specs.outcomes.name, schema=specs.outcomes.schema)
+audit = app.topic(specs.audit.name, schema=specs.audit.schema)
 dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.schema)
 
 rows = LatestRows(app)
@@ -64,8 +69,16 @@ ledger = Ledger(rows, grace=settings.report_grace)
 """The node runs as the last event left them: for the ledger agents alone."""
 node_runs = NodeRuns(rows.stored)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
-overview = Overview()
+
+
+def _type_name(event_type: str) -> str:
+    found = handlers.find(event_type)
+    return OTHER if found is None else found.event_type
+
+
+overview = Overview(_type_name)
 dispatch = Dispatch(node_runs, DueIndex(), overview, settings.report_grace)
+pausing = Pausing()
 holding = Holding(dispatch.due, settings.unknown_events_hold, settings.max_open)
 resources = OpenResources()
 callbacks = Callbacks(
@@ -75,6 +88,8 @@ callbacks = Callbacks(
 )
 telling = Telling(resources.values, callbacks)
 calls = RunningCalls()
+spans: Final = spans_of(app.incarnation, os.environ)
+"""None where nobody wants them."""
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -115,5 +130,6 @@ async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[ob
     if raw is not None and len(raw) > room:
         reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
     letter = DeadLetter(reason=reason[:2000], source=source_of(turn))
+    DEAD_LETTERS.labels(turn.topic).inc()
     sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)

@@ -75,6 +75,11 @@ class Budget:
         """What Port said last is left of the organization's limit; None where it did not say so lately."""
         return None if self._told is None else self._told.remaining
 
+    @property
+    def pausing(self) -> bool:
+        """Whether calls wait for time to pass: for the end of the pause after a 429, or at the pace of what is left."""
+        return self._timer is not None and any(self._waiting)
+
     async def turn(self, urgency: Urgency = Urgency.FIRST) -> None:
         """Wait for the turn of a call. Who got it gives it back with `ended`, whatever becomes of the call."""
         loop = asyncio.get_running_loop()

@@ -2,13 +2,14 @@
 
 Every YAML document has to fit its schema, with no field that the schema does not know: a misspelt one would do nothing,
 and nobody would see it. Kinds of Kubernetes itself are held against its published schemas, those of KEDA, kustomize and
-Prometheus against the models below, which have the fields that are in use here and no others. Alerts have to be
-PromQL. Every file is in the kustomization of its folder, or an example. Exit status 1, and a line for each thing that
-is wrong.
+Prometheus against the models below, which have the fields that are in use here and no others; so are the dashboards of
+Grafana, in JSON. Alerts and queries have to be PromQL. Every file is in the kustomization of its folder, or an example.
+Exit status 1, and a line for each thing that is wrong.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -218,6 +219,114 @@ class Rules(Strict):
     groups: Annotated[list[Group], Field(min_length=1)]
 
 
+# Grafana's dashboards, by its JSON model (schema 39). Grafana ignores what it does not know.
+
+
+class GridPos(Strict):
+    """Where a panel is, in columns of 24 and rows."""
+
+    h: Annotated[int, Field(ge=1)]
+    w: Annotated[int, Field(ge=1, le=24)]
+    x: Annotated[int, Field(ge=0, le=23)]
+    y: Annotated[int, Field(ge=0)]
+
+
+class DataSource(Strict):
+    """The one that whoever looks at the dashboard has chosen."""
+
+    type: Literal["prometheus"]
+    uid: Literal["${datasource}"]
+
+
+class Query(Strict):
+    """A query of a panel."""
+
+    refId: str
+    datasource: DataSource
+    expr: Annotated[str, AfterValidator(lambda text: _promql(without_variables(text)) and text)]
+    legendFormat: str
+
+
+class FieldConfig(Strict):
+    """Units and looks of a panel's values."""
+
+    defaults: dict[Literal["unit", "min", "custom", "thresholds"], object]
+    overrides: list[object]
+
+
+class Row(Strict):
+    """The heading of the panels below it."""
+
+    id: int
+    type: Literal["row"]
+    title: str
+    collapsed: Literal[False]
+    gridPos: GridPos
+    panels: Annotated[list[object], Field(max_length=0)]
+
+
+class Panel(Strict):
+    """A chart, or a number."""
+
+    id: int
+    type: Literal["timeseries", "stat"]
+    title: str
+    description: Annotated[str, Field(min_length=1)]
+    datasource: DataSource
+    gridPos: GridPos
+    fieldConfig: FieldConfig
+    options: dict[str, object]
+    targets: Annotated[list[Query], Field(min_length=1)]
+
+
+class Variable(Strict):
+    """What whoever looks at a dashboard may choose."""
+
+    name: str
+    type: Literal["datasource", "query"]
+    label: str
+    query: str
+    datasource: DataSource | None = None
+    refresh: Literal[0, 1, 2] = 0
+    multi: bool = False
+    includeAll: bool = False
+    allValue: str = ""
+
+
+class Templating(Strict):
+    """The variables of a dashboard."""
+
+    list: list[Variable]
+
+
+class Span(Strict):
+    """The time that is shown at first."""
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+
+
+class Dashboard(Strict):
+    """A dashboard, to be imported."""
+
+    uid: str
+    title: str
+    description: str
+    tags: list[str]
+    schemaVersion: Literal[39]
+    editable: bool
+    refresh: str
+    timezone: str
+    time: Span
+    templating: Templating
+    panels: Annotated[list[Annotated[Row | Panel, Field(discriminator="type")]], Field(min_length=1)]
+
+
+def without_variables(expression: str) -> str:
+    """Return a query as Prometheus may be asked it, with some interval in the place of Grafana's."""
+    return expression.replace("$__rate_interval", "5m")
+
+
 MODELS: Final[Mapping[object, type[Strict]]] = {
     "ScaledObject": ScaledObject,
     "TriggerAuthentication": TriggerAuthentication,
@@ -283,8 +392,13 @@ def _not_listed(folder: Path, kustomization: Document) -> Iterator[str]:
 
 
 def check(folder: Path) -> list[str]:
-    """Return a line for each thing that is wrong in the YAML files of a folder and of those below it."""
+    """Return a line for each thing that is wrong in the YAML and JSON files of a folder and of those below it."""
     lines = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            lines += [f"{path}: {wrong}" for wrong in _against_model(Dashboard, json.loads(path.read_text()))]
+        except ValueError as wrong:
+            lines.append(f"{path}: {wrong}")
     for path in sorted(folder.rglob("*.yaml")):
         try:
             lines += [f"{path}: {wrong}" for wrong in _wrong_in(path)]

@@ -22,6 +22,7 @@ app = Worker(
         "agents.reporter",
         "agents.check",
         "agents.commands",
+        "agents.operating",
         "web.views",
     ],
 )

@@ -121,6 +121,8 @@ class Bridge(Service):
         self._client_id = client_id
         self._port = port
         self.status = SourceState()
+        self.rounds = 0
+        """Grows while it is connected, also where there is nothing to copy."""
 
     @Service.task
     async def _copy_for_ever(self) -> None:
@@ -196,6 +198,7 @@ class Bridge(Service):
     async def _copy(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined) -> None:
         looked = 0.0
         while True:
+            self.rounds += 1
             if batch := await _next(consumer):
                 await self._pass_on(batch, producer)
                 await _commit(consumer, {tp: records[-1].offset + 1 for tp, records in batch.items()})

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError
 
 logger = logging.getLogger(__name__)
 _TRIES: Final = 20
 _PAUSE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of the group, by its own word and the leader's."""
+
+    client_id: str
+    """The worker's incarnation."""
+    url: str
+    """Where it says that its web server is; empty where it says nothing that can be read."""
+    assigned: Mapping[str, frozenset[int]]
+    """Its partitions, by topic."""
 
 
 class Group:
@@ -62,29 +76,53 @@ class Group:
         members = await self._members()
         return None if members is None else frozenset(members)
 
+    async def members(self) -> tuple[Member, ...] | None:
+        """Return the members with their URLs and partitions; None as `alive`, and before `start`."""
+        return None if self._admin is None else await self._described(self._admin)
+
     async def _members(self) -> dict[str, frozenset[str]] | None:
         """Return the topics that each member reads, by client id; None while nothing is certain."""
         if self._admin is None:
             raise RuntimeError("Group.start was not called")
+        members = await self._described(self._admin)
+        if members is None:
+            return None
+        found: dict[str, frozenset[str]] = {}
+        for member in members:
+            assigned = {topic for topic, partitions in member.assigned.items() if partitions}
+            found[member.client_id] = found.get(member.client_id, frozenset()) | assigned
+        return found
+
+    async def _described(self, admin: AIOKafkaAdminClient) -> tuple[Member, ...] | None:
         try:
-            [answer] = await self._admin.describe_consumer_groups([self._group])
+            [answer] = await admin.describe_consumer_groups([self._group])
         except (KafkaError, OSError) as error:
             logger.info("the group cannot be described now: %s", error)
             return None
         [(failed, _group, state, _type, _protocol, members, *_rest)] = answer.groups
         if failed or state != "Stable":
             return None
-        found: dict[str, frozenset[str]] = {}
-        for _member, *fields in members:
-            # By the version of the answer, the instance's id may stand before the client's id and host.
-            client_id = [part for part in fields if isinstance(part, str)][-2]
-            assigned = _topics(next(part for part in reversed(fields) if isinstance(part, bytes)))
-            found[client_id] = found.get(client_id, frozenset()) | assigned
-        return found
+        return tuple(_member(fields) for _id, *fields in members)
 
 
-def _topics(assignment: bytes) -> frozenset[str]:
+def _member(fields: list[object]) -> Member:
+    # By the version of the answer, the instance's id may stand before the client's id and host.
+    client_id = [part for part in fields if isinstance(part, str)][-2]
+    metadata, assignment = [part for part in fields if isinstance(part, bytes)][-2:]
+    return Member(client_id, _url(metadata), _assigned(assignment))
+
+
+def _url(metadata: bytes) -> str:
+    """Return the URL in what Faust's assignor has a member say: JSON with its `canonical_url`."""
+    try:
+        said = json.loads(ConsumerProtocolMemberMetadata.decode(metadata).user_data)
+        return str(said["url"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _assigned(assignment: bytes) -> Mapping[str, frozenset[int]]:
     if not assignment:  # of a member that the group's leader left out
-        return frozenset()
+        return {}
     decoded = ConsumerProtocolMemberAssignment.decode(assignment)
-    return frozenset(topic for topic, partitions in decoded.assignment if partitions)
+    return {topic: frozenset(partitions) for topic, partitions in decoded.assignment}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar, cast
@@ -190,6 +191,18 @@ class EveryOffset:
         """How often records were read again."""
         self.recovered = 0
         """How many records were read again."""
+        self.turns_ended: Counter[str] = Counter()
+        """How many turns have ended, by topic: whoever had one has asked for the next."""
+        self._turns_begun: Counter[str] = Counter()
+
+    @property
+    def expected(self) -> Mapping[TP, int]:
+        """The offset of each assigned partition that is to have its turn next."""
+        return self._expected
+
+    def in_hand(self, topic: str) -> bool:
+        """Tell whether a record of the topic has its turn now."""
+        return self._turns_begun[topic] > self.turns_ended[topic]
 
     async def assigned(self, partitions: Iterable[TP]) -> None:
         """Take note of an assignment. Until that is done no event gets its turn: its commit could pass a hole."""
@@ -211,18 +224,22 @@ class EveryOffset:
                 yield turn
             repeated = message.offset < follows.get(tp, 0)
             _pass(follows, tp, message.offset + 1)
-            yield Turn(
-                topic=tp.topic,
-                partition=tp.partition,
-                offset=message.offset,
-                timestamp=message.timestamp,
-                key=message.key,
-                raw=message.value,
-                value=cast("V | Bad", event.value),
-                headers=cast("Sequence[tuple[str, bytes]]", message.headers or ()),
-                event=event,
-                repeated=repeated,
-            )
+            self._turns_begun[tp.topic] += 1
+            try:
+                yield Turn(
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    offset=message.offset,
+                    timestamp=message.timestamp,
+                    key=message.key,
+                    raw=message.value,
+                    value=cast("V | Bad", event.value),
+                    headers=cast("Sequence[tuple[str, bytes]]", message.headers or ()),
+                    event=event,
+                    repeated=repeated,
+                )
+            finally:
+                self.turns_ended[tp.topic] += 1
 
     async def catch_up(self, spec: TopicSpec[V], partition: int) -> AsyncIterator[Turn[V]]:
         """Yield what a partition holds between its expected offset and its end, `MAX_CATCH_UP` records at most."""
@@ -240,16 +257,21 @@ class EveryOffset:
         async for record in self._log.read(tp, start, end):
             found += 1
             _pass(follows, tp, record.offset + 1)
-            yield Turn(
-                topic=tp.topic,
-                partition=tp.partition,
-                offset=record.offset,
-                timestamp=record.timestamp / 1000,
-                key=record.key,
-                raw=record.value,
-                value=schema.value_of(record.value, f"{tp.topic}, partition {tp.partition}, offset {record.offset}"),
-                headers=record.headers,
-            )
+            where = f"{tp.topic}, partition {tp.partition}, offset {record.offset}"
+            self._turns_begun[tp.topic] += 1
+            try:
+                yield Turn(
+                    topic=tp.topic,
+                    partition=tp.partition,
+                    offset=record.offset,
+                    timestamp=record.timestamp / 1000,
+                    key=record.key,
+                    raw=record.value,
+                    value=schema.value_of(record.value, where),
+                    headers=record.headers,
+                )
+            finally:
+                self.turns_ended[tp.topic] += 1
         _pass(follows, tp, end)
         if not found:
             # A gap of the topic's own: compaction, or the markers of a transaction.

@@ -7,7 +7,7 @@ else keeps its own.
 
 | format | new in it |
 |---|---|
-| 2 | what is deferred, and what a callback decides; what is cancelled, and the policies of arrays |
+| 2 | what is deferred, and what a callback decides; cancellation, and the policies of arrays; what people ask for |
 """
 
 from __future__ import annotations
@@ -94,6 +94,16 @@ class Arrival(Record):
     """Why the payload cannot be handled; the node run's item is then FAILED with this reason."""
 
 
+class Action(BaseModel):
+    """Who has asked for something by hand, and which request it was."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    """Of the request: the same id is the same request again."""
+    who: str
+    """How the asker is known, such as `web` or `cli: anna`; never a secret."""
+
+
 class ItemFinished(Record):
     """An item ended: the handler returned, failed for good, its deadline passed, or it was cancelled."""
 
@@ -157,6 +167,7 @@ class By(StrEnum):
 
     CALLBACK = "callback"
     CLI = "cli"
+    WEB = "web"
 
 
 class ItemCompleted(Record):
@@ -177,6 +188,7 @@ class ItemCompleted(Record):
     logs: tuple[LogLine, ...] = ()
     """For the node run's log at Port."""
     by: By
+    action: Action | None = None
     at: float
 
 
@@ -207,7 +219,71 @@ class RunCancelled(Record):
     node_run_id: str
     over: bool
     """Whether Port has ended the node run itself: then nothing is to be reported any more."""
+    action: Action | None = None
+    """Who asked for it, where it was not Port."""
     at: float
+
+
+class ItemAgain(Record):
+    """Somebody wants the handler of an item called again now: of one that has FAILED, or that waits for a retry."""
+
+    kind: Literal["item_again"] = "item_again"
+    v: Literal[2] = 2
+    node_run_id: str
+    index: int
+    attempt: int
+    """How many calls the asker knew of."""
+    ended_at: float | None = None
+    """When the end was that the asker knew of; None where it waited for a retry. With another end the event is void."""
+    action: Action
+    at: float
+
+
+class ReportAgain(Record):
+    """Somebody wants a report sent again that Port has refused."""
+
+    kind: Literal["report_again"] = "report_again"
+    v: Literal[2] = 2
+    node_run_id: str
+    report: int
+    """Which report it was that Port refused: `ReportAnswered.report`."""
+    action: Action
+    at: float
+
+
+class TypePaused(Record):
+    """Somebody wants the items of a handler of one partition to wait, or to wait no more. Sent to every partition."""
+
+    kind: Literal["type_paused"] = "type_paused"
+    v: Literal[2] = 2
+    event_type: str
+    """The handler's."""
+    paused: bool
+    action: Action
+    at: float
+
+
+class Audited(Record):
+    """What somebody has asked for by hand, and what became of it, on the audit topic, keyed by the request's id.
+
+    It may come twice: the first of an id is what counts. No secrets, and no outputs.
+    """
+
+    v: Literal[2] = 2
+    id: str
+    at: float
+    who: str
+    what: str
+    """Such as `retry item`."""
+    outcome: str
+    """`applied`, or `refused`, `late`, `duplicate`: see `tables.state.Note`."""
+    why: str = ""
+    """Why it was not applied, or the note that the asker left."""
+    node_run_id: str | None = None
+    index: int | None = None
+    event_type: str | None = None
+    letter: str | None = None
+    """The dead letter, as `partition/offset`."""
 
 
 class Body(StrEnum):
@@ -236,6 +312,8 @@ class ReportAnswered(Record):
     settled: Settled
     status: int | None = None
     reason: str = ""
+    report: int = 0
+    """Which report of the node run it was: 0 the first, one more after each that was asked for by hand."""
     at: float
 
 
@@ -245,6 +323,8 @@ class FailureTold(Record):
     kind: Literal["failure_told"] = "failure_told"
     node_run_id: str
     index: int
+    attempt: int | None = None
+    """Of the call whose end was told; None in a record of an earlier version."""
 
 
 class RunningItem(BaseModel):
@@ -290,8 +370,10 @@ NodeRunEvent = (
     | ReportAnswered
     | FailureTold
     | RunCancelled
+    | ItemAgain
+    | ReportAgain
 )
-OutcomeEvent = Annotated[NodeRunEvent | Released | Died | Tick, Field(discriminator="kind")]
+OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
 
 
 class DeadLetter(BaseModel):

@@ -24,6 +24,7 @@ from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
 ENV_FILE: Final = ".env"
 Read = TypeVar("Read", bound=BaseSettings)
 _SIGNING_KEY_CHARACTERS: Final = 32
@@ -99,6 +100,12 @@ FROM_PORT: Final = ("port",)
 """`SOURCE_BROKERS` where brokers and credentials come from Port's API."""
 
 
+def _web_url(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^/?#@\s]+/?", value, re.ASCII):
+        raise ValueError("write http(s)://host:port of this worker, without a path")
+    return value.rstrip("/")
+
+
 def _public_url(value: str) -> str:
     if not re.fullmatch(r"(https?://[^/?#@\s]+(/[A-Za-z0-9._~/-]*)?)?", value, re.ASCII):
         raise ValueError("write http(s)://host, with a path where a proxy wants one, and no query")
@@ -155,7 +162,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".data")
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=6066, ge=1, le=65535)
+    web_url: Annotated[str, AfterValidator(_web_url)] = ""
     web_token: SecretStr = SecretStr("")
+    web_read_token: SecretStr = SecretStr("")
     public_url: Annotated[str, AfterValidator(_public_url)] = ""
     signing_key: SecretStr = SecretStr("")
 
@@ -190,6 +199,11 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.web_host not in LOOPBACK and not self.web_token.get_secret_value():
             raise ValueError("WEB_TOKEN: needed to listen beyond loopback, as WEB_HOST asks; set a long random value")
+        read_token = self.web_read_token.get_secret_value()
+        if read_token and read_token == self.web_token.get_secret_value():
+            raise ValueError("WEB_READ_TOKEN: must be another one than WEB_TOKEN")
+        if read_token and not self.web_token.get_secret_value():
+            raise ValueError("WEB_READ_TOKEN: needs WEB_TOKEN; without it everybody on the machine may do everything")
         if common := sorted(set(self.kafka_brokers) & set(self.source_brokers)):
             raise ValueError(f"SOURCE_BROKERS: {common[0]} is one of KAFKA_BROKERS too; leave it empty for one cluster")
         clusters = [self.own, *([self.source] if self.source and not self.source_from_port else [])]

@@ -10,7 +10,7 @@ from aiokafka.partitioner import murmur2
 from pydantic import TypeAdapter
 
 from streams.messages import Message, sort_out
-from streams.records import Arrival, OutcomeEvent, read
+from streams.records import Arrival, Audited, OutcomeEvent, read
 from streams.schema import TypedSchema
 from streams.settings import Settings
 
@@ -20,9 +20,13 @@ MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 DELETES_KEPT_MS: Final = "86400000"
 """`delete.retention.ms` of the changelog, Kafka's default: how long it keeps the mark of a deleted row, at least."""
 
+AUDIT_KEPT_MS: Final = str(90 * 24 * 3600 * 1000)
+"""`retention.ms` of the audit topic: 90 days."""
+
 V = TypeVar("V")
 
 _arrivals: Final[TypeAdapter[Arrival]] = TypeAdapter(Arrival)
+_audited: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
 _outcomes: Final[TypeAdapter[OutcomeEvent]] = TypeAdapter(OutcomeEvent)
 
 
@@ -52,6 +56,7 @@ class Topics:
     | arrivals | node-run id | `Arrival` |
     | outcomes | node-run id | `OutcomeEvent` |
     | dead letters | the message's key | the message's raw bytes; headers as `DeadLetter` |
+    | audit | id of the request | `Audited` |
     | changelog | row key of the ledger table | row as JSON |
     """
 
@@ -59,12 +64,13 @@ class Topics:
     arrivals: TopicSpec[Arrival]
     outcomes: TopicSpec[OutcomeEvent]
     dead_letters: TopicSpec[bytes | None]
+    audit: TopicSpec[Audited]
     changelog: TopicSpec[bytes | None]
 
     @property
     def all(self) -> tuple[TopicSpec[object], ...]:
         """Every topic, in the order of a message's way."""
-        return (self.runs, self.arrivals, self.outcomes, self.dead_letters, self.changelog)  # type: ignore[return-value]
+        return (self.runs, self.arrivals, self.outcomes, self.dead_letters, self.audit, self.changelog)  # type: ignore[return-value]
 
     @property
     def consumed(self) -> frozenset[str]:
@@ -93,6 +99,9 @@ def topics_of(settings: Settings) -> Topics:
         arrivals=TopicSpec(f"{app_id}.arrivals", lambda raw: read(_arrivals, raw), partitions, large),
         outcomes=TopicSpec(f"{app_id}.outcomes", lambda raw: read(_outcomes, raw), partitions, large),
         dead_letters=TopicSpec(f"{app_id}.dead-letters", _raw, None, large),
+        audit=TopicSpec(
+            f"{app_id}.audit", lambda raw: read(_audited, raw), None, large | {"retention.ms": AUDIT_KEPT_MS}
+        ),
         changelog=TopicSpec(
             f"{app_id}-{LEDGER_TABLE}-changelog",
             _raw,

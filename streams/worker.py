@@ -31,7 +31,7 @@ from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
-from streams.settings import LOOPBACK, Settings
+from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import install
@@ -156,7 +156,9 @@ class Worker(faust.App):
             topic_partitions=settings.partitions,
             topic_allow_declare=False,
             topic_disable_leader=True,
-            web_host=settings.web_host,
+            # The other workers of the group are told this URL.
+            canonical_url=settings.web_url or None,
+            web_host=socket.gethostname() if settings.web_host in WILDCARDS else settings.web_host,
             web_bind=settings.web_host,
             web_port=settings.web_port,
             web_router_enabled=False,
@@ -168,6 +170,11 @@ class Worker(faust.App):
         )
         self.sensors.add(FailStop())
         self.on_partitions_assigned.connect(cast("Any", self._assigned))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop, or has stopped: it drains, and takes nothing on."""
+        return self._stopping or bool(self.should_stop)
 
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""

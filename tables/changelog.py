@@ -65,6 +65,8 @@ class Changelog:
         self._pump: asyncio.Task[None] | None = None
         self.unacknowledged = 0
         """How many writes the broker has not acknowledged yet."""
+        self.acknowledged = 0
+        """How many it has acknowledged since the start."""
 
     def write(self, partition: int, key: bytes, value: bytes | None) -> None:
         """Write a row; it is on its way when this returns, and what is written later is behind it."""
@@ -136,6 +138,7 @@ class Changelog:
         self._store(partition, writes, last)
         place.acknowledged += len(writes)
         self.unacknowledged -= len(writes)
+        self.acknowledged += len(writes)
         # A call may add further ones; those are behind what it has just seen.
         while place.thens and place.thens[0][0] <= place.acknowledged:
             place.thens[0][1]()

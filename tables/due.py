@@ -27,6 +27,10 @@ class DueIndex:
         """Return what of a partition is to become due."""
         return list(self._entries.get(partition, ()))
 
+    def waits(self, partition: int, key: Hashable) -> bool:
+        """Whether there is such an entry."""
+        return key in self._entries.get(partition, {})
+
     def set(self, partition: int, key: Hashable, at: float, call: Callable[[], None]) -> None:
         """Call `call` at `at`, at once if that has passed; takes the place of an entry with the same key."""
         self.drop(partition, key)

@@ -8,6 +8,7 @@
 | digest of a further message | `d/<node-run id>/<digest>` | first item, 8 hex digits |
 | item | `i/<node-run id>/<index, 8 hex digits>` | `Item` |
 | the partition itself | `p/owner` | `Ownership` |
+| a handler whose items wait there | `p/paused/<event type>` | `TypePaused` |
 
 The node run's row is written last: after a crash its details may be ahead of it, never behind.
 """
@@ -21,18 +22,22 @@ from typing import Final
 from streams.records import (
     Arrival,
     GraceOver,
+    ItemAgain,
     ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
+    ReportAgain,
     ReportAnswered,
     RunCancelled,
+    TypePaused,
 )
 from tables.ownership import Ownership
 from tables.rows import Readable, Rows
 from tables.state import Change, Item, Message, NodeRun, Note, apply, apply_arrival, closed, recount
 
 _OWNERSHIP: Final = b"p/owner"
+_PAUSED: Final = b"p/paused/"
 INLINE_BYTES: Final = 4096
 """A message or item up to this size stands in its node run's own row, where it is the node run's first."""
 
@@ -47,6 +52,10 @@ class Applied:
     touched: Iterable[int] = ()
     message: int | None = None
     """The index of the first item of the message that the touched items came in."""
+    why: str = ""
+    """Why it is REFUSED, for people."""
+    by_hand: bool = False
+    """Whether somebody wants an item called again that others may be running."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -161,22 +170,39 @@ class Ledger(NodeRuns):
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
             change = replace(change, item=self.item(partition, run, message.first))
         self._recounted[partition].add(arrival.node_run_id)
-        self._write(partition, change)
+        written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, change.run, touched, message.first if message else None)
+        return Applied(change.note, stored, written, touched, message.first if message else None)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
         stored = self.run(partition, event.node_run_id)
         run = self._counted(partition, stored)
-        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled) else event.index
+        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled | ReportAgain) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
+        if run is not None and item is not None and isinstance(event, ItemAgain):
+            item = self._in_its_message(partition, run, item)
         change = apply(run, item, event, grace=self.grace)
-        self._write(partition, change)
+        written = self._write(partition, change)
         if change.note is Note.APPLIED and change.run is not None and change.run.finished:
             self._recounted[partition].discard(event.node_run_id)
         message = event.message if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) else None
-        return Applied(change.note, stored, change.run, () if index is None else (index,), message)
+        return Applied(
+            change.note,
+            stored,
+            written,
+            () if index is None else (index,),
+            message,
+            change.why,
+            isinstance(event, ItemAgain),
+        )
+
+    def _in_its_message(self, partition: int, run: NodeRun, item: Item) -> Item:
+        """Return an item with the message that it came in: it may have ended before that was written of it."""
+        for message in self.messages(partition, run):
+            if message.first <= item.index < message.first + message.count:
+                return item.model_copy(update={"message": message.first})
+        return item
 
     def ownership(self, partition: int) -> Ownership | None:
         """Return who owns the partition, by its row; None where nobody has taken it yet."""
@@ -186,6 +212,18 @@ class Ledger(NodeRuns):
     def own(self, partition: int, ownership: Ownership) -> None:
         """Write who owns the partition."""
         self.rows.put(partition, _OWNERSHIP, ownership.encode())
+
+    def paused(self, partition: int) -> list[TypePaused]:
+        """Return the handlers whose items of the partition wait."""
+        return [TypePaused.model_validate_json(raw) for _, raw in self.rows.scan(partition, _PAUSED)]
+
+    def pause(self, partition: int, event: TypePaused) -> None:
+        """Write that the items of a handler wait, or wait no more."""
+        key = _PAUSED + event.event_type.encode()
+        if event.paused:
+            self.rows.put(partition, key, event.encode())
+        else:
+            self.rows.delete(partition, key)
 
     def resume(self, partition: int, node_run_id: str) -> bool:
         """Go on with an open node run where a crash left it; returns whether that changed anything.
@@ -220,9 +258,10 @@ class Ledger(NodeRuns):
         # After a crash the place may have gone to another message: then this one was never counted.
         return message if message is not None and message.digest == digest else None
 
-    def _write(self, partition: int, change: Change) -> None:
+    def _write(self, partition: int, change: Change) -> NodeRun | None:
+        """Write a change, and return the node run as its row says it now."""
         if change.run is None:
-            return
+            return None
         run = change.run
         if change.message is not None:
             run = self._write_message(partition, run, change.message)
@@ -234,10 +273,11 @@ class Ledger(NodeRuns):
         if run.finished:
             self.rows.put(partition, _key("f", node_run_id), _encoded(run))
             self.rows.delete(partition, _key("o", node_run_id))
-            return
+            return run
         self.rows.put(partition, _key("o", node_run_id), _encoded(run))
         if run.settled is not None:
             self.rows.delete(partition, _key("f", node_run_id))
+        return run
 
     def _write_message(self, partition: int, run: NodeRun, message: Message) -> NodeRun:
         if message.first == 0 and not message.array and len(message.text) <= INLINE_BYTES:

@@ -199,7 +199,7 @@ class LatestRows:
         self.stored = StoredRows(app, self.table)
         self._pending: dict[int, Pending] = {}
         send = batches(lambda: producer_of(app), self.table.changelog_topic_name)
-        self._changelog = Changelog(send, self._acknowledged)
+        self.changelog = Changelog(send, self._acknowledged)
         self._room = asyncio.Event()
         app.on_lost.append(self._lost)
         app.before_rebalance.append(self.written)
@@ -228,25 +228,25 @@ class LatestRows:
 
     def _write(self, partition: int, key: bytes, value: bytes | None) -> None:
         self.stored.of(partition)
-        self._changelog.write(partition, key, value)
+        self.changelog.write(partition, key, value)
         self._pending.setdefault(partition, Pending()).add(key, value)
 
     def then(self, partition: int, call: Callable[[], None]) -> None:
         """Call when all rows of the partition written so far are acknowledged; these calls keep their order."""
-        self._changelog.then(partition, call)
+        self.changelog.then(partition, call)
 
     async def room(self) -> None:
         """Wait while very many writes are not acknowledged yet."""
-        while self._changelog.unacknowledged > MOST_UNACKNOWLEDGED:
+        while self.changelog.unacknowledged > MOST_UNACKNOWLEDGED:
             self._room.clear()
             await self._room.wait()
 
     async def written(self) -> None:
         """Wait until everything written so far is acknowledged."""
         waiting = []
-        for partition in self._changelog.partitions:
+        for partition in self.changelog.partitions:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._changelog.then(partition, partial(resolve, done))
+            self.changelog.then(partition, partial(resolve, done))
             waiting.append(done)
         await asyncio.gather(*waiting)
 
@@ -258,7 +258,7 @@ class LatestRows:
         self._room.set()
 
     def _lost(self, partition: int) -> None:
-        if self._changelog.drop(partition):
+        if self.changelog.drop(partition):
             # Whether its new owner reads these records is not known. After a restart all is read anew.
             stop_process(f"partition {partition} of the ledger went while it was written")
         self._pending.pop(partition, None)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypedDict
 
 from port.models import Result
 from streams.records import (
@@ -22,12 +22,14 @@ from streams.records import (
     DeferralExpired,
     FailureTold,
     GraceOver,
+    ItemAgain,
     ItemCompleted,
     ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
     Record,
+    ReportAgain,
     ReportAnswered,
     RunCancelled,
     Settled,
@@ -87,6 +89,12 @@ class Item(Record):
     decided: str | None = None
     """The digest of the word of another system that has ended it."""
     decided_by: By | None = None
+    reopened: int | None = None
+    """How many calls there had been when it was last taken up again by hand; their outcomes are void since."""
+    undone: tuple[float, ...] = ()
+    """When the ends were that were undone by that: what had said them may come again."""
+    late: bool = False
+    """Whether it was taken up again after the report: then its end is told in the node run's log."""
 
 
 class Message(Record):
@@ -131,12 +139,14 @@ class NodeRun(Record):
     """How many items the report covers: frozen, with `result`, before the first report is sent."""
     result: Result | None = None
     body: Body = Body.FULL
+    report: int = 0
+    """Counts the reports that were asked for by hand after Port had refused one."""
     settled: Settled | None = None
     status: int | None = None
     reason: str | None = None
     settled_at: float | None = None
     untold: int = 0
-    """Failures after the report that are not yet in the node run's log."""
+    """Ends after the report that are not yet in the node run's log: of failures, and of items taken up again."""
     digest: str
     """Of the first message."""
     item: Item | None = None
@@ -191,7 +201,7 @@ class Note(StrEnum):
     LATE = "late"
     """For a node run or an item that is not known."""
     REFUSED = "refused"
-    """Another system's word on an item that has ended otherwise."""
+    """Another system's word on an item that has ended otherwise, or what somebody asks for that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,8 @@ class Change:
     note: Note
     item: Item | None = None
     message: Message | None = None
+    why: str = ""
+    """Why it is REFUSED, for people."""
 
 
 def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) -> Change:
@@ -275,11 +287,15 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
             return _report_answered(run, event)
         case RunCancelled():
             return _run_cancelled(run, event, grace)
+        case ReportAgain():
+            return _report_again(run, event)
         case _:
             return _apply_to_item(run, item, event, grace)
 
 
-ItemEvent: TypeAlias = ItemFinished | ItemRetry | ItemDeferred | ItemCompleted | DeferralExpired | FailureTold
+ItemEvent: TypeAlias = (
+    ItemFinished | ItemRetry | ItemDeferred | ItemCompleted | DeferralExpired | FailureTold | ItemAgain
+)
 
 
 def _apply_to_item(run: NodeRun, item: Item | None, event: ItemEvent, grace: float) -> Change:
@@ -295,7 +311,9 @@ def _apply_to_item(run: NodeRun, item: Item | None, event: ItemEvent, grace: flo
         case DeferralExpired():
             return _deferral_expired(run, item, event, grace)
         case FailureTold():
-            return _failure_told(run, item)
+            return _failure_told(run, item, event)
+        case ItemAgain():
+            return _item_again(run, item, event)
 
 
 def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
@@ -304,8 +322,10 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
     if item is not None and (item.result is not None or _awaits_word(item, event)):
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
         return Change(closed(run, grace), Note.DUPLICATE, item=item)
+    if item is not None and _is_void(item, event):
+        return Change(run, Note.DUPLICATE, item=item)
     ended = Item(
-        v=event.v,
+        v=event.v if item is None or item.reopened is None else 2,
         index=event.index,
         message=event.message,
         event_type=event.event_type,
@@ -317,8 +337,27 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
         worker=event.worker,
         started_at=event.started_at,
         ended_at=event.ended_at,
+        **_kept(item),
     )
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
+
+
+def _is_void(item: Item, event: ItemFinished) -> bool:
+    """Whether it is the outcome of a call that was made before the item was taken up again."""
+    return item.reopened is not None and event.result is not Result.CANCELLED and event.attempt <= item.reopened
+
+
+class _Kept(TypedDict, total=False):
+    reopened: int | None
+    undone: tuple[float, ...]
+    late: bool
+
+
+def _kept(item: Item | None) -> _Kept:
+    """Return what an item keeps through its further calls: that it was taken up again."""
+    if item is None or item.reopened is None:
+        return {}
+    return {"reopened": item.reopened, "undone": item.undone, "late": item.late}
 
 
 def _awaits_word(item: Item, event: ItemFinished) -> bool:
@@ -328,17 +367,23 @@ def _awaits_word(item: Item, event: ItemFinished) -> bool:
 
 def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
     failed, cancelled = item.result is Result.FAILED, item.result is Result.CANCELLED
-    late = run.covered is not None and item.index >= run.covered
     counted = run.model_copy(
         update={
             "succeeded": run.succeeded + (not failed and not cancelled),
             "failed": run.failed + failed,
             "cancelled": run.cancelled + cancelled,
-            "untold": run.untold + (late and failed),
+            "untold": run.untold + _is_untold(run, item),
             "last_ended_at": item.ended_at,
         }
     )
     return closed(counted, grace)
+
+
+def _is_untold(run: NodeRun, item: Item) -> bool:
+    """Whether the item ended after the report, and that is still to be told in the node run's log."""
+    if run.covered is None or item.result is None or item.told:
+        return False
+    return item.late or (item.index >= run.covered and item.result is Result.FAILED)
 
 
 def closed(run: NodeRun, grace: float) -> NodeRun:
@@ -376,6 +421,8 @@ def _result(run: NodeRun) -> Result:
 
 
 def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
+    if run.covered is not None and event.action is not None:
+        return Change(run, Note.REFUSED, why="every item has ended: there is nothing to cancel any more")
     if run.covered is not None or run.stopped is Stop.OVER:
         return Change(run, Note.DUPLICATE)
     stopped = run.model_copy(update={"v": 2, "stopped": Stop.OVER if event.over else Stop.RUN})
@@ -396,6 +443,8 @@ def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
         error=event.error,
         trace=event.trace,
         worker=event.worker,
+        v=event.v if item is None or item.reopened is None else 2,
+        **_kept(item),
     )
     return Change(run, Note.APPLIED, item=waiting)
 
@@ -419,6 +468,7 @@ def _item_deferred(run: NodeRun, item: Item | None, event: ItemDeferred) -> Chan
         worker=event.worker,
         started_at=event.started_at,
         deferred_until=event.until,
+        **_kept(item),
     )
     return Change(run, Note.APPLIED, item=deferred)
 
@@ -429,6 +479,8 @@ def _item_completed(run: NodeRun, item: Item | None, event: ItemCompleted, grace
     if item is not None and item.result is not None:
         note = Note.DUPLICATE if item.decided == event.digest else Note.REFUSED
         return Change(closed(run, grace), note, item=item)
+    if item is not None and event.at in item.undone:
+        return Change(run, Note.DUPLICATE, item=item)
     known = item or Item(index=event.index, message=event.index, event_type=event.event_type)
     said = {"result": event.result, "output": event.output, "error": event.error, "ended_at": event.at}
     decided = {"v": 2, "decided": event.digest, "decided_by": event.by, "deferred_until": None, "due_at": None}
@@ -447,6 +499,80 @@ def _deferral_expired(run: NodeRun, item: Item | None, event: DeferralExpired, g
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
 
 
+_MOST_UNDONE: Final = 50
+
+
+def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
+    """Take an item up again: one that has FAILED anew, one that waits for a retry at once.
+
+    What was reported stays so: Port takes no second result of a node run. Where it has taken the first one the call is
+    made all the same, for what it does, and its end is told in the node run's log. Where Port has refused the report it
+    knows of none: the node run is open again, and reported anew.
+    """
+    if item is None or event.index >= run.items:
+        return Change(run, Note.REFUSED, item=item, why="the item has not been called yet")
+    if item.reopened is not None and item.result is None and event.ended_at in item.undone:
+        # After a crash the item's row may have survived and its node run's row not: then it is this that opens it.
+        return Change(_opened(run), Note.DUPLICATE, item=item)
+    if (item.attempt, item.ended_at) != (event.attempt, event.ended_at):
+        return Change(run, Note.REFUSED, item=item, why="it has gone on meanwhile: look again")
+    if (why := _obstacle(run, item)) is not None:
+        return Change(run, Note.REFUSED, item=item, why=why)
+    if item.result is None:
+        return Change(run, Note.APPLIED, item=item.model_copy(update={"v": 2, "due_at": None}))
+    again = Item(
+        v=2,
+        index=item.index,
+        message=item.message,
+        event_type=item.event_type,
+        # Where another system said how it ended, a call may have been under way of which nothing is written.
+        attempt=item.attempt + (item.decided is not None),
+        error=item.error,
+        trace=item.trace,
+        worker=item.worker,
+        reopened=item.attempt + (item.decided is not None),
+        undone=(*item.undone, event.ended_at or 0.0)[-_MOST_UNDONE:],
+        late=run.settled is not None and run.settled is not Settled.REFUSED,
+    )
+    return Change(_opened(run.model_copy(update={"v": 2, "failed": run.failed - 1})), Note.APPLIED, item=again)
+
+
+def _obstacle(run: NodeRun, item: Item) -> str | None:
+    """Return why an item cannot be taken up again; None where it can."""
+    if item.result is None:
+        return None if item.due_at is not None else "the item has not ended: it runs, or waits for its turn or a word"
+    if item.result is not Result.FAILED:
+        return f"the item has ended with {item.result}: only one that has FAILED is called again"
+    if item.attempt == 0 and item.decided is None:
+        return "its message cannot be handled"
+    if run.stopped is not None or run.settled is Settled.CANCELLED:
+        return "the node run is cancelled"
+    if run.covered is not None and run.settled is None:
+        return "the report is on its way to Port: what it says cannot change until Port has answered"
+    return "its failure is just being told in the node run's log" if _is_untold(run, item) else None
+
+
+def _opened(run: NodeRun) -> NodeRun:
+    """Return a node run with an item that was taken up again."""
+    if run.settled is Settled.REFUSED:
+        run = _again(run).model_copy(update={"covered": None, "result": None, "untold": 0})
+    return run.model_copy(update={"grace_from": None})
+
+
+def _again(run: NodeRun) -> NodeRun:
+    """Return a node run whose report Port has refused as one that is yet to be reported."""
+    fresh = {"v": 2, "report": run.report + 1, "settled": None, "settled_at": None, "body": Body.FULL}
+    return run.model_copy(update=fresh)
+
+
+def _report_again(run: NodeRun, event: ReportAgain) -> Change:
+    if run.settled is Settled.REFUSED and event.report == run.report:
+        return Change(_again(run), Note.APPLIED)
+    if event.report < run.report:
+        return Change(run, Note.DUPLICATE)
+    return Change(run, Note.REFUSED, why="Port has not refused its report")
+
+
 def _grace_over(run: NodeRun, event: GraceOver) -> Change:
     if run.covered is not None or event.items != run.items or not run.all_ended:
         return Change(run, Note.DUPLICATE)
@@ -456,7 +582,7 @@ def _grace_over(run: NodeRun, event: GraceOver) -> Change:
 def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     if run.covered is None:
         return Change(run, Note.LATE)
-    if run.settled is not None or event.body is not run.body:
+    if run.settled is not None or event.body is not run.body or event.report != run.report:
         return Change(run, Note.DUPLICATE)
     answered = {"status": event.status, "reason": event.reason or None}
     if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:
@@ -466,8 +592,10 @@ def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     return Change(run.model_copy(update=answered | settling), Note.APPLIED)
 
 
-def _failure_told(run: NodeRun, item: Item | None) -> Change:
-    if item is None or item.told or run.untold == 0:
+def _failure_told(run: NodeRun, item: Item | None, event: FailureTold) -> Change:
+    if item is None or item.result is None or item.told or run.untold == 0:
+        return Change(run, Note.DUPLICATE, item=item)
+    if event.attempt is not None and event.attempt != item.attempt:
         return Change(run, Note.DUPLICATE, item=item)
     told = item.model_copy(update={"told": True})
     return Change(run.model_copy(update={"untold": run.untold - 1}), Note.APPLIED, item=told)
@@ -478,7 +606,6 @@ def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
 
     After a crash the item rows may be ahead of the node run's row, by events that will come again.
     """
-    covered = run.items if run.covered is None else run.covered
     succeeded = failed = cancelled = untold = 0
     last_ended_at = run.last_ended_at
     for item in items:
@@ -487,7 +614,7 @@ def recount(run: NodeRun, items: Iterable[Item]) -> NodeRun:
         succeeded += item.result is Result.SUCCESS
         cancelled += item.result is Result.CANCELLED
         failed += item.result is Result.FAILED
-        untold += item.index >= covered and item.result is Result.FAILED and not item.told
+        untold += _is_untold(run, item)
         if item.ended_at is not None:
             last_ended_at = max(last_ended_at or item.ended_at, item.ended_at)
     counters = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled, "untold": untold}
@@ -520,7 +647,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Tell:
-    """Write the item's failure into the node run's log at Port."""
+    """Write how the item ended into the node run's log at Port."""
 
     index: int
 
@@ -548,8 +675,7 @@ def ask_of_item(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
     """Return what an item of an open node run wants done; `item` is None if nothing is written of it yet."""
     if item is None or item.result is None:
         return _ask_of_open_item(run, index, item)
-    late = run.covered is not None and index >= run.covered
-    return Tell(index) if late and item.result is Result.FAILED and not item.told else None
+    return Tell(index) if _is_untold(run, item) else None
 
 
 def _ask_of_open_item(run: NodeRun, index: int, item: Item | None) -> Run | AwaitWord | Cancel:

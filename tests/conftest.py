@@ -23,6 +23,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests were skipped for want of a browser."""
+    skipped = [one for one in terminalreporter.stats.get("skipped", []) if "there is no Chromium" in str(one.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests in a browser were skipped: there is no Chromium")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _without_settings() -> Iterator[None]:
     """Nothing of the developer's own settings in the environment of the tests, nor of the programs they start."""

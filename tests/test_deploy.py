@@ -1,6 +1,6 @@
 """What is under deploy/, held against the application that it deploys."""
 
-import ast
+import json
 import os
 import re
 import runpy
@@ -17,7 +17,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from streams.metrics import REGISTRY
+from streams.metrics import LIST
+from streams.progress import STUCK_SECONDS
 from streams.settings import Settings
 from streams.topics import topics_of
 from streams.worker import STOP_SECONDS
@@ -27,6 +28,15 @@ from web import site
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
+NOT_ON_THE_DASHBOARD = [
+    "ledger_events",
+    "due_entries",
+    "held_items",
+    "queue_running",
+    "source_copied_records",
+    "source_up",
+]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
 
@@ -77,7 +87,7 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
-SOME_VALUE = "a-value-as-long-as-a-signing-key-is"
+SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET}
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")
@@ -97,7 +107,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a worker that is deployed by the manifests, with some value for each secret."""
-    return settings_of(monkeypatch, **CONFIG, **dict.fromkeys(SECRET, SOME_VALUE))
+    return settings_of(monkeypatch, **CONFIG, **SOME_VALUES)
 
 
 class TestSettings:
@@ -123,10 +133,10 @@ class TestSettings:
 
     def test_a_worker_takes_them_with_one_cluster(self, monkeypatch: pytest.MonkeyPatch) -> None:
         one_cluster = CONFIG | {"SOURCE_BROKERS": ""}
-        assert settings_of(monkeypatch, **one_cluster, **dict.fromkeys(SECRET, SOME_VALUE)).source is None
+        assert settings_of(monkeypatch, **one_cluster, **SOME_VALUES).source is None
 
     def test_beyond_loopback_the_token_of_the_secret_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        values = dict.fromkeys(SECRET, SOME_VALUE) | {"WEB_TOKEN": ""}
+        values = SOME_VALUES | {"WEB_TOKEN": ""}
         with pytest.raises(ValidationError, match="WEB_TOKEN"):
             settings_of(monkeypatch, **CONFIG, **values)
 
@@ -146,6 +156,15 @@ class TestWorker:
             assert asked["path"].text in site._FOR_ALL
         assert WORKER.at("livenessProbe.httpGet.path").text == "/healthz"
         assert WORKER.at("readinessProbe.httpGet.path").text == "/readyz"
+
+    def test_a_blocked_event_loop_is_found_by_the_patience_of_the_probe(self) -> None:
+        probe = WORKER["livenessProbe"]
+        assert probe["timeoutSeconds"].number < probe["periodSeconds"].number
+        assert probe["periodSeconds"].number * probe["failureThreshold"].number <= 60
+        said = re.search(r"--interval=(\d+)s --timeout=(\d+)s .*--retries=(\d+)", (ROOT / "Dockerfile").read_text())
+        assert said is not None
+        names = ("periodSeconds", "timeoutSeconds", "failureThreshold")
+        assert [int(number) for number in said.groups()] == [probe[name].number for name in names]
 
     def test_it_may_take_as_long_to_start_as_topics_are_waited_for(self) -> None:
         probe = WORKER["startupProbe"]
@@ -232,13 +251,14 @@ class TestAutoscaling:
 
 def metrics() -> set[str]:
     """The names of all time series of a worker."""
-    families = [(metric.type, metric.name) for metric in REGISTRY.collect()]
-    for node in ast.walk(ast.parse((ROOT / "web" / "metrics.py").read_text())):
-        match node:
-            case ast.Call(func=ast.Name(id=kind), args=[ast.Constant(value=str(name)), *_]) if "MetricFamily" in kind:
-                families.append((kind.removesuffix("MetricFamily").lower(), name))
-    series = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
-    return {name + end for kind, name in families for end in series[kind]}
+    return {name for metric in LIST.values() for name in metric.series}
+
+
+def dashboard_queries() -> list[str]:
+    """The queries of the dashboard, with some interval in the place of Grafana's."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    found = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    return [query.replace("$__rate_interval", "5m") for query in found]
 
 
 def rules() -> list[Tree]:
@@ -257,7 +277,57 @@ def selectors(expression: object) -> Iterator[promql_parser.VectorSelector]:
     yield from (found for one in getattr(expression, "args", []) for found in selectors(one))
 
 
+def wrong_labels(expression: str) -> set[tuple[str, str]]:
+    """Labels that a query asks a metric for, and that it does not have."""
+    labels = {name: {*metric.labels, "le"} for metric in LIST.values() for name in metric.series}
+    return {
+        (one.name or "", matcher.name)
+        for one in selectors(promql_parser.parse(expression))
+        for matcher in one.matchers.matchers
+        if matcher.name not in labels.get(one.name or "", set()) | {"instance", "job"}
+    }
+
+
+class TestDashboard:
+    def test_every_metric_exists_with_its_labels(self) -> None:
+        queries = dashboard_queries()
+        named = set(re.findall(r"port_runs_\w+", "\n".join(queries)))
+        assert named
+        assert named <= metrics()
+        assert {found for query in queries for found in wrong_labels(query)} == set()
+        assert wrong_labels('port_runs_lag{tpoic="x"}') == {("port_runs_lag", "tpoic")}
+
+    def test_every_metric_that_is_listed_is_on_it_or_is_left_out_on_purpose(self) -> None:
+        asked = {one.name for query in dashboard_queries() for one in selectors(promql_parser.parse(query))}
+        left_out = {name for name, metric in LIST.items() if asked.isdisjoint(metric.series)}
+        assert left_out == {f"port_runs_{name}" for name in NOT_ON_THE_DASHBOARD}
+
+    def test_states_exist(self) -> None:
+        named = re.findall(r'state(?:=~|=|!=)\\"([\w|]+)\\"', DASHBOARD.read_text())
+        assert named
+        assert {state for several in named for state in several.split("|")} <= {state.value for state in State}
+
+    def test_panels_have_numbers_of_their_own_and_cover_no_other(self) -> None:
+        panels = json.loads(DASHBOARD.read_text())["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        cells = [
+            (x, y)
+            for place in (panel["gridPos"] for panel in panels)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        ]
+        assert len(cells) == len(set(cells))
+        assert max(x for x, _ in cells) < 24
+
+
 class TestAlerts:
+    def test_labels_exist(self) -> None:
+        assert {found for rule in rules() for found in wrong_labels(rule["expr"].text)} == set()
+
+    def test_a_worker_that_stands_still_is_told_as_healthz_tells_it(self) -> None:
+        (rule,) = [rule for rule in rules() if rule["alert"].text == "PortRunsStandsStill"]
+        assert rule["expr"].text.endswith(f"> {STUCK_SECONDS:g}")
+
     def test_every_metric_exists(self) -> None:
         asked = {one.name for rule in rules() for one in selectors(promql_parser.parse(rule["expr"].text))}
         named = set(re.findall(r"port_runs_\w+", "\n".join(rule["expr"].text for rule in rules())))
@@ -333,6 +403,10 @@ class TestCheck:
             ("kubernetes/kustomization.yaml", replaced("  - services.yaml\n", ""), "services.yaml is missing"),
             ("kubernetes/kustomization.yaml", replaced("services.yaml", "service.yaml"), "there is no service.yaml"),
             ("kubernetes/kustomization.yaml", replaced("newTag", "tag"), "images.0.tag"),
+            ("grafana/dashboard.json", replaced("sum(", "sum(("), "no PromQL"),
+            ("grafana/dashboard.json", replaced('"unit"', '"units"'), "units"),
+            ("grafana/dashboard.json", replaced('"gridPos"', '"gridpos"'), "gridpos"),
+            ("grafana/dashboard.json", replaced('"panels"', '"panels'), "Invalid control character"),
             ("prometheus/alerts.yaml", replaced("absent(", "absent(("), "no PromQL"),
             ("prometheus/alerts.yaml", replaced("severity: critical", "severity: bad"), "severity"),
             ("prometheus/alerts.yaml", replaced("groups:", "group:"), "no apiVersion"),

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 import bench.options
 import local.demo.options
+from streams.metrics import LIST
 from streams.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -211,3 +212,12 @@ def test_commands_are_known(page: Path) -> None:
                 unknown.append(line)
     assert unknown == []
     assert set(re.findall(r"`make ([a-z]+)", text)) <= targets()
+
+
+def test_the_table_of_metrics_is_that_of_the_list() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    printed = subprocess.run(
+        [sys.executable, "-m", "streams.metrics"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"## Metrics\n\n{printed.stdout}\n" in page
+    assert page.count("| `port_runs_") == len(LIST)

@@ -57,7 +57,9 @@ class TestLocks:
         assert len(blocks) == len(pins(lock))
         assert [block for block in blocks if "--hash=sha256:" not in block] == []
 
-    @pytest.mark.parametrize(("lock", "extras"), [(LOCKS[0], ["", "local", "dev", "build"]), (LOCKS[1], ["", "build"])])
+    @pytest.mark.parametrize(
+        ("lock", "extras"), [(LOCKS[0], ["", "local", "otel", "dev", "build"]), (LOCKS[1], ["", "build"])]
+    )
     def test_it_fits_the_project_file(self, lock: str, extras: list[str]) -> None:
         pinned = pins(lock)
         wanted = [Requirement(line) for extra in extras for line in project()[extra]]

@@ -20,6 +20,7 @@ from tables.state import Item, Message, NodeRun, State
 from web.masking import masked, masked_text
 
 SCOPE: Final = "this worker"
+SCOPE_ALL: Final = "all workers"
 _UNREADABLE: Final = "what was kept of it cannot be read as JSON"
 _TOO_MUCH: Final = "left out here: it is too much for one answer"
 
@@ -51,6 +52,56 @@ class WorkerShown(Shown):
     """Its incarnation: new at every start of the process."""
     url: str
     partitions: list[int]
+
+
+class MissingWorker(Shown):
+    """A worker of the group that gave no answer."""
+
+    worker: str
+    url: str
+    partitions: list[int]
+    """Those that the group has given to it."""
+    why: str
+
+
+class WorkerStatus(WorkerShown):
+    """A worker, and how it does."""
+
+    assigned: list[int]
+    """The partitions that the group has given to it; `partitions` are those of them that it shows."""
+    version: str
+    state: str
+    """The word that its `/readyz` says."""
+    recovery_remaining: int | None
+    """Records of the changelog that are still to be recovered; null while that is not known."""
+    uptime_seconds: float
+    memory_bytes: int
+    loop_lag_seconds: float | None
+    """How late its event loop was at the worst in the last minute."""
+    running: dict[str, int]
+    """Calls of handlers, by event type."""
+    waiting: int
+    """Items that wait for a handler."""
+
+
+class WorkersShown(Shown):
+    """The workers of the group."""
+
+    asked: str
+    """The incarnation of the worker that answers."""
+    workers: list[WorkerStatus]
+    missing: list[int]
+    """Partitions that no worker shows now."""
+    missing_workers: list[MissingWorker]
+
+
+class SessionShown(Shown):
+    """Who asks."""
+
+    access: str
+    """`full`, or `read`: sees everything and may change nothing."""
+    csrf_token: str
+    """What a program without a Bearer token sends as `X-CSRF-Token` with each action; empty where none is needed."""
 
 
 class NodeRunLine(Shown):
@@ -199,7 +250,9 @@ class NodeRunList(Shown):
     """How many of the latest node runs were looked at for these."""
     workers: list[WorkerShown]
     missing: list[int]
-    """Partitions of other workers, whose node runs are not in this answer."""
+    """Partitions whose node runs are not in this answer."""
+    missing_workers: list[MissingWorker] = []
+    """Workers of the group that gave no answer; what their partitions hold is not in it."""
     foreign: Foreign
     port: PortShown
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
@@ -106,6 +106,12 @@ class Here:
             rate_limit_remaining=port.budget.remaining,
         )
 
+    def mark(self) -> Hashable:
+        """Return what differs from before where a page would show something else; cheap, from memory."""
+        work = tuple((len(feeder.running), feeder.waiting) for feeder in self.feeders.values())
+        away = self.worker.port.unreachable_since
+        return self.overview.changes, work, away, frozenset(self.dispatch.active), self.worker.rebalancing
+
     def partition_of(self, node_run_id: str) -> int:
         """Return the partition of a node run: that of its events, as Kafka's default partitioner has it."""
         return partition_of(node_run_id.encode(), self.worker.settings.partitions)
@@ -161,6 +167,13 @@ class Here:
             if examined % _CHUNK == 0:
                 await asyncio.sleep(0)
         return found, examined
+
+    def lines(self, node_runs: Iterable[tuple[int, str]], now: Now) -> Iterator[NodeRunInList]:
+        """Yield node runs as lines of a list; those that have gone meanwhile are left out."""
+        for partition, node_run_id in node_runs:
+            run = self._run(partition, node_run_id)
+            if run is not None:
+                yield node_run_in_list(run, partition, now.state(run))
 
     def read(self, node_run_id: str, start: int, limit: int) -> Read:
         """Read a node run with `limit` of its items from `start` on; fewer where they are large.

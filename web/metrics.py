@@ -1,15 +1,19 @@
-"""The gauges of a worker, read at the moment they are asked for; the counters are in `streams.metrics`."""
+"""The gauges of a worker, read at the moment they are asked for. Every metric is listed in `streams.metrics`."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from port.client import PortClient
+from streams import metrics
+from streams.lag import Lag
+from streams.progress import Watch
 from web.health import Readiness
 from web.here import Here
 
@@ -22,17 +26,24 @@ class Queue(Protocol):
         """How many pieces of work wait."""
 
     @property
-    def running(self) -> Sized:
-        """The pieces that are being done."""
+    def taken(self) -> int:
+        """How many are being done."""
+
+    def oldest(self) -> float:
+        """For how many seconds the oldest of those that wait has waited."""
 
 
 class Gauges(Collector):
-    """What Prometheus may watch of this worker: state, queues, partitions."""
+    """What Prometheus may watch of this worker: state, queues, partitions, health."""
 
-    def __init__(self, here: Here, readiness: Readiness, queues: Mapping[str, Queue]) -> None:
+    def __init__(
+        self, here: Here, readiness: Readiness, queues: Mapping[str, Queue], watch: Watch, lag: Lag | None = None
+    ) -> None:
         self._here = here
         self._readiness = readiness
         self._queues_by_agent = queues
+        self._watch = watch
+        self._lag = lag
 
     def describe(self) -> list[Metric]:
         """Return nothing: what there is is told when it is asked for."""
@@ -40,54 +51,38 @@ class Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
-        here = self._here
-        states = GaugeMetricFamily("port_runs_node_runs", "Node runs of this worker, by state", labels=["state"])
-        for state, number in here.counts(here.now()).items():
-            states.add_metric([state.value], number)
-        yield states
+        yield from self._states()
         yield from self._queues()
-        yield GaugeMetricFamily(
-            "port_runs_due_entries",
-            "Retries, ends of grace and held items that wait for their time",
-            value=len(here.dispatch.due),
+        yield from self._health()
+        yield from _of_port(self._here.worker.port)
+        yield metrics.INTERVENTIONS.total(self._here.worker.offsets.interventions)
+
+    def _states(self) -> Iterator[Metric]:
+        here = self._here
+        yield metrics.NODE_RUNS.gauge(*(([state.value], n) for state, n in here.counts(here.now()).items()))
+        by_type = here.overview.counts_by_type().items()
+        yield metrics.NODE_RUNS_BY_TYPE.gauge(
+            *(([state.value, event_type or metrics.OTHER], number) for (state, event_type), number in by_type)
         )
-        yield GaugeMetricFamily(
-            "port_runs_held_items",
-            "Items that wait for a handler of their event type to be deployed",
-            value=here.holding.items,
-        )
-        yield GaugeMetricFamily(
-            "port_runs_owned_partitions", "Partitions that this worker has taken over", value=len(here.partitions)
-        )
-        yield GaugeMetricFamily(
-            "port_runs_ready", "Whether this worker is ready: 1 or 0", value=self._readiness.obstacle() is None
-        )
-        yield from _of_port(here.worker.port)
-        yield CounterMetricFamily(
-            "port_runs_offset_interventions",
-            "How often records that Faust had dropped were read again",
-            value=here.worker.offsets.interventions,
-        )
+        yield metrics.DUE.gauge(([], len(here.dispatch.due)))
+        yield metrics.HELD.gauge(([], here.holding.items))
+        yield metrics.OWNED.gauge(([], len(here.partitions)))
 
     def _queues(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("port_runs_queue_waiting", "Pieces of work that wait, by agent", labels=["agent"])
-        running = GaugeMetricFamily("port_runs_queue_running", "Pieces of work being done, by agent", labels=["agent"])
-        for name, queue in self._queues_by_agent.items():
-            waiting.add_metric([name], queue.waiting)
-            running.add_metric([name], len(queue.running))
-        yield waiting
-        yield running
+        queues = self._queues_by_agent.items()
+        yield metrics.WAITING.gauge(*(([name], queue.waiting) for name, queue in queues))
+        yield metrics.OLDEST.gauge(*(([name], queue.oldest()) for name, queue in queues))
+        yield metrics.RUNNING.gauge(*(([name], queue.taken) for name, queue in queues))
+
+    def _health(self) -> Iterator[Metric]:
+        yield metrics.READY.gauge(([], self._readiness.obstacle() is None))
+        yield metrics.HEALTHY.gauge(([], self._watch.problem() is None))
+        yield metrics.STANDING.gauge(*(([name], seconds) for name, seconds in self._watch.standing().items()))
+        behind = {} if self._lag is None else self._lag.by_topic()
+        yield metrics.LAG.gauge(*(([topic], records) for topic, records in behind.items()))
 
 
 def _of_port(port: PortClient) -> Iterator[Metric]:
     since, remaining = port.unreachable_since, port.budget.remaining
-    yield GaugeMetricFamily(
-        "port_runs_port_unreachable_seconds",
-        "How long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
-        value=0.0 if since is None else max(0.0, time.time() - since),
-    )
-    yield GaugeMetricFamily(
-        "port_runs_rate_limit_remaining",
-        "Calls that are left of the organization's rate limit; NaN where Port did not say so lately",
-        value=float("nan") if remaining is None else remaining,
-    )
+    yield metrics.UNREACHABLE.gauge(([], 0.0 if since is None else max(0.0, time.time() - since)))
+    yield metrics.REMAINING.gauge(([], math.nan if remaining is None else remaining))

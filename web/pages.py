@@ -31,7 +31,11 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(pretty=_pretty, instant=_instant, iso=_iso, duration=_duration)
-        self._templates.globals.update(states=list(State))
+        self._templates.globals.update(states=list(State), paths=(), asks=False)
+
+    def know(self, **values: object) -> None:
+        """Let every page know these values."""
+        self._templates.globals.update(values)
 
     def answer(self, template: str, *, status: int = 200, **values: object) -> web.Response:
         """Return a page as an answer."""

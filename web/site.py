@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -16,6 +18,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from agents.callbacks import PATH
 from port.ids import is_node_run_id
+from streams.progress import Watch
+from tables.state import State
+from web.actions import Actions
 from web.answers import (
     RefusedError,
     first_of,
@@ -24,13 +29,42 @@ from web.answers import (
     refused,
     state_of,
 )
-from web.auth import SESSION_COOKIE, SESSION_SECONDS, Guard, is_loopback_name
+from web.auth import (
+    SESSION_COOKIE,
+    SESSION_SECONDS,
+    Access,
+    Guard,
+    Role,
+    access_of,
+    check_action,
+    is_loopback_name,
+    note_access,
+)
 from web.callbacks import Callbacks
-from web.data import Foreign, NodeRunList, NodeRunShown, Sample, Shown, node_run_shown
+from web.charts import Bucket, charts
+from web.data import (
+    Foreign,
+    NodeRunList,
+    NodeRunShown,
+    Sample,
+    SessionShown,
+    Shown,
+    node_run_shown,
+)
+from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here, NoSuchNodeRunError, NotHereError
+from web.letters import LetterViews
+from web.live import Live
 from web.masking import masked_text
+from web.merging import merged
+from web.others import Answer, Others, Question, is_local
+from web.owners import Owners, passed_on
 from web.pages import Pages
+from web.stuck import Stuck
+from web.timeline import timeline
+from web.wellness import failed, problems
+from web.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +76,29 @@ CALLBACK: Final = f"{PATH}{{token}}"
 """For other systems: the token is their login."""
 _FOR_ALL: Final = frozenset({"/healthz", "/readyz"})
 _LOGIN: Final = "/login"
+_LOGOUT: Final = "/logout"
+_PAGES: Final = frozenset(
+    {"/", "/node-runs", "/failures", "/dead-letters", "/stuck", "/handlers", "/workers", "/audit"}
+)
+_LETTER: Final = re.compile("/dead-letters/[0-9]{1,6}/[0-9]{1,18}")
+_CHANGES_NOTHING: Final = frozenset({"GET", "HEAD"})
 _MOST_LOGIN_BYTES: Final = 4096
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    # With `no-referrer` a browser hides the origin of a form, from this very site, too.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+class Area(Protocol):
+    """Some of the views, in a module of its own."""
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return its routes; what every request passes is the site's."""
 
 
 class LeftAlone(Protocol):
@@ -93,27 +141,53 @@ class Site:
     registry: CollectorRegistry
     pages: Pages
     callbacks: Callbacks
+    actions: Actions
+    letters: LetterViews
+    watch: Watch
+    others: Others
+    owners: Owners
+    workers: Workers
+    areas: Sequence[Area] = ()
+    buckets: Callable[[], Sequence[Bucket]] = tuple
+    """What was counted in the last hour, the oldest first."""
 
     def install(self, application: web.Application) -> None:
         """Add the routes, and what guards every route."""
         application.middlewares.append(self.answered)
         application.middlewares.append(self.guarded)
         application.on_response_prepare.append(_add_headers)
+        application.on_response_prepare.append(self._sign)
+        actions = self.actions
+        handlers = Handlers(self.here, self.pages, actions.pausing, actions.handlers, self.others)
         application.router.add_routes(
             [
                 web.get("/", self.index),
+                web.get("/find", self.find),
                 web.get("/node-runs/{node_run_id}", self.node_run),
                 web.get("/api/node-runs", self.api_node_runs),
                 web.get("/api/node-runs/{node_run_id}", self.api_node_run),
+                web.get("/api/session", self.api_session),
+                *self.workers.routes(),
                 web.get("/healthz", self.healthz),
                 web.get("/readyz", self.readyz),
                 web.get("/metrics", self.metrics),
                 web.post(_LOGIN, self.login),
-                web.post("/logout", self.logout),
+                web.post(_LOGOUT, self.logout),
                 web.post(CALLBACK, self.callbacks.complete),
                 web.get(CALLBACK, self.callbacks.explain),
+                *actions.routes(),
+                *self.letters.routes(),
+                *Stuck(self.here, self.pages, self.others).routes(),
+                *handlers.routes(),
             ]
         )
+        for area in self.areas:
+            application.router.add_routes(area.routes())
+        live = Live(self.here.mark, lambda: self.here.worker.should_stop)
+        application.router.add_routes(live.routes())
+        application.on_shutdown.append(live.close)
+        # The navigation leads where there is something.
+        self.pages.know(paths={resource.canonical for resource in application.router.resources()}, asks=self.guard.asks)
 
     # What every request passes.
 
@@ -146,33 +220,68 @@ class Site:
 
     @web.middleware
     async def guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let through who may see the views; `/healthz` and `/readyz` tell nothing and are for all."""
+        """Let through who may see the views, and act; `/healthz` and `/readyz` tell nothing and are for all."""
         if request.path in _FOR_ALL or _is_callback(request):
             return await handler(request)
-        if not self.guard.asks:
-            if not is_loopback_name(request.host):
-                message = "without WEB_TOKEN the views answer only under a name of the loopback interface"
-                raise refused(HTTPStatus.FORBIDDEN, "foreign-host", message)
-            return await handler(request)
-        session = request.cookies.get(SESSION_COOKIE)
-        if request.path == _LOGIN or self.guard.is_authorized(request.headers.get("Authorization"), session):
-            return await handler(request)
-        raise _unauthorized("the token is missing or wrong: send it as Authorization: Bearer")
+        access = await self._access(request)
+        if access is not None:
+            note_access(request, access)
+            # What has no such route, or not with this method, is answered so.
+            known = request.match_info.http_exception is None
+            if known and request.method not in _CHANGES_NOTHING and request.path not in (_LOGIN, _LOGOUT):
+                await check_action(request, access)
+        elif request.path != _LOGIN:
+            raise _unauthorized("the token is missing or wrong: send it as Authorization: Bearer")
+        return await handler(request)
+
+    async def _access(self, request: web.Request) -> Access | None:
+        admitted = await self.others.admits(request)
+        if admitted is not None:
+            return Access(Role.FULL, "") if admitted else None
+        if not self.guard.asks and not is_loopback_name(request.host):
+            message = "without WEB_TOKEN the views answer only under a name of the loopback interface"
+            raise refused(HTTPStatus.FORBIDDEN, "foreign-host", message)
+        return self.guard.access(request.headers.get("Authorization"), request.cookies.get(SESSION_COOKIE))
+
+    async def _sign(self, request: web.Request, answer: web.StreamResponse) -> None:
+        self.others.sign(request, answer)
 
     # Pages.
 
     async def index(self, request: web.Request) -> web.Response:
         """Show the counts, the latest node runs, the worker, and what is left to others."""
         shown = await self._list(request)
-        return self.pages.answer("index.html", list=shown, state=state_of(request), asks=self.guard.asks)
+        return self.pages.answer(
+            "index.html",
+            list=shown,
+            state=state_of(request),
+            asks=self.guard.asks,
+            charts=charts(self.buckets()),
+            problems=problems(shown, self.readiness.obstacle(), datetime.now(UTC)),
+            failed=failed(shown.node_runs),
+        )
+
+    async def find(self, request: web.Request) -> web.Response:
+        """Lead to the node run that is named in the field of every page."""
+        given = request.query.get("id", "").strip()
+        if not is_node_run_id(given):
+            raise refused(HTTPStatus.BAD_REQUEST, "malformed-id", f"no node-run id: {given[:80]!r}")
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": f"/node-runs/{given}"})
 
     async def node_run(self, request: web.Request) -> web.Response:
         """Show one node run."""
         shown = await self._one(request)
-        return await asyncio.to_thread(self.pages.answer, "node_run.html", run=shown, asks=self.guard.asks)
+        if isinstance(shown, Answer):
+            shown = await asyncio.to_thread(NodeRunShown.model_validate_json, shown.body)
+        return await asyncio.to_thread(self._node_run_page, shown, access_of(request))
+
+    def _node_run_page(self, shown: NodeRunShown, access: Access) -> web.Response:
+        return self.pages.answer(
+            "node_run.html", run=shown, timeline=timeline(shown), asks=self.guard.asks, access=access
+        )
 
     def _login_page(self, request: web.Request, error: RefusedError) -> web.Response:
-        wanted = request.path if request.method == "GET" and _is_page(request.path) else "/"
+        wanted = request.path_qs if request.method == "GET" and _is_page(request.path_qs) else "/"
         failed = request.path == _LOGIN or "Authorization" in request.headers
         answer = self.pages.answer("login.html", status=error.status, wanted=wanted, failed=failed)
         answer.headers.update(error.headers)
@@ -184,13 +293,14 @@ class Site:
             raise web.HTTPNotFound
         body = await request.read()
         form = parse_qs(body.decode(errors="replace")) if len(body) <= _MOST_LOGIN_BYTES else {}
-        if not self.guard.is_token(form.get("token", [""])[0]):
+        role = self.guard.role_of(form.get("token", [""])[0])
+        if role is None:
             raise _unauthorized("that is not the token")
         wanted = form.get("wanted", [""])[0]
         answer = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": wanted if _is_page(wanted) else "/"})
         answer.set_cookie(
             SESSION_COOKIE,
-            self.guard.session(),
+            self.guard.session(role),
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="Strict",
@@ -214,10 +324,25 @@ class Site:
     async def api_node_run(self, request: web.Request) -> web.Response:
         """Return one node run as JSON."""
         shown = await self._one(request)
+        if isinstance(shown, Answer):
+            return web.Response(body=shown.body, content_type="application/json")
         return await asyncio.to_thread(_json, shown)
+
+    async def api_session(self, request: web.Request) -> web.Response:
+        """Say who asks, and what its actions must bring along."""
+        access = access_of(request)
+        return _json(SessionShown(access=access.role, csrf_token=access.csrf))
 
     async def _list(self, request: web.Request) -> NodeRunList:
         limit, state = limit_of(request), state_of(request)
+        if is_local(request):
+            return await self._own_list(limit, state)
+        asked = {"limit": limit} if state is None else {"limit": limit, "state": state.value}
+        gathered = await self.others.gather("/api/node-runs", asked)
+        lists = [NodeRunList.model_validate_json(answer.body) for answer in gathered.answers]
+        return merged([await self._own_list(limit, state), *lists], limit, gathered.missing)
+
+    async def _own_list(self, limit: int, state: State | None) -> NodeRunList:
         now = self.here.now()
         node_runs, examined = await self.here.latest(now, limit, state)
         return NodeRunList(
@@ -230,38 +355,34 @@ class Site:
             port=self.here.port_shown(),
         )
 
-    async def _one(self, request: web.Request) -> NodeRunShown:
+    async def _one(self, request: web.Request) -> NodeRunShown | Answer:
+        """Return the node run that is asked for: as it is here, or as its owner answers."""
         node_run_id, first, limit = node_run_id_of(request), first_of(request), limit_of(request, ITEMS)
         try:
             read = self.here.read(node_run_id, first, limit)
         except NotHereError as error:
-            raise self._not_here(error) from None
+            if is_local(request):
+                raise self.owners.not_here(error) from None
+            question = Question(f"/api/node-runs/{node_run_id}", {"from": first, "limit": limit})
+            answer = await self.owners.ask(error, question)
+            if answer.status != HTTPStatus.OK:
+                raise passed_on(answer) from None
+            return answer
         except NoSuchNodeRunError as error:
             message = f"no node run {node_run_id} in partition {error.partition}, which is here"
-            raise self._placed(refused(HTTPStatus.NOT_FOUND, "unknown", message), error.partition) from None
+            raise self.owners.placed(refused(HTTPStatus.NOT_FOUND, "unknown", message), error.partition) from None
         return await asyncio.to_thread(node_run_shown, read)
-
-    def _not_here(self, error: NotHereError) -> RefusedError:
-        obstacle = self.readiness.obstacle()
-        where = f"partition {error.partition}, in which this node run would be,"
-        if error.owned or obstacle is not None:
-            why = obstacle.value if obstacle is not None else "recovering"
-            message = f"{where} cannot be told now: this worker is {why}"
-            answer = refused(HTTPStatus.SERVICE_UNAVAILABLE, why, message, {"Retry-After": "2"})
-        else:
-            message = f"{where} belongs to another worker: ask that one"
-            answer = refused(HTTPStatus.MISDIRECTED_REQUEST, "not-here", message)
-        return self._placed(answer, error.partition)
-
-    def _placed(self, error: RefusedError, partition: int) -> RefusedError:
-        update = {"partition": partition, "worker": self.here.worker.incarnation}
-        return RefusedError(error.status, error.shown.model_copy(update=update), error.headers)
 
     # Health and metrics.
 
     async def healthz(self, _request: web.Request) -> web.Response:
-        """Say that the process and its event loop live."""
-        return web.Response(text="ok\n")
+        """Say whether whatever has work makes progress, and if not, what does not.
+
+        That it answers at all says that the event loop turns: a blocked one does not, and the caller's patience ends.
+        """
+        if (problem := self.watch.problem()) is None:
+            return web.Response(text="ok\n")
+        return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{problem}\n")
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Say whether the worker is ready, and in one word why not."""
@@ -287,8 +408,12 @@ def _wants_html(request: web.Request) -> bool:
     return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
 
 
-def _is_page(path: str) -> bool:
-    return path == "/" or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
+def _is_page(place: str) -> bool:
+    """Whether this is a page of ours, perhaps with a query: where a login may lead to."""
+    path, _, query = place.partition("?")
+    known = path in _PAGES or _LETTER.fullmatch(path) is not None
+    known = known or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
+    return known and query.isascii() and query.isprintable()
 
 
 def _is_callback(request: web.Request) -> bool:

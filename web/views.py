@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, cast
 
 from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
+from agents.asking import ask, ask_to_pause, write
 from agents.entering import record
+from agents.progress import all_stages, lag, paused
 from agents.reporter import reports, tells
-from agents.router import foreign_samples
+from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
-from agents.shared import callbacks, dispatch, holding, node_runs, overview, telling
+from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
+from port.models import Result
 from streams.app import app, settings
-from streams.messages import Foreign
-from streams.metrics import MESSAGES, REGISTRY
+from streams.messages import Foreign, NodeRunMessage
+from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
+from streams.progress import STUCK_SECONDS, Watch
+from streams.records import Settled, Source
+from streams.samples import HANDLER_SAMPLES, REPORT_SAMPLES
+from streams.tail import Tail, Taken
+from web.actions import Actions, HandlerInfo
 from web.auth import Guard
 from web.callbacks import Callbacks
+from web.charts import Bucket
 from web.health import Readiness
 from web.here import Here
+from web.index import Index
+from web.letters import Letters, LetterViews
 from web.metrics import Gauges, Queue
+from web.others import Others, Peer, Seal
+from web.owners import Owners
 from web.pages import Pages
+from web.search import Lists
+from web.series import Series, Step, count_of
 from web.site import Site, Strangers, counts_by_reason
+from web.status import LoopLag, Status
+from web.workers import Workers
 
 readiness: Final = Readiness(app, dispatch)
 here: Final = Here(
@@ -41,19 +62,137 @@ def _messages() -> Iterator[tuple[str, float]]:
         yield from ((one.labels["what"], one.value) for one in metric.samples if one.name.endswith("_total"))
 
 
+def _completed() -> dict[str, int]:
+    answered = count_of(REPORT_SECONDS, "result", "_count")
+    once_more = count_of(REPORT_SECONDS, "result", "_count", settled=Settled.OUTPUT_REFUSED.value)
+    return {result: number - once_more.get(result, 0) for result, number in answered.items()}
+
+
+watch: Final = Watch(all_stages(), paused, STUCK_SECONDS)
+series: Final = Series(
+    app.incarnation,
+    lambda: count_of(MESSAGES, "what").get("arrival", 0),
+    _completed,
+    lambda: overview.open,
+    HANDLER_SAMPLES,
+    REPORT_SAMPLES,
+)
+
+
+def _buckets() -> list[Bucket]:
+    return [_bucket(step, step.at) for step in series.shown().steps if step.at is not None]
+
+
+def _bucket(step: Step, at: datetime) -> Bucket:
+    p50, p99 = (None, None) if step.handler is None else (step.handler.p50, step.handler.p99)
+    succeeded, failed = (step.completed.get(result.value, 0) for result in (Result.SUCCESS, Result.FAILED))
+    return Bucket(at, step.received, succeeded, failed, p50, p99)
+
+
+@dataclass
+class _Recovery:
+    """Measures how long rebalances take."""
+
+    since: float = field(default_factory=time.monotonic)
+
+    async def begins(self) -> None:
+        self.since = time.monotonic()
+
+    def ends(self) -> None:
+        RECOVERY_SECONDS.observe(time.monotonic() - self.since)
+
+
+def _late(seconds: float) -> None:
+    LOOP_LAG.observe(seconds)
+    series.late(seconds)
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def look_at_itself() -> None:
+    """Look at what this worker makes of its work, for `/healthz`, the metrics and the charts."""
+    await asyncio.gather(watch.run(_late), lag.run(), series.run())
+
+
+async def _roster() -> list[Peer] | None:
+    members = await app.group.members()
+    if members is None:
+        return None
+    changelog = app.topic_specs.changelog.name
+    return [Peer(one.client_id, one.url, one.assigned.get(changelog, frozenset())) for one in members]
+
+
+others: Final = Others(
+    app.incarnation,
+    lambda: str(app.conf.canonical_url),
+    lambda: here.partitions,
+    settings.partitions,
+    _roster,
+    Seal(settings.port_client_secret, settings.app_id),
+)
+loop_lag: Final = LoopLag()
+guard: Final = Guard(settings.web_token.get_secret_value(), settings.web_read_token.get_secret_value())
+pages: Final = Pages()
+owners: Final = Owners(here, readiness, others)
+actions: Final = Actions(
+    here,
+    owners,
+    pages,
+    pausing,
+    {name: HandlerInfo(one.handler.name, one.handler.concurrency) for name, one in handler_agents.items()},
+    ask,
+    ask_to_pause,
+)
+known_letters: Final = Letters()
+tail: Final = Tail(
+    settings.own.client(),
+    f"{app.incarnation}.views",
+    {specs.dead_letters.name: known_letters.take_letter, specs.audit.name: known_letters.take_audited},
+)
+
+
+async def _read_letter(partition: int, offset: int) -> Taken | None:
+    return await tail.read(specs.dead_letters.name, partition, offset)
+
+
+async def _enter(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+    key = message.node_run_id.encode()
+    await (await arrivals.send(key=key, value=arrival_of(message, source, raw)))
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def follow_letters() -> None:
+    """Follow the dead letters, and what people did."""
+    await tail.run()
+
+
+index: Final = Index(settings.data_dir / f"{settings.app_id}.views.sqlite")
 site: Final = Site(
     here=here,
     readiness=readiness,
-    guard=Guard(settings.web_token.get_secret_value()),
+    guard=guard,
     strangers=Strangers(foreign_samples, lambda: counts_by_reason(_messages(), list(Foreign))),
     registry=REGISTRY,
-    pages=Pages(),
+    pages=pages,
     callbacks=Callbacks(callbacks, here, record),
+    actions=actions,
+    letters=LetterViews(known_letters, pages, actions, _read_letter, _enter, write),
+    watch=watch,
+    others=others,
+    owners=owners,
+    workers=Workers(Status(here, readiness, loop_lag), others, pages, asks=guard.asks),
+    areas=[series, Lists(here, index, others, pages)],
+    buckets=_buckets,
 )
 
 app.after_rebalance.append(readiness.note_assignment)
+app.before_start += [loop_lag.start, index.start]
+app.after_stop += [loop_lag.stop, others.close, index.stop]
+overview.followers.append(index)
 queues: dict[str, Queue] = {f"handler-{event_type}": one.feeder for event_type, one in handler_agents.items()}
-REGISTRY.register(Gauges(here, readiness, queues | {"reporter": reports, "teller": tells}))
+REGISTRY.register(Gauges(here, readiness, queues | {"reporter": reports, "teller": tells}, watch, lag))
+recovery: Final = _Recovery()
+app.before_rebalance.append(recovery.begins)
+app.on_settled.append(recovery.ends)
 # Faust's index, which the settings cannot switch off, and whatever else they might.
 server = cast("Web", app.web)
 server.blueprints = BlueprintManager()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from pydantic import JsonValue
 
-from streams.records import ArrayPolicy, Body, GraceOver, RunCancelled, Settled
+from streams.records import Action, ArrayPolicy, Body, GraceOver, ItemAgain, ItemCompleted, RunCancelled, Settled
 from tables.ownership import Ownership
 from tables.state import State, Stop
 from tests.agents.desk import Desk, PartitionedRows
@@ -461,3 +461,53 @@ async def test_ten_thousand_items_are_cancelled_in_chunks_that_read_each_once() 
     assert turns >= 200, "the loop goes on meanwhile"
     assert desk.rows.read[b"i"] <= 10_010
     assert desk.rows.read[b"o"] < 20
+
+
+def again(*, attempt: int, ended_at: float | None = None) -> ItemAgain:
+    action = Action(id="1", who="web")
+    return ItemAgain(node_run_id=ID, index=0, attempt=attempt, ended_at=ended_at, action=action, at=0.0)
+
+
+async def test_an_item_that_waits_for_a_retry_is_called_at_once_where_somebody_wants_it() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.retry(pause=500)
+    desk.outcome(again(attempt=1))
+    assert desk.started == [(0, 1, "greet"), (0, 2, "greet")]
+    assert desk.dispatch.due.keys(0) == []
+    # While it is called nothing more begins.
+    desk.outcome(again(attempt=1))
+    assert len(desk.items) == 2
+
+
+async def test_an_item_that_failed_is_called_again_and_its_report_comes_after_it() -> None:
+    desk = Desk()
+    desk.arrive(GREETING)
+    desk.finish(error="broken")
+    desk.answer(Settled.REFUSED)
+    desk.outcome(again(attempt=1, ended_at=desk.now))
+    assert (desk.started[1:], len(desk.reports)) == ([(0, 2, "greet")], 1)
+    desk.finish(attempt=2)
+    assert len(desk.reports) == 2
+
+
+async def test_what_an_earlier_owner_may_be_calling_is_not_called_by_hand_before_its_word() -> None:
+    desk = Desk(active=False)
+    desk.arrive(GREETING)
+    desk.retry(pause=500)
+    desk.dispatch.begin(0, Ownership(owner="me", awaited={"another": 1}))
+    desk.outcome(again(attempt=1))
+    assert desk.items == []
+    desk.dispatch.owned(0, Ownership(owner="me"))
+    await desk.dispatch.take_over()
+    assert desk.started == [(0, 2, "greet")]
+
+
+async def test_an_item_that_ended_before_it_was_called_is_called_with_its_payload() -> None:
+    desk = Desk()
+    desk.arrive([{"type": "a"}, {"type": "b"}])
+    said = {"node_run_id": ID, "index": 1, "result": "FAILED", "error": "no", "digest": "d", "by": "web", "at": 5.0}
+    desk.outcome(ItemCompleted.model_validate(said))
+    desk.outcome(again(attempt=0, ended_at=5.0).model_copy(update={"index": 1}))
+    assert desk.started[2:] == [(1, 2, "b")]
+    assert desk.items[-1].message == 0

@@ -156,3 +156,59 @@ async def _ended(feeder: Feeder[Piece], ends: dict[Piece, asyncio.Event]) -> Non
         for piece in feeder.running:
             ends[piece].set()
         await turns_of_the_loop()
+
+
+class TestProgress:
+    """What `/healthz` asks a feeder. No piece takes longer than the `longest` given here, none but -1 is past it."""
+
+    LONG = 3600.0
+    PAST = -1.0
+
+    def test_nothing_is_to_do_where_nothing_waits(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        assert not feeder.ought_to_move(2, self.LONG, 0)
+        assert feeder.oldest() == 0.0
+
+    def test_what_waits_for_a_free_actor_ought_to_begin(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        added(feeder, 2)
+        feeder.begin()
+        assert feeder.ought_to_move(2, self.LONG, 0)
+        assert 0.0 < feeder.oldest() < 60.0
+
+    def test_with_all_actors_taken_it_waits_on_purpose(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        added(feeder, 2)
+        feeder.begin()
+        assert not feeder.ought_to_move(1, self.LONG, 0)
+
+    def test_not_where_all_actors_are_kept_past_their_time(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        added(feeder, 2)
+        feeder.begin()
+        assert feeder.ought_to_move(1, self.PAST, 1)
+
+    def test_nor_once_it_is_stopped(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        added(feeder, 1)
+        feeder.stop()
+        assert not feeder.ought_to_move(1, self.LONG, 0)
+
+    def test_what_runs_past_its_time_ought_to_end_unless_it_has_and_keeps_its_actor(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        added(feeder, 1)
+        feeder.begin()
+        assert feeder.ought_to_move(2, self.PAST, 0)
+        assert not feeder.ought_to_move(2, self.PAST, 1)
+
+    def test_every_move_shows(self) -> None:
+        feeder: Feeder[Piece] = Feeder()
+        one, other = added(feeder, 2)
+        seen = [feeder.moves]
+        feeder.begin()
+        seen.append(feeder.moves)
+        feeder.done(one)
+        seen.append(feeder.moves)
+        feeder.withdraw([other])
+        seen.append(feeder.moves)
+        assert seen == sorted(set(seen))

@@ -117,6 +117,15 @@ async def test_each_answer_of_ports_has_one_outcome(
     assert desk.calls("report") == calls
 
 
+async def test_it_says_how_many_answers_there_were_and_that_it_pauses_on_purpose(desk: Desk) -> None:
+    await desk.report(frozen())
+    assert (desk.settler.answers, desk.settler.pausing) == (1, False)
+    desk.fail(FaultRule(paths=("report",), status=503, count=2))
+    await desk.report(frozen())
+    # Twice 503, then 409, and a look at what Port has.
+    assert (desk.settler.answers, desk.settler.pausing) == (5, True)
+
+
 async def test_a_report_takes_one_call(desk: Desk) -> None:
     answered = await desk.report(frozen())
     assert answered == ReportAnswered(node_run_id=ID, body=Body.FULL, settled=Settled.REPORTED, status=200, at=500.0)

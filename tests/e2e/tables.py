@@ -21,13 +21,13 @@ _partitioner = DefaultPartitioner()
 
 def partitions_of(worker: Process) -> list[int]:
     """Return the partitions that the worker says it has."""
-    [shown] = worker.get("/api/node-runs").json["workers"]
+    [shown] = worker.get("/api/node-runs?scope=worker").json["workers"]
     return sorted(shown["partitions"])
 
 
 def incarnation_of(worker: Process) -> str:
     """Return the worker's identity, which is its Kafka client id."""
-    [shown] = worker.get("/api/node-runs").json["workers"]
+    [shown] = worker.get("/api/node-runs?scope=worker").json["workers"]
     return str(shown["worker"])
 
 

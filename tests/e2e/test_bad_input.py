@@ -101,7 +101,7 @@ class Organization:
     foreign: dict[str, int] = field(default_factory=dict)
 
     def incarnation(self) -> str:
-        [worker] = self.worker.get("/api/node-runs").json["workers"]
+        [worker] = self.worker.get("/api/node-runs?scope=worker").json["workers"]
         return str(worker["worker"])
 
     def shown(self, name: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_the_four_shapes_complete_and_say_where_they_stood_at_the_source(team: T
     node_runs = [str(got.json["nodeRunId"]) for got in made]
     for node_run in node_runs:
         assert record.completed(node_run)["result"] == "SUCCESS"
-    shown = [team[name].get(f"/api/node-runs/{node_runs[0]}") for name in NAMES]
+    shown = [team[name].get(f"/api/node-runs/{node_runs[0]}?scope=worker") for name in NAMES]
     [here] = [got.json for got in shown if got.status == 200]
     assert here["messages"][0]["source"]["cluster"] == "port"
     assert here["messages"][0]["source"]["topic"] == f"{team.cluster.org}.runs"

@@ -83,7 +83,7 @@ class Elsewhere:
     def owner(self, node_run_id: str) -> tuple[Process, Process]:
         """Return the owner of a node run, and the other worker."""
         one, two = self.team["one"], self.team["two"]
-        found = one.get(f"/api/node-runs/{node_run_id}").status
+        found = one.get(f"/api/node-runs/{node_run_id}?scope=worker").status
         assert found in (200, 421)
         return (one, two) if found == 200 else (two, one)
 
@@ -208,7 +208,7 @@ def test_a_deadline_is_kept_while_many_others_are_open(new_team: NewTeam) -> Non
     load.publish(SCALE.deferred, 1000)
 
     def all_deferred() -> bool:
-        return int(worker.get("/api/node-runs?limit=1").json["counts"]["deferred"]) >= SCALE.deferred
+        return int(worker.get("/api/node-runs?limit=1&scope=worker").json["counts"]["deferred"]) >= SCALE.deferred
 
     eventually(all_deferred, "all are deferred", 120 + SCALE.deferred / 100, every=1.0)
     say(f"{SCALE.deferred:,} are deferred after {time.monotonic() - began:.1f} s")

@@ -108,6 +108,31 @@ def test_a_cap_is_kept_to(form: Form | None) -> None:
 # After a 429
 
 
+def test_who_waits_for_the_end_of_a_pause_shows_and_who_waits_for_another_call_does_not() -> None:
+    async def waits(budget: Budget) -> tuple[bool, bool, bool]:
+        before = budget.pausing
+        turn = asyncio.create_task(budget.turn())
+        await asyncio.sleep(0)
+        meanwhile = budget.pausing
+        if not meanwhile:
+            budget.ended()
+        await turn
+        return before, meanwhile, budget.pausing
+
+    async def after_a_429() -> tuple[bool, bool, bool]:
+        budget = Budget()
+        budget.learn(429, None, 5.0)
+        return await waits(budget)
+
+    async def behind_another() -> tuple[bool, bool, bool]:
+        budget = Budget()
+        await budget.turn()
+        return await waits(budget)
+
+    assert simulate(after_a_429()) == (False, True, False)
+    assert simulate(behind_another()) == (False, False, False)
+
+
 async def _held(budget: Budget, asked: float | None) -> float:
     """How long after a 429 nobody has a turn."""
     loop = asyncio.get_running_loop()

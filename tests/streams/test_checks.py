@@ -145,7 +145,7 @@ async def serving(healthz: str) -> tuple[web.AppRunner, int]:
     """Something that answers this at `/healthz`."""
 
     async def answers(_: web.Request) -> web.Response:
-        return web.Response(text=healthz)
+        return web.Response(text=healthz, status=503 if healthz.startswith("stuck") else 200)
 
     app = web.Application()
     app.router.add_get("/healthz", answers)
@@ -164,7 +164,11 @@ class TestWeb:
 
     @pytest.mark.parametrize(
         ("healthz", "status", "found"),
-        [("ok\n", Status.OK, "a worker answers"), ("nginx", Status.WRONG, "Address already in use")],
+        [
+            ("ok\n", Status.OK, "a worker answers"),
+            ("stuck: router\n", Status.OK, "a worker answers"),
+            ("nginx", Status.WRONG, "Address already in use"),
+        ],
     )
     async def test_a_port_in_use(self, told: Told, healthz: str, status: Status, found: str) -> None:
         runner, port = await serving(healthz)

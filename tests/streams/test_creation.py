@@ -62,6 +62,7 @@ async def test_all_are_made_on_a_fresh_cluster(
         f"{unique}.port-runs.arrivals",
         f"{unique}.port-runs.outcomes",
         f"{unique}.port-runs.dead-letters",
+        f"{unique}.port-runs.audit",
         f"{unique}.port-runs-ledger-changelog",
     ]
     for spec in topics.all:

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from port.models import LogLevel, LogLine, Result
 from streams.records import (
     FORMAT,
+    Action,
     Arrival,
+    Audited,
     Body,
     By,
     DeadLetter,
@@ -18,6 +20,7 @@ from streams.records import (
     Died,
     FailureTold,
     GraceOver,
+    ItemAgain,
     ItemCompleted,
     ItemDeferred,
     ItemFinished,
@@ -26,22 +29,35 @@ from streams.records import (
     OutcomeEvent,
     Record,
     Released,
+    ReportAgain,
     ReportAnswered,
     RunCancelled,
     RunningItem,
     Settled,
     Source,
     Tick,
+    TypePaused,
     UnreadableError,
     read,
 )
 from tests.streams.conftest import unhurried
 
+AUDITED: TypeAdapter[Audited] = TypeAdapter(Audited)
+WHO = Action(id="1", who="cli: anna")
 ARRIVALS: TypeAdapter[Arrival] = TypeAdapter(Arrival)
 OUTCOMES: TypeAdapter[OutcomeEvent] = TypeAdapter(OutcomeEvent)
 SOURCE = Source(cluster="a:1", topic="org.runs", partition=3, offset=2**40, timestamp=1_700_000_000.123)
 
-NEW_IN_FORMAT_2 = {ItemDeferred, ItemCompleted, DeferralExpired, RunCancelled}
+NEW_IN_FORMAT_2 = {
+    ItemDeferred,
+    ItemCompleted,
+    DeferralExpired,
+    RunCancelled,
+    ItemAgain,
+    ReportAgain,
+    TypePaused,
+    Audited,
+}
 
 ARRIVAL_RECORDS = [
     Arrival(node_run_id="wfnr_1", source=SOURCE, digest="d"),
@@ -103,12 +119,21 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
     ),
     DeferralExpired(node_run_id="wfnr_1", index=1, until=9.75),
     RunCancelled(node_run_id="wfnr_1", over=True, at=9.5),
+    RunCancelled(node_run_id="wfnr_1", over=False, action=WHO, at=9.5),
+    ItemAgain(node_run_id="wfnr_1", index=3, attempt=2, ended_at=2.125, action=WHO, at=9.5),
+    ReportAgain(node_run_id="wfnr_1", report=1, action=WHO, at=9.5),
+    TypePaused(event_type="deploy.*", paused=True, action=WHO, at=9.5),
     Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
     Died(worker="w-1"),
     Tick(),
 ]
+AUDITED_RECORDS = [
+    Audited(id="1", at=9.5, who="web", what="retry item", outcome="applied", node_run_id="wfnr_1", index=3),
+    Audited(id="2", at=9.5, who="cli: a", what="redrive dead letter", outcome="applied", why="edited", letter="0/7"),
+]
 EVERY: list[tuple[TypeAdapter[Record], Record]] = [
     *((ARRIVALS, record) for record in ARRIVAL_RECORDS),  # type: ignore[list-item]
+    *((AUDITED, record) for record in AUDITED_RECORDS),  # type: ignore[list-item]
     *((OUTCOMES, record) for record in OUTCOME_RECORDS),  # type: ignore[list-item]
 ]
 each = pytest.mark.parametrize(

@@ -232,6 +232,28 @@ class TestBeyondLoopback:
         assert load_with(WEB_HOST=host, WEB_TOKEN=SECRET).web_host == host
 
 
+class TestWeb:
+    @pytest.mark.parametrize("url", ["http://10.1.2.3:6066", "https://worker-1.example/", "http://[::1]:6066"])
+    def test_where_the_other_workers_reach_it(self, load_with: Load, url: str) -> None:
+        assert load_with(WEB_URL=url).web_url == url.rstrip("/")
+
+    @pytest.mark.parametrize(
+        "url", ["10.1.2.3:6066", "http://", "http://a/b", "ftp://a", "http://user:x@a", "http://a?b"]
+    )
+    def test_what_is_no_such_url(self, load_with: Load, url: str) -> None:
+        [line] = lines_of(load_with, WEB_URL=url)
+        assert line == "WEB_URL: write http(s)://host:port of this worker, without a path"
+
+    def test_the_read_token_is_another_one(self, load_with: Load) -> None:
+        assert load_with(WEB_TOKEN=SECRET, WEB_READ_TOKEN="r").web_read_token.get_secret_value() == "r"
+        assert lines_of(load_with, WEB_TOKEN=SECRET, WEB_READ_TOKEN=SECRET) == [
+            "WEB_READ_TOKEN: must be another one than WEB_TOKEN"
+        ]
+        [line] = lines_of(load_with, WEB_TOKEN="", WEB_READ_TOKEN=SECRET)
+        assert line.startswith("WEB_READ_TOKEN: needs WEB_TOKEN")
+        assert SECRET not in line
+
+
 class TestSecrets:
     def test_no_secret_is_in_a_text_of_the_settings(self, load_with: Load) -> None:
         settings = load_with(

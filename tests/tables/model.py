@@ -30,17 +30,20 @@ from typing import Final, TypeAlias
 
 from port.models import Result
 from streams.records import (
+    Action,
     Arrival,
     Body,
     By,
     DeferralExpired,
     FailureTold,
     GraceOver,
+    ItemAgain,
     ItemCompleted,
     ItemDeferred,
     ItemFinished,
     ItemRetry,
     NodeRunEvent,
+    ReportAgain,
     ReportAnswered,
     RunCancelled,
     Settled,
@@ -106,24 +109,24 @@ class Port:
 
     refused: dict[str, tuple[Body, ...]]
     final: dict[str, bytes] = field(default_factory=dict)
-    bodies: dict[tuple[str, Body], bytes] = field(default_factory=dict)
-    turned_down: set[tuple[str, Body]] = field(default_factory=set)
-    told: set[tuple[str, int]] = field(default_factory=set)
+    bodies: dict[tuple[str, Body, int], bytes] = field(default_factory=dict)
+    turned_down: set[tuple[str, Body, int]] = field(default_factory=set)
+    told: set[tuple[str, int, int]] = field(default_factory=set)
     over: set[str] = field(default_factory=set)
     """The node runs that Port has ended itself."""
 
-    def complete(self, node_run_id: str, kind: Body, body: bytes) -> Settled:
-        same = self.bodies.setdefault((node_run_id, kind), body) == body
-        require(same, f"two different {kind} bodies for {node_run_id}: {self.bodies[node_run_id, kind]!r}, {body!r}")
+    def complete(self, node_run_id: str, kind: Body, report: int, body: bytes) -> Settled:
+        first = self.bodies.setdefault((node_run_id, kind, report), body)
+        require(first == body, f"two different {kind} bodies for {node_run_id}: {first!r}, {body!r}")
         if kind is Body.SMALL:
-            require((node_run_id, Body.FULL) in self.turned_down, f"a small body for {node_run_id}, unasked")
+            require((node_run_id, Body.FULL, report) in self.turned_down, f"a small body for {node_run_id}, unasked")
         if node_run_id in self.over:
             return Settled.CANCELLED  # 409, and a look at the run shows another result
         if node_run_id in self.final:
             require(self.final[node_run_id] == body, f"a second, different completion of {node_run_id}: {body!r}")
             return Settled.REPORTED  # 409, and a look at the run shows the same result
         if kind in self.refused.get(node_run_id, ()):
-            self.turned_down.add((node_run_id, kind))
+            self.turned_down.add((node_run_id, kind, report))
             return Settled.OUTPUT_REFUSED
         self.final[node_run_id] = body
         return Settled.REPORTED
@@ -192,17 +195,18 @@ class World:
         self.careful = careful
         self.store_ahead = store_ahead
         self.hasty = hasty
-        self.port = Port(scenario.refused)
+        self.port = Port(dict(scenario.refused))
         self.committed = dict.fromkeys(_LOGS, 0)
         self.done = dict(self.committed)
         self.acknowledged = 0
         self.worker = Worker(DictRows(), self.committed, scenario.grace, careful=careful)
         self.clock = 1000.0
-        self.ended: set[tuple[str, int]] = set()
-        self.deferred: set[tuple[str, int]] = set()
+        self.ended: dict[tuple[str, int], int | None] = {}
+        """Which items have ended, and since which taking up again."""
+        self.deferred: dict[tuple[str, int], int | None] = {}
         self.words: list[ItemCompleted] = []
         """What other systems have said, some of it more than once."""
-        self.decided: dict[tuple[str, int], str] = {}
+        self.decided: dict[tuple[str, int], tuple[str, int | None]] = {}
         """By which word an item has ended, where the ledger has said so."""
         self.places: dict[tuple[str, str], range] = {}
         self.cancels = deque(scenario.cancels)
@@ -303,6 +307,31 @@ class World:
         self.committed = dict(self.done)
         if how % 4 == 3 and self.cancels:
             self.cancel(how)
+        elif how % 4 == 2:
+            self.again(how)
+
+    def again(self, how: int) -> None:
+        """Somebody wants an item called again, or a report sent again that Port has refused."""
+        known = (self.worker.node_runs.run(PARTITION, node_run_id) for node_run_id in self._ids())
+        runs = [run for run in known if run is not None]
+        if not runs:
+            return
+        run, action = runs[how // 4 % len(runs)], Action(id=f"{self.clock}", who="somebody")
+        self.clock += 1
+        if run.settled is Settled.REFUSED:
+            # What was wrong with it is mended at Port.
+            self.port.refused.pop(run.node_run_id, None)
+        if run.settled is Settled.REFUSED and how > 7:
+            self.outcomes.append(
+                ReportAgain(node_run_id=run.node_run_id, report=run.report, action=action, at=self.clock)
+            )
+            return
+        items = [item for item in self.worker.node_runs.items(PARTITION, run) if item.result or item.due_at]
+        if items:
+            item = next((item for item in items if item.result is Result.FAILED), items[0])
+            seen = {"index": item.index, "attempt": item.attempt, "ended_at": item.ended_at}
+            event = {"node_run_id": run.node_run_id, "action": action, "at": self.clock} | seen
+            self.outcomes.append(ItemAgain.model_validate(event))
 
     def cancel(self, how: int = 0) -> None:
         """Have the next workflow run cancelled, and the worker notice it."""
@@ -413,11 +442,11 @@ class World:
             None if run is None or event.index >= run.items else self.worker.node_runs.item(PARTITION, run, event.index)
         )
         if item is not None and item.result is not None:
-            self.ended.add(place)
+            self.ended[place] = item.reopened
         elif item is not None and item.deferred_until is not None:
-            self.deferred.add(place)
-        if isinstance(event, ItemCompleted) and applied.note is Note.APPLIED:
-            self.decided.setdefault(place, event.digest)
+            self.deferred[place] = item.reopened
+        if isinstance(event, ItemCompleted) and applied.note is Note.APPLIED and item is not None and item.decided:
+            self.decided[place] = (item.decided, item.reopened)
 
     def _ask(self, applied: Applied) -> None:
         node_runs = self.worker.node_runs
@@ -466,8 +495,10 @@ class World:
                 self._say("%s item %s is cancelled", run.node_run_id, index)
                 self._send(job, self._finished(run, index, 0, Result.CANCELLED), how)
             case Tell(index):
-                self.port.told.add((run.node_run_id, index))
-                self._send(job, FailureTold(node_run_id=run.node_run_id, index=index), how)
+                item = self.worker.node_runs.item(PARTITION, run, index)
+                attempt = 0 if item is None else item.attempt
+                self.port.told.add((run.node_run_id, index, attempt))
+                self._send(job, FailureTold(node_run_id=run.node_run_id, index=index, attempt=attempt), how)
             case Report(body):
                 self._report(run, job, body, how)
             case EndGrace(_, items):
@@ -542,12 +573,14 @@ class World:
             self._send(job, job.answer, how)
             return
         require(not self.stopped.get(run.node_run_id), f"{run.node_run_id} is reported, and Port has ended it")
-        settled = self.port.complete(run.node_run_id, kind, self._body(run))
+        settled = self.port.complete(run.node_run_id, kind, run.report, self._body(run))
         self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
         if how % 4 == 3:
             return  # the answer was lost on its way: the report is sent again
         job.running = True
-        job.answer = ReportAnswered(node_run_id=run.node_run_id, body=kind, settled=settled, at=self.clock)
+        job.answer = ReportAnswered(
+            node_run_id=run.node_run_id, body=kind, settled=settled, report=run.report, at=self.clock
+        )
 
     def _send(self, job: Job, event: NodeRunEvent, how: int) -> None:
         job.running = True
@@ -580,8 +613,10 @@ class World:
     def _check_start(self, run: NodeRun, index: int, attempt: int) -> None:
         what = f"{run.node_run_id} item {index}"
         self._say("%s starts, attempt %s", what, attempt)
-        require((run.node_run_id, index) not in self.ended, f"{what} is started after its end")
-        require((run.node_run_id, index) not in self.deferred, f"{what} is started, and is deferred")
+        item = self.worker.node_runs.item(PARTITION, run, index)
+        place, again = (run.node_run_id, index), None if item is None else item.reopened
+        require(place not in self.ended or self.ended[place] != again, f"{what} is started after its end")
+        require(place not in self.deferred or self.deferred[place] != again, f"{what} is started, and is deferred")
         require(run.node_run_id not in self.stopped, f"{what} is started after its cancellation")
         started = (run.node_run_id, index, attempt)
         require(started not in self.worker.started, f"{what} is started twice in one life")
@@ -611,20 +646,27 @@ class World:
     def _check_items(self, run: NodeRun) -> None:
         items = list(self.worker.ledger.items(PARTITION, run))
         require([item.index for item in items if item.result] == list(range(run.items)), f"an item has no end: {items}")
-        told = {item.index: item.decided for item in items}
-        kept = {place: told[place[1]] for place in self.decided if place[0] == run.node_run_id}
-        require(
-            all(self.decided[place] == digest for place, digest in kept.items()), f"an accepted word is lost: {kept}"
-        )
+        for item in items:
+            word, again = self.decided.get((run.node_run_id, item.index), (None, None))
+            kept = word in (None, item.decided) or again != item.reopened
+            require(kept, f"an accepted word is lost: {word} of {item}")
         failed = [item.index for item in items if item.result is Result.FAILED]
         counts = Counter(item.result for item in items)
         expected = (counts[Result.SUCCESS], len(failed), counts[Result.CANCELLED])
         require((run.succeeded, run.failed, run.cancelled) == expected, f"wrong counters: {run}")
         covered = run.covered or 0
         require(0 < covered <= run.items, f"{run.node_run_id} covers {covered} of {run.items}")
+        late = [item for item in items if item.late]
+        untold = [item.index for item in late if (run.node_run_id, item.index, item.attempt) not in self.port.told]
+        require(not untold, f"{run.node_run_id}: the ends of {untold}, called again, were not told")
+        if late:
+            # What was reported stays, whatever came of them since.
+            require(run.settled is Settled.REPORTED, f"called again after the report, and it is {run.settled}")
+            return
         truth = self._truth(run, [item.result for item in items[:covered] if item.result is not None])
         require(run.result is truth, f"{run.node_run_id} says {run.result}, and it is {truth}")
-        untold = [index for index in failed if index >= covered and (run.node_run_id, index) not in self.port.told]
+        told = {(node_run_id, index) for node_run_id, index, _ in self.port.told}
+        untold = [index for index in failed if index >= covered and (run.node_run_id, index) not in told]
         require(not untold, f"{run.node_run_id}: late failures {untold} were not told")
 
     def _truth(self, run: NodeRun, ends: Sequence[Result]) -> Result:
@@ -655,7 +697,8 @@ class World:
         if run.settled is Settled.REFUSED:
             require(final is None and len(self.scenario.refused[run.node_run_id]) == len(Body), "refused, yet accepted")
             return
-        require(run.settled is Settled.REPORTED and final == self._body(run), f"Port has {final!r} for {run}")
+        kept = any(item.late for item in self.worker.ledger.items(PARTITION, run)) or final == self._body(run)
+        require(run.settled is Settled.REPORTED and final is not None and kept, f"Port has {final!r} for {run}")
 
     def _say(self, text: str, *values: object) -> None:
         self.trace.append(text % values)
@@ -679,8 +722,10 @@ def _key_of_event(event: NodeRunEvent) -> JobKey:
             return event.node_run_id, "Run", event.index
         case DeferralExpired():
             return event.node_run_id, "AwaitWord", event.index
-        case ItemCompleted():
+        case ItemCompleted() | ItemAgain():
             return event.node_run_id, "nobody's", event.index
+        case ReportAgain():
+            return event.node_run_id, "nobody's", 0
         case FailureTold():
             return event.node_run_id, "Tell", event.index
         case RunCancelled():

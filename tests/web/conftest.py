@@ -4,20 +4,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
+from playwright.async_api import Browser
 
 from agents.callbacks import Callbacks as Urls
-from streams.messages import Foreign
+from streams.progress import Watch
 from tests.web.fakes import FakeWorker
-from web.auth import Guard
-from web.callbacks import Callbacks
-from web.health import Readiness
-from web.metrics import Gauges
-from web.pages import Pages
-from web.site import Site, Strangers
+from tests.web.serving import browser, need_chromium
+from tests.web.sites import URLS, Around, site_of
+from web.auth import CSRF_HEADER
+from web.others import Others, Peer
+from web.site import Area
 
 Client = TestClient[web.Request, web.Application]
 NewClient = Callable[..., Awaitable[Client]]
@@ -28,6 +27,14 @@ class LeftAlone:
     why: str
     offset: int
     start: str
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def one_browser() -> AsyncIterator[Browser]:
+    """Chromium, for the tests of a module."""
+    need_chromium()
+    async with browser() as started:
+        yield started
 
 
 @pytest.fixture
@@ -41,30 +48,46 @@ def left_alone() -> list[LeftAlone]:
 
 
 @pytest.fixture
-def urls() -> Urls:
-    return Urls((SecretStr("k" * 32),), "org", "https://runs.example/prefix")
+def watch() -> Watch:
+    """What `/healthz` asks: of a worker that is well."""
+    return Watch([], lambda: False)
 
 
 @pytest.fixture
-async def new_client(worker: FakeWorker, left_alone: list[LeftAlone], urls: Urls) -> AsyncIterator[NewClient]:
-    """Starts the views, with or without a token, and returns a client of them."""
-    clients: list[Client] = []
+def areas() -> list[Area]:
+    """Views of modules of their own."""
+    return []
 
-    async def start(token: str = "", *, settled: bool = True) -> Client:
-        readiness = Readiness(worker.worker, worker.here.dispatch, settled=settled)
-        registry = CollectorRegistry()
-        registry.register(Gauges(worker.here, readiness, {"handler-greet": worker.feeder}))
-        site = Site(
-            here=worker.here,
-            readiness=readiness,
-            guard=Guard(token),
-            strangers=Strangers(left_alone, lambda: {Foreign.RESOURCE_TYPE.value: 7}),
-            registry=registry,
-            pages=Pages(),
-            callbacks=Callbacks(urls, worker.here, worker.record),
-        )
+
+@pytest.fixture
+def urls() -> Urls:
+    return URLS
+
+
+@pytest.fixture
+def peers() -> list[Peer]:
+    """The group, as all workers are told."""
+    return []
+
+
+@pytest.fixture
+async def new_client(
+    worker: FakeWorker, left_alone: list[LeftAlone], urls: Urls, peers: list[Peer], watch: Watch, areas: list[Area]
+) -> AsyncIterator[NewClient]:
+    """Starts the views, with or without tokens, and returns a client of them; of another worker where it is given."""
+    clients: list[Client] = []
+    all_others: list[Others] = []
+    default = worker
+
+    async def start(
+        token: str = "", read_token: str = "", *, settled: bool = True, worker: FakeWorker = default, key: str = "k"
+    ) -> Client:
+        around = Around(token, read_token, key, settled, peers, left_alone, (), areas, urls, watch)
+        site = site_of(worker, around)
+        all_others.append(site.others)
         application = web.Application()
         site.install(application)
+        application.router.add_post("/api/act", _act)
         client: Client = TestClient(TestServer(application))
         await client.start_server()
         clients.append(client)
@@ -73,3 +96,19 @@ async def new_client(worker: FakeWorker, left_alone: list[LeftAlone], urls: Urls
     yield start
     for client in clients:
         await client.close()
+    for others in all_others:
+        await others.close()
+
+
+async def acting(new_client: NewClient) -> Client:
+    """Start the views without a login, and return a client that may act, as a page of theirs may."""
+    client = await new_client()
+    session = await (await client.get("/api/session")).json()
+    client.session.headers[CSRF_HEADER] = session["csrfToken"]
+    return client
+
+
+async def _act(request: web.Request) -> web.Response:
+    """An action: what it is given is what it has done."""
+    form = await request.post()
+    return web.Response(text=str(form.get("note", "")))

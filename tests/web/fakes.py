@@ -1,19 +1,36 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
 from pydantic import SecretStr
 
+from agents.asked import AskedEvent, Became
 from agents.callbacks import Callbacks
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
+from agents.pausing import Pausing
 from agents.telling import Telling
 from agents.work import ItemWork
 from port.models import Result
-from streams.records import Arrival, Body, ItemFinished, ItemRetry, NodeRunEvent, ReportAnswered, Settled, Source
+from streams.messages import NodeRunMessage
+from streams.records import (
+    Action,
+    Arrival,
+    Audited,
+    Body,
+    DeadLetter,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    ReportAnswered,
+    Settled,
+    Source,
+    TypePaused,
+)
+from streams.tail import Taken
 from streams.worker import Worker
 from tables.due import DueIndex
 from tables.ledger import Applied, Ledger
@@ -21,6 +38,7 @@ from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Note
 from web.here import Here
+from web.letters import Letters
 
 PARTITIONS = 8
 NOON = 1_800_000_000.0
@@ -55,20 +73,64 @@ class MemoryRows:
         self.stores[self.partition].pop(key, None)
 
 
+class FakePost:
+    """The dead letters, and where what is done to them goes."""
+
+    def __init__(self) -> None:
+        self.letters = Letters()
+        self.records: dict[tuple[int, int], Taken] = {}
+        self.entered: list[tuple[NodeRunMessage, Source, bytes]] = []
+        self.written: list[Audited] = []
+
+    def add(
+        self,
+        offset: int,
+        raw: bytes,
+        reason: str = "it is bad",
+        key: bytes = b"k",
+        headers: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """A dead letter comes."""
+        source = Source(cluster="k:9092", topic="o.runs", partition=0, offset=offset, timestamp=NOON)
+        record = SimpleNamespace(
+            partition=0,
+            offset=offset,
+            timestamp=1000 * NOON + offset,
+            key=key,
+            value=raw,
+            headers=tuple((DeadLetter(reason=reason, source=source).headers | dict(headers or {})).items()),
+        )
+        self.records[0, offset] = cast("Taken", record)
+        self.letters.take_letter(cast("Taken", record))
+
+    async def read(self, partition: int, offset: int) -> Taken | None:
+        """One of them is read."""
+        return self.records.get((partition, offset))
+
+    async def enter(self, message: NodeRunMessage, source: Source, raw: bytes) -> None:
+        """A message enters."""
+        self.entered.append((message, source, raw))
+
+    async def write(self, audited: Audited) -> None:
+        """Something is written to the audit."""
+        self.written.append(audited)
+
+
 class FakeWorker:
     """Has what `Here` reads of a worker, and what brings node runs into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, incarnation: str = "host-0123abcd", event_types: Sequence[str] = ("greet",)) -> None:
         self.rows = MemoryRows()
         self.overview = Overview()
         ledger = self.ledger = Ledger(self.rows)
-        self.feeder: Feeder[ItemWork] = Feeder()
+        self.feeders: dict[str, Feeder[ItemWork]] = {event_type: Feeder() for event_type in event_types}
+        self.feeder = self.feeders[event_types[0]]
         dispatch = Dispatch(ledger, DueIndex(), self.overview, 0.0)
         dispatch.active = set(range(PARTITIONS))
         self.app = SimpleNamespace(
             owned=frozenset(range(PARTITIONS)),
             settings=SimpleNamespace(partitions=PARTITIONS),
-            incarnation="host-0123abcd",
+            incarnation=incarnation,
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
             should_stop=False,
@@ -79,11 +141,15 @@ class FakeWorker:
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
         self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", ""))
-        self.here = Here(
-            self.worker, ledger, self.overview, dispatch, {"greet": self.feeder}, self.holding, self.telling
-        )
+        self.here = Here(self.worker, ledger, self.overview, dispatch, self.feeders, self.holding, self.telling)
+        self.post = FakePost()
+        self.pausing = Pausing()
+        self.pausing.take_back = lambda partition, event_type: None
+        self.pausing.go_on = self.feeder.add
         self.sent: list[NodeRunEvent] = []
         """What went to other workers."""
+        self.asked: list[AskedEvent] = []
+        """What was asked for by hand."""
         self._offset = 0
 
     def lose(self, partition: int) -> None:
@@ -121,6 +187,21 @@ class FakeWorker:
         applied = self.ledger.outcome(partition, event)
         self.overview.changed(partition, applied.before, applied.run)
 
+    async def ask(self, event: AskedEvent, action: Action, seconds: float) -> Became | None:
+        """Somebody asks for something by hand."""
+        assert event.action == action
+        self.asked.append(event)
+        partition = self.rows.partition = self.here.partition_of(event.node_run_id)
+        applied = self.ledger.outcome(partition, event)
+        self.overview.changed(partition, applied.before, applied.run)
+        return Became(applied.note, applied.why)
+
+    async def ask_to_pause(self, event: TypePaused, seconds: float) -> int:
+        """Somebody pauses a handler, or has it go on."""
+        for partition in self.app.owned:
+            self.pausing.change(partition, event)
+        return len(self.app.owned)
+
     async def record(self, partition: int, event: NodeRunEvent) -> None:
         """Something comes of this worker's own: it is entered here, or goes to the partition's owner."""
         await self.take(partition, event)
@@ -144,14 +225,14 @@ class FakeWorker:
         self.feeder.add(work)
         return work
 
-    def defer(self, node_run_id: str, index: int = 0, error: str = "not yet") -> None:
+    def defer(self, node_run_id: str, index: int = 0, error: str = "not yet", event_type: str = "greet") -> None:
         """A handler asks to be called again. Needs a running event loop."""
         self.outcome(
             ItemRetry(
                 node_run_id=node_run_id,
                 index=index,
                 message=0,
-                event_type="greet",
+                event_type=event_type,
                 attempt=1,
                 due_at=NOON + 600,
                 error=error,
@@ -168,6 +249,7 @@ class FakeWorker:
         output: str = '{"said":"hello"}',
         error: str | None = None,
         trace: str | None = None,
+        event_type: str = "greet",
     ) -> None:
         """A handler ends."""
         self.outcome(
@@ -175,13 +257,13 @@ class FakeWorker:
                 node_run_id=node_run_id,
                 index=index,
                 message=0,
-                event_type="greet",
+                event_type=event_type,
                 attempt=1,
                 result=Result.SUCCESS if error is None else Result.FAILED,
                 output=output if error is None else None,
                 error=error,
                 trace=trace,
-                worker="host-0123abcd",
+                worker=self.app.incarnation,
                 started_at=NOON + 20,
                 ended_at=NOON + 21.5,
             )
@@ -202,3 +284,15 @@ class FakeWorker:
                 node_run_id=node_run_id, body=Body.FULL, settled=settled, status=status, reason=reason, at=NOON + 30
             )
         )
+
+
+def halves(worker: FakeWorker, other: FakeWorker) -> None:
+    """Give the even partitions to the first worker, and the odd ones to the second."""
+    for number in range(PARTITIONS):
+        (other if number % 2 == 0 else worker).lose(number)
+
+
+def an_id(worker: FakeWorker, beginning: str = "") -> str:
+    """Return a node-run id of a partition that this worker has."""
+    ids = (f"wfnr_{beginning}{number}" for number in range(100))
+    return next(one for one in ids if worker.here.partition_of(one) in worker.here.partitions)

@@ -21,7 +21,16 @@ from web.pages import SHOWN_CHARACTERS
 TOKEN = "a-long-random-token"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
-GUARDED = ["/", "/node-runs/wfnr_a", "/api/node-runs", "/api/node-runs/wfnr_a", "/metrics", "/nothing", "/healthz/x"]
+GUARDED = [
+    "/",
+    "/node-runs/wfnr_a",
+    "/api/node-runs",
+    "/api/node-runs/wfnr_a",
+    "/metrics",
+    "/nothing",
+    "/healthz/x",
+    "/events",
+]
 HOSTILE = "\"'></pre></script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 
 
@@ -106,7 +115,15 @@ class TestLogin:
         assert not answer.cookies
 
     @pytest.mark.parametrize(
-        "wanted", ["https://evil.example", "//evil.example", "/\\evil.example", "/metrics", "/node-runs/x"]
+        "wanted",
+        [
+            "https://evil.example",
+            "//evil.example",
+            "/\\evil.example",
+            "/metrics",
+            "/node-runs/x",
+            "/audit?a\r\nSet-Cookie: b=c",
+        ],
     )
     async def test_it_leads_to_no_other_place(self, new_client: NewClient, wanted: str) -> None:
         client = await new_client(TOKEN)
@@ -171,7 +188,7 @@ class TestRefusals:
         partition = worker.here.partition_of("wfnr_a")
         worker.lose(partition)
         client = await new_client()
-        answer = await client.get("/api/node-runs/wfnr_a")
+        answer = await client.get("/api/node-runs/wfnr_a?scope=worker")
         assert answer.status == 421
         told = await answer.json()
         assert (told["error"], told["partition"], told["worker"]) == ("not-here", partition, "host-0123abcd")
@@ -184,6 +201,14 @@ class TestRefusals:
         answer = await client.get("/api/node-runs/wfnr_a")
         assert (answer.status, (await answer.json())["error"]) == (503, "starting")
         assert answer.headers["Retry-After"] == "2"
+
+    @pytest.mark.parametrize(("given", "status", "where"), [("wfnr_a", 303, "/node-runs/wfnr_a"), ("//x", 400, None)])
+    async def test_the_field_leads_to_node_runs_alone(
+        self, new_client: NewClient, given: str, status: int, where: str | None
+    ) -> None:
+        client = await new_client()
+        answer = await client.get("/find", params={"id": given}, allow_redirects=False)
+        assert (answer.status, answer.headers.get("Location")) == (status, where)
 
     async def test_for_people_as_a_page(self, new_client: NewClient) -> None:
         client = await new_client()
@@ -240,7 +265,7 @@ class TestList:
             "refused": 0,
             "cancelled": 0,
         }
-        assert everything["scope"] == "this worker"
+        assert everything["scope"] == "all workers"
         assert everything["workers"] == [
             {"worker": "host-0123abcd", "url": "http://127.0.0.1:6066", "partitions": list(range(8))}
         ]
@@ -398,7 +423,7 @@ async def test_every_answer_has_its_headers(new_client: NewClient, path: str) ->
     client = await new_client()
     headers = (await client.get(path)).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Referrer-Policy"] == "same-origin"
     assert headers["Cache-Control"] == "no-store"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]

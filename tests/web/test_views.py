@@ -2,18 +2,26 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from prometheus_client.parser import text_string_to_metric_families
 
 from local.kafka import EmbeddedKafka, free_port
-from tests.processes import STARTS_WITHIN, Cluster, Process, eventually, ready
+from streams.metrics import LIST
+from tests.e2e.tables import incarnation_of
+from tests.processes import STARTS_WITHIN, Cluster, Process, call, eventually, ready
 
 TOKEN = "the-token-of-the-second-worker"
+REPOSITORY = Path(__file__).parents[2]
 FAUST_PAGES = [
     "/router/",
     "/router",
@@ -37,7 +45,7 @@ class Two:
     second: Process
 
     def partitions(self, worker: Process) -> list[int]:
-        [shown] = worker.get("/api/node-runs").json["workers"]
+        [shown] = worker.get("/api/node-runs?scope=worker").json["workers"]
         return sorted(shown["partitions"])
 
     def shared(self) -> bool:
@@ -52,7 +60,7 @@ class Two:
 
         def found() -> tuple[Process, Process] | None:
             for one, other in ((self.first, self.second), (self.second, self.first)):
-                if one.get(f"/api/node-runs/{node_run_id}").status == 200:
+                if one.get(f"/api/node-runs/{node_run_id}?scope=worker").status == 200:
                     return one, other
             return None
 
@@ -121,10 +129,10 @@ def test_what_runs_and_what_is_deferred(two: Two) -> None:
     assert owner.get(f"/api/node-runs/{mixed}").json["state"] == "running"
     for state, expected in (("running", {hangs, mixed}), ("deferred", {later})):
         listed = [
-            {run["nodeRunId"] for run in worker.get(f"/api/node-runs?state={state}").json["nodeRuns"]}
+            {run["nodeRunId"] for run in worker.get(f"/api/node-runs?state={state}&scope=worker").json["nodeRuns"]}
             for worker in (two.first, two.second)
         ]
-        counts = [worker.get("/api/node-runs").json["counts"][state] for worker in (two.first, two.second)]
+        counts = [worker.get("/api/node-runs?scope=worker").json["counts"][state] for worker in (two.first, two.second)]
         assert set.union(*listed) == expected
         assert counts == [len(one) for one in listed]
         metrics = [worker.get("/metrics").text for worker in (two.first, two.second)]
@@ -143,19 +151,63 @@ def test_a_failure_is_shown_escaped_and_masked(two: Two) -> None:
     assert "hunter2" not in page
 
 
-def test_the_other_worker_says_that_it_has_not_got_it(two: Two) -> None:
+def test_the_other_worker_answers_what_its_owner_knows(two: Two) -> None:
     node_run_id = two.cluster.publish({"type": "echo"})
+    two.until(node_run_id, "reported")
     owner, other = two.owner(node_run_id)
-    partition = owner.get(f"/api/node-runs/{node_run_id}").json["partition"]
-    assert partition in two.partitions(owner)
-    refused = other.get(f"/api/node-runs/{node_run_id}")
-    assert (refused.status, refused.json["error"], refused.json["partition"]) == (421, "not-here", partition)
-    assert partition in other.get("/api/node-runs").json["missing"]
+    shown = owner.get(f"/api/node-runs/{node_run_id}").json
+    assert other.get(f"/api/node-runs/{node_run_id}").json == shown
+    assert node_run_id in other.get(f"/node-runs/{node_run_id}", {**other.headers, "Accept": "text/html"}).text
+    refused = other.get(f"/api/node-runs/{node_run_id}?scope=worker")
+    assert (refused.status, refused.json["error"], refused.json["partition"]) == (421, "not-here", shown["partition"])
 
 
-def test_an_unknown_node_run_is_404_at_its_owner_alone(two: Two) -> None:
-    statuses = sorted(worker.get("/api/node-runs/wfnr_absent").status for worker in (two.first, two.second))
-    assert statuses == [404, 421]
+def test_an_unknown_node_run_is_404_at_both(two: Two) -> None:
+    answers = [worker.get("/api/node-runs/wfnr_absent") for worker in (two.first, two.second)]
+    assert [got.status for got in answers] == [404, 404]
+    assert answers[0].json == answers[1].json
+
+
+def test_lists_are_those_of_both(two: Two) -> None:
+    ids = {two.cluster.publish({"type": "echo"}) for _ in range(16)}
+    for node_run_id in ids:
+        two.until(node_run_id, "reported")
+    for worker in (two.first, two.second):
+        listed = worker.get("/api/node-runs").json
+        assert ids <= {run["nodeRunId"] for run in listed["nodeRuns"]}
+        assert (listed["missing"], listed["missingWorkers"]) == ([], [])
+        assert [one["worker"] for one in worker.get("/api/workers").json["workers"]] == [
+            one["worker"] for one in listed["workers"]
+        ]
+        assert {partition for one in listed["workers"] for partition in one["partitions"]} == set(range(8))
+
+
+def test_no_route_without_the_token(two: Two) -> None:
+    script = (
+        "import json; from streams.app import app; app.finalize(); app.discover(); app.web.init_server();"
+        "print(json.dumps([(r.method, r.resource.canonical) for r in app.web.web_app.router.routes()]))"
+    )
+    env = os.environ | {
+        "PORT_ORG_ID": "org",
+        "PORT_CLIENT_ID": "client",
+        "PORT_CLIENT_SECRET": "secret",
+        "HANDLERS": "agents.handlers",
+    }
+    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True, cwd=REPOSITORY)
+    routes = {(method, path) for method, path in json.loads(ran.stdout.splitlines()[-1])}
+    assert {("GET", "/"), ("GET", "/api/workers"), ("POST", "/logout"), ("GET", "/metrics")} <= routes
+    node_run_id = two.cluster.publish({"type": "echo"})
+    two.until(node_run_id, "reported")
+    for method, path in sorted(routes):
+        # The token of a callback is its login.
+        if path in {"/healthz", "/readyz"} or path.startswith("/callbacks/"):
+            continue
+        target = path.replace("{node_run_id}", node_run_id).replace("{", "").replace("}", "")
+        got = call(two.second.port, method, target, {"Host": "runs.example.com", "Accept": "*/*"})
+        assert got.status in (401, 403), (method, target)
+        assert node_run_id not in got.text
+        assert "wfr_" not in got.text
+        assert incarnation_of(two.second) not in got.text
 
 
 async def test_what_is_left_to_others(two: Two) -> None:
@@ -165,15 +217,12 @@ async def test_what_is_left_to_others(two: Two) -> None:
         message = json.dumps({"resourceType": "run", "context": {"runId": "r_1"}, "secret": "s3cr3t"}).encode()
         await producer.send_and_wait(f"{two.cluster.org}.runs", message)
 
-    def counted() -> Process | None:
-        for worker in (two.first, two.second):
-            if worker.get("/api/node-runs").json["foreign"]["counts"] == {"resourceType": 1}:
-                return worker
-        return None
+    def counted() -> bool:
+        workers = (two.first, two.second)
+        return all(one.get("/api/node-runs").json["foreign"]["counts"] == {"resourceType": 1} for one in workers)
 
-    worker = await asyncio.to_thread(eventually, counted, "the message is counted")
-    assert worker is not None
-    page = worker.get("/").text
+    await asyncio.to_thread(eventually, counted, "the message is counted, whichever worker is asked")
+    page = two.first.get("/").text
     assert "resourceType" in page
     assert "s3cr3t" not in page
 
@@ -188,7 +237,7 @@ def test_fausts_own_pages_are_off(two: Two, path: str) -> None:
 def test_the_index_is_ours(two: Two) -> None:
     got = two.first.get("/")
     assert got.headers["content-type"] == "text/html; charset=utf-8"
-    assert "<h1>Node runs</h1>" in got.text
+    assert "<h1>Overview</h1>" in got.text
 
 
 @pytest.mark.parametrize("path", ["/", "/api/node-runs", "/api/node-runs/wfnr_a", "/node-runs/wfnr_a", "/metrics"])
@@ -201,6 +250,25 @@ def test_the_token_is_needed_where_it_is_set(two: Two, path: str) -> None:
 def test_no_foreign_host_name_without_a_token(two: Two) -> None:
     assert two.first.get("/", {"Host": "rebound.example"}).status == 403
     assert two.first.get("/healthz", {"Host": "rebound.example"}).status == 200
+
+
+def test_metrics_are_those_of_the_list(two: Two) -> None:
+    eventually(
+        lambda: "\nport_runs_lag{" in two.first.get("/metrics").text, "Kafka was asked for the ends of the topics"
+    )
+    families = list(text_string_to_metric_families(two.first.get("/metrics").text))
+    # Beside each counter and histogram stands the time of its first count, which tells nothing.
+    shown = {family.name: family for family in families if not family.name.endswith("_created")}
+    assert {name: family.type for name, family in shown.items()} == {one.name: one.kind for one in LIST.values()}
+    assert {name: family.documentation for name, family in shown.items()} == {
+        one.name: one.meaning for one in LIST.values()
+    }
+    samples = [sample for family in shown.values() for sample in family.samples if not sample.name.endswith("_created")]
+    listed = {name: set(one.labels) for one in LIST.values() for name in one.series}
+    assert {"port_runs_lag", "port_runs_standing_seconds", "port_runs_recovery_seconds_count"} <= {
+        sample.name for sample in samples
+    }
+    assert all(set(sample.labels) - {"le"} == listed[sample.name] for sample in samples)
 
 
 def test_metrics_of_the_counters_and_of_the_gauges(two: Two) -> None:

@@ -1,0 +1,275 @@
+"""Commands for operators, which talk to a worker's API: `node-runs`, `node-run`, `retry`, `cancel`, `dead-letters`,
+`redrive`, `discard`, `pause` and `resume`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import re
+from pathlib import Path
+from typing import ClassVar, Final, cast
+from urllib.parse import quote
+
+import aiohttp
+import click
+from faust.cli import argument, option
+from pydantic import JsonValue
+from pydantic_core import from_json
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from yarl import URL
+
+from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, confirm
+from port.ids import is_node_run_id
+from streams.app import settings
+
+_SECONDS: Final = 60.0
+_OK: Final = frozenset({200, 202})
+_LETTER: Final = re.compile(r"\d{1,6}/\d{1,18}")
+_WORKER: Final = option("--worker", metavar="URL", help="The worker's address (http://127.0.0.1:WEB_PORT).")
+_YES: Final = option("--yes", "-y", is_flag=True, default=False, help="Do not ask.")
+Fields = dict[str, JsonValue]
+
+
+class _Remote(Command):
+    """Asks a worker."""
+
+    abstract: ClassVar[bool] = True
+
+    def ask(self, method: str, path: str, body: Fields | None = None) -> Fields:
+        """Return the worker's answer. Raises CommandError where it refuses, with its reason."""
+        base = (self.text("worker") or f"http://127.0.0.1:{settings.web_port}").rstrip("/")
+        try:
+            status, answer = asyncio.run(_ask(method, f"{base}{path}", body))
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise CommandError(f"{base}: no answer: {type(error).__name__}: {error}", FAILED) from None
+        if status not in _OK and "outcome" not in answer:
+            raise CommandError(f"{answer.get('error', status)}: {answer.get('message', '')}", FAILED)
+        return answer
+
+    def show(self, answer: Fields, table: Table) -> int:
+        """Print an answer."""
+        if self.as_json:
+            click.echo(json.dumps(answer, indent=2))
+        else:
+            Console(soft_wrap=True).print(table if table.rows else Text("none"))
+        return 0
+
+    def do(self, question: str, path: str, body: Fields | None = None) -> int:
+        """Ask, do it, and say what became of it."""
+        if not self.kwargs.get("yes"):
+            confirm(question)
+        answer = self.ask("POST", path, body or {})
+        click.echo(json.dumps(answer, indent=2) if self.as_json else answer.get("message", ""))
+        return 0 if answer.get("outcome") in ("applied", "pending") else FAILED
+
+    @property
+    def node_run_id(self) -> str:
+        """The argument. Raises CommandError."""
+        given = self.text("node_run_id") or ""
+        if not is_node_run_id(given):
+            raise CommandError(f"{given[:80]!r} is no id of a node run")
+        return given
+
+    @property
+    def letters(self) -> list[str]:
+        """The arguments. Raises CommandError."""
+        given = list(cast("tuple[str, ...]", self.kwargs.get("letters", ())))
+        for name in given:
+            if _LETTER.fullmatch(name) is None:
+                raise CommandError(f"{name[:80]!r} is no partition/offset, as dead-letters lists them")
+        return given
+
+
+async def _ask(method: str, url: str, body: Fields | None) -> tuple[int, Fields]:
+    token = settings.web_token.get_secret_value()
+    headers = {"Accept": "application/json", "X-Actor": f"cli: {_user()}"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
+        if method != "GET" and not token:
+            # Without a token of its own the worker asks for one that only its own pages know, and whoever asks for it.
+            _, known = await _answer(session, "GET", str(URL(url).with_path("/api/session").with_query(None)), headers)
+            headers["X-CSRF-Token"] = str(known.get("csrfToken", ""))
+        return await _answer(session, method, url, headers, body)
+
+
+async def _answer(
+    session: aiohttp.ClientSession, method: str, url: str, headers: dict[str, str], body: Fields | None = None
+) -> tuple[int, Fields]:
+    async with session.request(method, url, json=body, headers=headers, allow_redirects=False) as answer:
+        found = from_json(await answer.read())
+        return answer.status, found if isinstance(found, dict) else {}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _table(lines: JsonValue, **columns: str) -> Table:
+    """Return a table of objects: headings and the fields under them."""
+    table = Table(*columns.values(), header_style="bold")
+    for line in lines if isinstance(lines, list) else []:
+        fields = line if isinstance(line, dict) else {}
+        table.add_row(*(Text(_cell(fields.get(name))) for name in columns))
+    return table
+
+
+def _cell(value: JsonValue) -> str:
+    if value is None:
+        return "-"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
+
+
+class node_runs(_Remote):
+    """List the latest node runs of a worker."""
+
+    options = [
+        option("--state", help="Only those in this state."),
+        option("--limit", type=click.IntRange(1, 500), default=50, help="How many at most (50)."),
+        _WORKER,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Print them."""
+        state = self.text("state")
+        query = f"?limit={self.kwargs.get('limit', 50)}" + (f"&state={quote(state)}" if state else "")
+        answer = self.ask("GET", f"/api/node-runs{query}")
+        columns = {"nodeRunId": "Node run", "eventTypes": "Event types", "state": "State", "result": "Result"}
+        return self.show(answer, _table(answer.get("nodeRuns"), **columns, items="Items", receivedAt="Received"))
+
+
+class node_run(_Remote):
+    """Show a node run and its items."""
+
+    options = [argument("node_run_id"), _WORKER, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print it."""
+        answer = self.ask("GET", f"/api/node-runs/{self.node_run_id}")
+        columns = {"index": "Item", "eventType": "Event type", "state": "State", "result": "Result"}
+        table = _table(answer.get("items"), **columns, attempt="Attempt", error="Error")
+        table.title = f"{answer.get('nodeRunId')}: {answer.get('state')} {answer.get('result') or ''}"
+        return self.show(answer, table)
+
+
+class retry(_Remote):
+    """Call the handlers of a node run's FAILED items again, or send its refused report again."""
+
+    options = [
+        argument("node_run_id"),
+        option("--item", type=click.IntRange(min=0), help="Only this item; it may wait for a retry, too."),
+        _WORKER,
+        _YES,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Do it."""
+        item = self.kwargs.get("item")
+        what = "" if item is None else f"/items/{item}"
+        question = f"Retry {self.node_run_id}" + ("?" if item is None else f" item {item}?")
+        return self.do(question, f"/api/node-runs/{self.node_run_id}{what}/retry")
+
+
+class cancel(_Remote):
+    """Cancel what has not ended of a node run, and have it reported as CANCELLED."""
+
+    options = [argument("node_run_id"), _WORKER, _YES, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Do it."""
+        return self.do(f"Cancel {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/cancel")
+
+
+class dead_letters(_Remote):
+    """List the latest dead letters to which nothing was done."""
+
+    options = [
+        option("--all", "everything", is_flag=True, default=False, help="Those redriven and discarded, too."),
+        option("--limit", type=click.IntRange(1, 500), default=50, help="How many at most (50)."),
+        _WORKER,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Print them."""
+        more = "&all=1" if self.kwargs.get("everything") else ""
+        answer = self.ask("GET", f"/api/dead-letters?limit={self.kwargs.get('limit', 50)}{more}")
+        columns = {"letter": "Letter", "reason": "Reason", "start": "Begins", "size": "Bytes", "at": "At"}
+        return self.show(answer, _table(answer.get("letters"), **columns))
+
+
+class redrive(_Remote):
+    """Have the messages of dead letters enter the ledger, as they are, or one of them edited."""
+
+    options = [
+        argument("letters", nargs=-1, required=True),
+        option("--file", "file", help="What takes the place of the message; for one letter."),
+        option("--note", default="", help="Why; stands in the audit."),
+        _WORKER,
+        _YES,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Do it."""
+        letters, file, note = self.letters, self.text("file"), self.text("note") or ""
+        question = f"Redrive {', '.join(letters)}?"
+        if file is None:
+            fields: Fields = {"what": "redrive", "letters": list(letters), "note": note}
+            return self.do(question, "/api/dead-letters/bulk", fields)
+        if len(letters) != 1:
+            raise CommandError("--file goes with one letter")
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"{file}: {error}") from None
+        return self.do(question, f"/api/dead-letters/{letters[0]}/redrive", {"text": text, "note": note})
+
+
+class discard(_Remote):
+    """Take note that nothing is to become of dead letters. They stay on their topic as long as that keeps them."""
+
+    options = [
+        argument("letters", nargs=-1, required=True),
+        option("--note", required=True, help="Why; stands in the audit."),
+        _WORKER,
+        _YES,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Do it."""
+        fields: Fields = {"what": "discard", "letters": list(self.letters), "note": self.text("note")}
+        return self.do(f"Discard {', '.join(self.letters)}?", "/api/dead-letters/bulk", fields)
+
+
+class pause(_Remote):
+    """Have the items of a handler wait, on all workers. What runs, runs on."""
+
+    options = [argument("event_type"), _WORKER, _YES, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Do it."""
+        name = self.text("event_type") or ""
+        return self.do(f"Pause {name}?", f"/api/handlers/{quote(name, safe='')}/pause")
+
+
+class resume(_Remote):
+    """Have the items of a paused handler go on."""
+
+    options = [argument("event_type"), _WORKER, _YES, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Do it."""
+        name = self.text("event_type") or ""
+        return self.do(f"Resume {name}?", f"/api/handlers/{quote(name, safe='')}/resume")

@@ -1,0 +1,199 @@
+"""What the pages show in pictures and in tests: node runs in every state, of one worker or several."""
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from streams.records import Action, Audited, ItemDeferred, Settled, Source, TypePaused
+from tests.web.fakes import NOON, FakeWorker, halves
+from web.charts import Bucket
+
+NODES = [
+    ("deploy-service", "request-deployment", "deployment.requested"),
+    ("onboard-team", "notify-owners", "notification.requested"),
+    ("new-environment", "provision-cluster", "infrastructure.requested"),
+    ("rotate-secrets", "restart-workloads", "deployment.requested"),
+]
+THREE_ITEMS = 12
+"""The number of the node run that has more than one item."""
+SERVICES = ["checkout", "payments", "search", "catalog", "inventory", "shipping"]
+TRACE = """Traceback (most recent call last):
+  File "/app/my_handlers.py", line 41, in deployment_requested
+    release = await registry.release(event.service, event.version)
+  File "/app/registry.py", line 88, in release
+    raise RegistryError(f"no release {version} of {service}")
+registry.RegistryError: no release 1.4.9 of payments
+"""
+
+
+EVENT_TYPES = ("deployment.requested", "infrastructure.requested", "notification.requested")
+LETTERS = {
+    3: (
+        "the node-run id is malformed",
+        b'{"context":{"nodeRunId":"wfnr_ 7d1e"},"payload":{"eventType":"deployment.requested"}}',
+    ),
+    4: ("it is no JSON: expected value at line 1 column 1", b"\xff\xfe\x00d\x00e\x00p\x00l\x00o\x00y"),
+    7: ("its signature is wrong", b'{"context":{"nodeRunId":"wfnr_9f27c1"},"payload":{"token":"t0k3n"}}'),
+    9: ("it is no JSON: EOF while parsing a string at line 1 column 31", b'{"context":{"nodeRunId":"wfnr_1'),
+}
+
+
+def team() -> tuple[FakeWorker, FakeWorker]:
+    """Return two workers that share the partitions, and what stands in topics: dead letters and audit."""
+    one, other = FakeWorker("runs-1-9c41e07b", EVENT_TYPES), FakeWorker("runs-2-52d0aa16", EVENT_TYPES)
+    halves(one, other)
+    other.post = one.post
+    return one, other
+
+
+def seed(*workers: FakeWorker) -> None:
+    """Bring node runs in every state, dead letters, and what people did. Needs a running event loop."""
+    for number in range(26):
+        _arrives(_owner(workers, node_run_id_of(number)), number)
+    for worker in workers:
+        worker.app.port.budget.remaining = 13_482
+    post = workers[0].post
+    for offset, (reason, raw) in LETTERS.items():
+        post.add(offset, raw, reason)
+    for audited in _audit():
+        post.letters.add(audited)
+    action = Action(id="p1", who="cli: anna")
+    for worker in workers:
+        for partition in worker.here.partitions:
+            event_type = EVENT_TYPES[1]
+            worker.pausing.change(partition, TypePaused(event_type=event_type, paused=True, action=action, at=NOON))
+
+
+def node_run_id_of(number: int) -> str:
+    """Return the id of one of the node runs."""
+    return f"wfnr_{(number * 7919 + 104729) * 2654435761 % 2**40:010x}{number:02x}"
+
+
+def _owner(workers: Sequence[FakeWorker], node_run_id: str) -> FakeWorker:
+    return next(one for one in workers if one.here.partition_of(node_run_id) in one.here.partitions)
+
+
+def _arrives(worker: FakeWorker, number: int) -> None:
+    workflow, node, event_type = NODES[number % len(NODES)]
+    service, node_run_id = SERVICES[number % len(SERVICES)], node_run_id_of(number)
+    payload = {
+        "eventType": event_type,
+        "service": service,
+        "version": f"1.4.{number % 10}",
+        "environment": "production" if number % 3 else "staging",
+    }
+    count = 3 if number == THREE_ITEMS else 1
+    worker.arrive(
+        node_run_id,
+        text=json.dumps({"payload": payload if count == 1 else [payload] * 3, "workflowNodeRunId": node_run_id}),
+        count=count,
+        workflow=workflow,
+        node=node,
+        workflow_run_id=f"wfr_{number:04x}f81d2c",
+        event_types=(event_type,),
+        source=Source(cluster="k:9092", topic="o.runs", partition=0, offset=number, timestamp=NOON + number),
+    )
+    _goes_on(worker, number, service, event_type)
+
+
+def _goes_on(worker: FakeWorker, number: int, service: str, event_type: str) -> None:
+    node_run_id = node_run_id_of(number)
+    output = json.dumps(
+        {"deployed": f"{service} 1.4.{number % 10}", "replicas": 6, "url": f"https://{service}.example"}
+    )
+    match number:
+        case 25 | 23:
+            worker.run(node_run_id)
+        case 24:
+            pass  # It waits.
+        case 12:
+            worker.end(node_run_id, 0, output=output, event_type=event_type)
+            worker.end(
+                node_run_id, 1, error="RegistryError: no release 1.4.9 of payments", trace=TRACE, event_type=event_type
+            )
+            worker.end(node_run_id, 2, output=output, event_type=event_type)
+            worker.settle(node_run_id)
+        case 22 | 18:
+            _waits_for_a_callback(worker, node_run_id, event_type)
+        case 21 | 17:
+            worker.defer(node_run_id, error="the registry answers 503", event_type=event_type)
+        case 20:
+            worker.end(node_run_id, output=output, event_type=event_type)
+            worker.report(node_run_id)
+        case 16 | 15:
+            worker.end(node_run_id, output=output, event_type=event_type)
+            worker.settle(node_run_id, Settled.REFUSED, "not_found: no such workflow node run")
+        case 13 | 6 | 5 | 3:
+            worker.end(node_run_id, error="there is no environment production-eu", event_type=event_type)
+            worker.settle(node_run_id)
+        case _:
+            worker.end(node_run_id, output=output, event_type=event_type)
+            worker.settle(node_run_id)
+
+
+def _waits_for_a_callback(worker: FakeWorker, node_run_id: str, event_type: str) -> None:
+    worker.outcome(
+        ItemDeferred(
+            node_run_id=node_run_id,
+            index=0,
+            message=0,
+            event_type=event_type,
+            attempt=1,
+            until=NOON + 3600,
+            worker=worker.app.incarnation,
+            started_at=NOON + 20,
+            at=NOON + 21,
+        )
+    )
+    partition = worker.here.partition_of(node_run_id)
+    worker.here.dispatch.due.set(partition, (node_run_id, 0), 4_000_000_000.0, lambda: None)
+
+
+def _audit() -> list[Audited]:
+    failed, waits = node_run_id_of(6), node_run_id_of(24)
+    return [
+        Audited(
+            id="a1", at=NOON + 60, who="cli: anna", what="retry item", outcome="applied", node_run_id=failed, index=0
+        ),
+        Audited(
+            id="a2",
+            at=NOON + 90,
+            who="web",
+            what="cancel",
+            outcome="refused",
+            why="every item has ended",
+            node_run_id=failed,
+        ),
+        Audited(id="a3", at=NOON + 120, who="cli: anna", what="pause", outcome="applied", event_type=EVENT_TYPES[1]),
+        Audited(
+            id="a4",
+            at=NOON + 180,
+            who="web",
+            what="discard dead letter",
+            outcome="applied",
+            why="a test message",
+            letter="0/9",
+        ),
+        Audited(id="a5", at=NOON + 240, who="api", what="complete item", outcome="applied", node_run_id=waits, index=0),
+    ]
+
+
+def last_hour() -> list[Bucket]:
+    """Numbers as a worker counts them."""
+    begin = datetime.fromtimestamp(NOON, UTC) - timedelta(minutes=60)
+    return [_minute(begin + timedelta(minutes=number), number) for number in range(60)]
+
+
+def _minute(at: datetime, number: int) -> Bucket:
+    wave = 1 + 0.5 * math.sin(number / 7) + 0.12 * math.sin(number * 1.9)
+    received = round(420 * wave)
+    failed = round(4 + 3 * math.sin(number / 3)) + (38 if number in (41, 42) else 0)
+    return Bucket(
+        at=at,
+        received=received,
+        succeeded=max(0, round(415 * (1 + 0.5 * math.sin((number - 0.4) / 7))) - failed),
+        failed=failed,
+        p50=0.21 + 0.03 * math.sin(number / 4),
+        p99=0.9 + 0.25 * math.sin(number / 5) + (1.1 if number in (41, 42) else 0),
+    )

@@ -1,0 +1,89 @@
+"""The views of a fake worker, put together as those of a real one are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from agents.callbacks import Callbacks as Urls
+from streams.messages import Foreign
+from streams.progress import Watch
+from tests.web.fakes import PARTITIONS, FakeWorker
+from web.actions import Actions, HandlerInfo
+from web.auth import Guard
+from web.callbacks import Callbacks
+from web.charts import Bucket
+from web.health import Readiness
+from web.letters import LetterViews
+from web.metrics import Gauges
+from web.others import Others, Peer, Seal
+from web.owners import Owners
+from web.pages import Pages
+from web.site import Area, LeftAlone, Site, Strangers
+from web.status import LoopLag, Status
+from web.workers import Workers
+
+URLS = Urls((SecretStr("k" * 32),), "org", "https://runs.example/prefix")
+
+
+@dataclass
+class Around:
+    """What the views are given beside the worker."""
+
+    token: str = ""
+    read_token: str = ""
+    key: str = "k"
+    """Signs what workers ask each other."""
+    settled: bool = True
+    peers: Sequence[Peer] = ()
+    """The group, as all workers are told."""
+    samples: Sequence[LeftAlone] = ()
+    buckets: Sequence[Bucket] = ()
+    areas: Sequence[Area] = ()
+    urls: Urls = URLS
+    watch: Watch = field(default_factory=lambda: Watch([], lambda: False))
+    """What `/healthz` asks: of a worker that is well."""
+    patience: float = 0.5
+    """Seconds that other workers have to answer."""
+
+
+def site_of(worker: FakeWorker, around: Around) -> Site:
+    """Return the views of a worker; `others` in it is to be closed."""
+
+    async def roster() -> list[Peer]:
+        return list(around.peers)
+
+    here, pages, post = worker.here, Pages(), worker.post
+    others = Others(
+        worker.app.incarnation,
+        lambda: str(worker.app.conf.canonical_url),
+        lambda: here.partitions,
+        PARTITIONS,
+        roster,
+        Seal(SecretStr(around.key), "app"),
+        seconds=around.patience,
+    )
+    readiness = Readiness(worker.worker, here.dispatch, settled=around.settled)
+    registry = CollectorRegistry()
+    registry.register(Gauges(here, readiness, {"handler-greet": worker.feeder}, around.watch))
+    handlers = {event_type: HandlerInfo(f"tests.{event_type}", 1) for event_type in worker.feeders}
+    owners = Owners(here, readiness, others)
+    actions = Actions(here, owners, pages, worker.pausing, handlers, worker.ask, worker.ask_to_pause)
+    return Site(
+        here=here,
+        readiness=readiness,
+        guard=Guard(around.token, around.read_token),
+        strangers=Strangers(around.samples, lambda: {Foreign.RESOURCE_TYPE.value: 7}),
+        registry=registry,
+        pages=pages,
+        callbacks=Callbacks(around.urls, here, worker.record),
+        actions=actions,
+        letters=LetterViews(post.letters, pages, actions, post.read, post.enter, post.write),
+        watch=around.watch,
+        others=others,
+        owners=owners,
+        workers=Workers(Status(here, readiness, LoopLag()), others, pages, asks=bool(around.token)),
+        areas=around.areas,
+        buckets=lambda: around.buckets,
+    )

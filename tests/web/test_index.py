@@ -1,0 +1,163 @@
+"""The view of the node runs that lists are made of: filters, pages, what comes and goes meanwhile."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from port.models import Result
+from tables.state import Item, NodeRun, State
+from web.index import MOST_PENDING, Failures, Index, Query
+
+HOSTILE = ["'", "' OR 1=1 --", "%", "_", "\x00", "\ud800", "a'; DROP TABLE node_runs; --", '"']
+
+
+def run(number: int, **fields: object) -> NodeRun:
+    known: dict[str, object] = {
+        "node_run_id": f"wfnr_{number:04d}",
+        "workflow_run_id": f"wfr_{number // 10:04d}",
+        "workflow": f"workflow-{number % 3}",
+        "node": f"node-{number % 5}",
+        "received_at": 1000.0 + number // 2,
+        "event_types": (f"type.{number % 4}",),
+        "items": 1,
+        "digest": "d",
+    }
+    return NodeRun.model_validate(known | fields)
+
+
+def failed(number: int, error: str, at: float = 2000.0) -> NodeRun:
+    item = Item(index=0, message=0, event_type="type.a", attempt=3, result=Result.FAILED, error=error, ended_at=at)
+    return run(number, failed=1, covered=1, result=Result.FAILED, last_ended_at=at, item=item)
+
+
+@pytest.fixture
+async def index(tmp_path: Path) -> AsyncIterator[Index]:
+    index = Index(tmp_path / "views" / "index.sqlite")
+    await index.start()
+    yield index
+    await index.stop()
+    assert list((tmp_path / "views").iterdir()) == []
+
+
+async def found(index: Index, query: Query, limit: int = 1000) -> list[str]:
+    return [node_run_id for _, node_run_id in (await index.search(query, limit)).node_runs]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(),
+        Query(event_type="type.1"),
+        Query(workflow="workflow-2"),
+        Query(since=1010.0, until=1020.0),
+        Query(event_type="type.1", workflow="workflow-2", since=1010.0),
+        Query(text="wfnr_000"),
+        Query(text="wfr_0003"),
+        Query(text="node-3"),
+        Query(state=State.WAITING),
+        Query(state=State.REPORTED),
+        Query(repeated=True),
+    ],
+)
+async def test_what_is_found_is_what_the_node_runs_say(index: Index, query: Query) -> None:
+    runs = [run(number) for number in range(100)]
+    for number in range(0, 100, 7):
+        runs[number] = failed(number, "broken")
+    for number, one in enumerate(runs):
+        index.changed(number % 8, one)
+
+    def matches(one: NodeRun) -> bool:
+        texts = (one.node_run_id, one.workflow_run_id or "")
+        return (
+            query.state in (None, State.REPORTING if one.covered else State.WAITING)
+            and query.event_type in (None, one.event_types[0])
+            and query.workflow in (None, one.workflow)
+            and (query.since is None or one.received_at >= query.since)
+            and (query.until is None or one.received_at < query.until)
+            and (not query.repeated or one.item is not None)
+            and (query.text is None or one.node == query.text or any(text.startswith(query.text) for text in texts))
+        )
+
+    latest_first = sorted(runs, key=lambda one: (one.received_at, one.node_run_id), reverse=True)
+    assert await found(index, query) == [one.node_run_id for one in latest_first if matches(one)]
+
+
+@pytest.mark.parametrize("query", [Query(), Query(event_type="type.1"), Query(state=State.WAITING)])
+async def test_pages_have_no_gap_and_nothing_twice_while_node_runs_come(index: Index, query: Query) -> None:
+    for number in range(100):
+        index.changed(0, run(number))
+    expected = await found(index, query)
+    seen: list[str] = []
+    after, coming = None, 1000
+    while True:
+        page = await index.search(query, 7, after)
+        seen += [node_run_id for _, node_run_id in page.node_runs]
+        index.changed(1, run(coming))
+        coming += 1
+        if page.after is None:
+            break
+        after = page.after
+    assert seen == expected
+
+
+async def test_a_partition_that_is_lost_is_not_shown(index: Index) -> None:
+    for number in range(10):
+        index.changed(number % 2, failed(number, "broken"))
+    index.drop(1)
+    assert await found(index, Query()) == [f"wfnr_{number:04d}" for number in (8, 6, 4, 2, 0)]
+    assert await found(index, Query(event_type="type.1")) == []
+    assert [group.count for group in await index.failures(10)] == [5]
+    index.changed(1, run(1))
+    assert "wfnr_0001" in await found(index, Query())
+
+
+async def test_a_node_run_is_shown_as_it_stands(index: Index) -> None:
+    index.changed(0, run(1))
+    assert await found(index, Query(state=State.REPORTING)) == []
+    index.changed(0, failed(1, "broken"))
+    assert await found(index, Query(state=State.REPORTING)) == ["wfnr_0001"]
+    assert await found(index, Query(state=State.WAITING)) == []
+
+
+async def test_failures_are_grouped_and_mended_ones_are_none(index: Index) -> None:
+    for number in range(5):
+        index.changed(0, failed(number, "no host\nTraceback", 2000.0 + number))
+    index.changed(0, failed(7, "password=hunter2 refused", 1.0))
+    index.changed(0, failed(8, "soon mended"))
+    index.changed(0, run(8))
+    groups = await index.failures(10)
+    assert groups == [
+        Failures("type.a", "no host", 5, 2004.0, "wfnr_0004"),
+        Failures("type.a", "password=*** refused", 1, 1.0, "wfnr_0007"),
+    ]
+    assert await index.failures(1) == groups[:1]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_what_is_asked_for_is_a_value_and_nothing_else(index: Index, text: str) -> None:
+    index.changed(0, run(1))
+    text = text.encode(errors="replace").decode()
+    for query in (Query(event_type=text), Query(workflow=text), Query(text=text)):
+        assert await found(index, query) == []
+    index.changed(0, run(2, event_types=(text,), workflow=text, node=text))
+    for query in (Query(event_type=text), Query(workflow=text), Query(text=text)):
+        assert await found(index, query) == ["wfnr_0002"]
+    assert len(await found(index, Query())) == 2
+
+
+async def test_many_changes_at_once(index: Index) -> None:
+    for number in range(3 * MOST_PENDING):
+        index.changed(0, run(number))
+        index.changed(0, run(number, workflow="again"))
+    assert len(await found(index, Query(workflow="again"), 10 * MOST_PENDING)) == 3 * MOST_PENDING
+
+
+async def test_what_is_left_of_an_earlier_one_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no database")
+    index = Index(tmp_path / "index.sqlite")
+    await index.start()
+    index.changed(0, run(1))
+    assert await found(index, replace(Query(), workflow="workflow-1")) == ["wfnr_0001"]
+    await index.stop()

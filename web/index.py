@@ -1,0 +1,304 @@
+"""The node runs of this worker in SQLite, for lists that the ledger's rows cannot give: filtered, searched, in pages.
+
+It is a view and never the truth: made anew at each start, from the walk over the rows at a take-over and from every
+acknowledged change since. All SQL runs in a thread of its own; the event loop only hands over what has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tables.state import NodeRun, State, state_of
+from web.masking import masked_text
+
+FLUSH_SECONDS: Final = 0.2
+"""How long changes are gathered before they are written."""
+MOST_PENDING: Final = 2_000
+"""Changes that are written at once, without waiting for that."""
+_MOST_QUEUED: Final = 5
+_SHOWN_CHARACTERS: Final = 200
+_SCHEMA: Final = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -16384;
+CREATE TABLE node_runs (
+    node_run_id TEXT PRIMARY KEY,
+    partition INTEGER NOT NULL,
+    workflow_run_id TEXT,
+    workflow TEXT,
+    node TEXT,
+    state TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    attempts INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX by_time ON node_runs (received_at DESC, node_run_id DESC);
+CREATE INDEX by_state ON node_runs (state, received_at DESC, node_run_id DESC);
+CREATE INDEX by_workflow ON node_runs (workflow, received_at DESC, node_run_id DESC);
+CREATE INDEX by_run ON node_runs (workflow_run_id);
+CREATE INDEX by_node ON node_runs (node, received_at DESC, node_run_id DESC);
+CREATE INDEX by_attempts ON node_runs (received_at DESC, node_run_id DESC) WHERE attempts > 1;
+CREATE INDEX by_partition ON node_runs (partition);
+CREATE TABLE event_types (
+    event_type TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    node_run_id TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    PRIMARY KEY (event_type, received_at DESC, node_run_id DESC)
+) WITHOUT ROWID;
+CREATE INDEX event_types_by_partition ON event_types (partition);
+CREATE TABLE failures (
+    node_run_id TEXT PRIMARY KEY,
+    partition INTEGER NOT NULL,
+    event_type TEXT NOT NULL,
+    message TEXT NOT NULL,
+    at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX failures_by_message ON failures (event_type, message, at DESC);
+CREATE INDEX failures_by_partition ON failures (partition);
+"""
+_TABLES: Final = ("node_runs", "event_types", "failures")
+
+T = TypeVar("T")
+Place = tuple[float, str]
+"""Where a page ended: the receipt, in epoch seconds, and the node-run id of its last line."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which node runs are wanted; None for any."""
+
+    state: State | None = None
+    """As the rows have it: what runs or is deferred at this moment counts as waiting."""
+    event_type: str | None = None
+    workflow: str | None = None
+    since: float | None = None
+    until: float | None = None
+    """Received from `since` on and before `until`, in epoch seconds."""
+    repeated: bool = False
+    """Only those of which an item was called more than once."""
+    text: str | None = None
+    """The beginning of a node-run or workflow-run id, or a node's identifier."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Node-run ids, the latest first, each with its partition; and where the next page begins."""
+
+    node_runs: list[tuple[int, str]]
+    after: Place | None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Node runs that have FAILED with the same event type and message."""
+
+    event_type: str
+    message: str
+    count: int
+    latest: float
+    """When the latest of them ended, in epoch seconds."""
+    node_run_id: str
+    """The latest of them."""
+
+
+class Index:
+    """The view. Used from one event loop.
+
+    Args:
+        file: where it stands meanwhile; replaced where it exists.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._pending: dict[str, tuple[int, NodeRun]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._queued = 0
+        """How many batches wait to be written; exact enough without a lock."""
+        self._database: sqlite3.Connection | None = None
+
+    async def start(self) -> None:
+        """Make an empty one."""
+        await self._do(self._open)
+
+    async def stop(self) -> None:
+        """End it, and remove its file."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._do(self._close)
+        self._thread.shutdown()
+
+    def changed(self, partition: int, run: NodeRun) -> None:
+        """Take note of how a node run stands."""
+        self._pending[run.node_run_id] = partition, run
+        if len(self._pending) >= MOST_PENDING:
+            self._flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        self._flush()
+        self._thread.submit(self._drop, partition)
+
+    async def caught_up(self) -> None:
+        """Return when no more than a few batches wait to be written."""
+        if self._queued > _MOST_QUEUED:
+            await self._do(lambda: None)
+
+    async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
+        """Return a page of node runs."""
+        self._flush()
+        sql, values = _sql(query, limit, after)
+        rows = await self._do(lambda: self._rows(sql, values))
+        page = [(int(str(partition)), str(node_run_id)) for partition, node_run_id, _ in rows[:limit]]
+        last = rows[limit - 1] if len(rows) > limit else None
+        return Page(page, None if last is None else (float(str(last[2])), str(last[1])))
+
+    async def failures(self, limit: int) -> list[Failures]:
+        """Return the failures by event type and message, the most frequent first."""
+        self._flush()
+        sql = (
+            "SELECT event_type, message, COUNT(*) AS number, MAX(at), node_run_id FROM failures "
+            "GROUP BY event_type, message ORDER BY number DESC, MAX(at) DESC LIMIT ?"
+        )
+        rows = await self._do(lambda: self._rows(sql, [limit]))
+        return [
+            Failures(str(event_type), str(message), int(str(count)), float(str(at)), str(node_run_id))
+            for event_type, message, count, at, node_run_id in rows
+        ]
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self._queued += 1
+            self._thread.submit(self._write, list(pending.values()))
+
+    # In the thread.
+
+    def _open(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.unlink(missing_ok=True)
+        self._database = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        self._database.executescript(_SCHEMA)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        self._file.unlink(missing_ok=True)
+
+    def _write(self, changes: list[tuple[int, NodeRun]]) -> None:
+        self._queued -= 1
+        if self._database is None:
+            return
+        runs = [_row(partition, run) for partition, run in changes]
+        types = [
+            (_short(name), run.received_at, run.node_run_id, partition)
+            for partition, run in changes
+            for name in run.event_types
+        ]
+        failed = [_failure(partition, run) for partition, run in changes if run.failed]
+        mended = [(run.node_run_id,) for _, run in changes if not run.failed]
+        database = self._database
+        database.execute("BEGIN")
+        database.executemany("INSERT OR REPLACE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", runs)
+        database.executemany("INSERT OR IGNORE INTO event_types VALUES (?, ?, ?, ?)", types)
+        database.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", failed)
+        database.executemany("DELETE FROM failures WHERE node_run_id = ?", mended)
+        database.execute("COMMIT")
+
+    def _drop(self, partition: int) -> None:
+        if self._database is None:
+            return
+        for table in _TABLES:
+            self._database.execute(f"DELETE FROM {table} WHERE partition = ?", (partition,))  # noqa: S608
+
+    def _rows(self, sql: str, values: list[object]) -> list[tuple[object, ...]]:
+        return [] if self._database is None else self._database.execute(sql, values).fetchall()
+
+
+def _row(partition: int, run: NodeRun) -> tuple[object, ...]:
+    attempts = 1 if run.item is None else max(1, run.item.attempt)
+    state = state_of(run)
+    return (
+        run.node_run_id,
+        partition,
+        run.workflow_run_id,
+        run.workflow,
+        run.node,
+        (State.WAITING if state is State.DEFERRED else state).value,
+        run.received_at,
+        attempts,
+    )
+
+
+def _failure(partition: int, run: NodeRun) -> tuple[object, ...]:
+    item = run.item
+    message = f"{run.failed} of {run.items} items failed" if item is None else item.error or "failed"
+    event_type = (None if item is None else item.event_type) or next(iter(run.event_types), "")
+    at = run.received_at if run.last_ended_at is None else run.last_ended_at
+    return run.node_run_id, partition, _short(event_type), _short(masked_text(message).partition("\n")[0]), at
+
+
+def _short(text: str) -> str:
+    # A lone surrogate could not be written as UTF-8.
+    return text[:_SHOWN_CHARACTERS].encode(errors="replace").decode()
+
+
+def _column_of(text: str | None) -> str | None:
+    """Return the column that a text is searched in."""
+    if not text:
+        return None
+    if text.startswith("wfnr_"):
+        return "node_run_id"
+    return "workflow_run_id" if text.startswith("wfr_") else "node"
+
+
+def _conditions(query: Query, of: str) -> list[tuple[str, list[object]]]:
+    """Return what must hold, each with its values; `of` is the table whose order counts."""
+    text, searched = query.text or "", _column_of(query.text)
+    state = None if query.state is None else query.state.value
+    exact = {"r.state": state, "r.workflow": query.workflow, "r.node": text if searched == "node" else None}
+    if query.event_type is not None:
+        exact["t.event_type"] = _short(query.event_type)
+    found: list[tuple[str, list[object]]] = [
+        (f"{name} = ?", [value]) for name, value in exact.items() if value is not None
+    ]
+    if searched not in (None, "node"):
+        found.append((f"r.{searched} >= ? AND r.{searched} < ?", [text, text + "\U0010ffff"]))
+    if query.since is not None:
+        found.append((f"{of}.received_at >= ?", [query.since]))
+    if query.until is not None:
+        found.append((f"{of}.received_at < ?", [query.until]))
+    if query.repeated:
+        found.append(("r.attempts > 1", []))
+    return found
+
+
+def _sql(query: Query, limit: int, after: Place | None) -> tuple[str, list[object]]:
+    """Return the statement for one line more than a page has, and its values."""
+    of = "r" if query.event_type is None else "t"
+    wanted = _conditions(query, of)
+    if after is not None:
+        wanted.append((f"({of}.received_at, {of}.node_run_id) < (?, ?)", [*after]))
+    table = "node_runs r" if query.event_type is None else "event_types t JOIN node_runs r USING (node_run_id)"
+    conditions = f"WHERE {' AND '.join(condition for condition, _ in wanted)} " if wanted else ""
+    # With a prefix in the search the few that have it are sorted; else all would be gone through by time.
+    plus = "+" if _column_of(query.text) in ("node_run_id", "workflow_run_id") else ""
+    order = f"ORDER BY {plus}{of}.received_at DESC, {plus}{of}.node_run_id DESC LIMIT ?"
+    columns = f"r.partition, r.node_run_id, {of}.received_at"
+    values = [value for _, given in wanted for value in given]
+    return f"SELECT {columns} FROM {table} {conditions}{order}", [*values, limit + 1]  # noqa: S608 - values are bound

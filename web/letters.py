@@ -1,0 +1,421 @@
+"""The dead letters, and the audit of what people did: pages, API, and what can be done to a letter.
+
+What was done to a letter stands in the audit topic alone. A redriven message enters as an arrival, in the place of the
+source that the letter names: a message that comes again is then known by its digest, and a signature that is missing,
+or was broken by the edit, does not send it back here. Who may act here vouches for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Final, Literal
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from agents.asked import new_action
+from streams.messages import Bad, NodeRunMessage, NotOurs, sort_out
+from streams.records import Audited, NewerFormatError, Source, UnreadableError, read
+from streams.tail import Taken
+from tables.state import Note
+from web.actions import SECONDS, Actions, Body, Done, asker, body_of, in_time
+from web.answers import limit_of, refused
+from web.auth import access_of
+from web.data import Shown, instant
+from web.masking import masked_text
+from web.pages import Pages
+
+MOST_LETTERS: Final = 10_000
+"""How many of the latest dead letters are listed."""
+MOST_AUDITED: Final = 5_000
+_MOST_HANDLED: Final = 50_000
+_MOST_BULK: Final = 500
+_START_CHARACTERS: Final = 200
+_SHOWN_CHARACTERS: Final = 50_000
+_HEX_BYTES: Final = 1024
+_AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
+
+Place = tuple[int, int]
+ReadLetter = Callable[[int, int], Awaitable[Taken | None]]
+Enter = Callable[[NodeRunMessage, Source, bytes], Awaitable[None]]
+Write = Callable[[Audited], Awaitable[None]]
+
+
+class Handled(Shown):
+    """What was done to a dead letter."""
+
+    what: str
+    who: str
+    at: datetime | None
+    note: str
+
+
+class LetterLine(Shown):
+    """A dead letter in the list."""
+
+    letter: str
+    """`partition/offset` on the dead-letter topic."""
+    at: datetime | None
+    reason: str
+    size: int
+    """Bytes."""
+    start: str
+    """How it begins, with secrets masked."""
+    handled: Handled | None
+
+
+class LetterList(Shown):
+    """The latest dead letters."""
+
+    letters: list[LetterLine]
+    total: int
+    """How many are known: at most as many as are kept in memory."""
+    open: int
+    """How many of them nothing was done to."""
+
+
+class LetterShown(LetterLine):
+    """A dead letter."""
+
+    key: str | None
+    headers: dict[str, str]
+    text: str
+    """The message with secrets masked."""
+    hexdump: str | None
+    """The first bytes of what is no text in UTF-8; null where it is, or where there is a secret in it."""
+    editable: bool
+    """Whether the page can edit it: not where a secret is masked in it, or it is long."""
+
+
+class AuditShown(Shown):
+    """What somebody did."""
+
+    id: str
+    at: datetime | None
+    who: str
+    what: str
+    outcome: str
+    why: str
+    node_run_id: str | None
+    index: int | None
+    event_type: str | None
+    letter: str | None
+
+
+class AuditList(Shown):
+    """What people did, the latest first."""
+
+    actions: list[AuditShown]
+
+
+class RedriveBody(Body):
+    """The body of a redrive. Without `text` the letter goes as it is."""
+
+    text: str | None = None
+    note: Annotated[str, Field(max_length=500)] = ""
+
+
+class DiscardBody(Body):
+    """The body of a discard."""
+
+    note: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class BulkBody(Body):
+    """The letters of one action. They are named one by one, so that nothing newer is caught."""
+
+    what: Literal["redrive", "discard"]
+    letters: Annotated[list[str], Field(min_length=1, max_length=_MOST_BULK)]
+    note: Annotated[str, Field(max_length=500)] = ""
+
+
+@dataclass(frozen=True)
+class _Head:
+    place: Place
+    at: float
+    reason: str
+    size: int
+    start: str
+
+
+@dataclass
+class Letters:
+    """The heads of the latest dead letters, and what people did, as their topics say."""
+
+    _heads: OrderedDict[Place, _Head] = field(default_factory=OrderedDict)
+    _handled: OrderedDict[str, Audited] = field(default_factory=OrderedDict)
+    _audited: OrderedDict[str, Audited] = field(default_factory=OrderedDict)
+
+    def take_letter(self, record: Taken) -> None:
+        """Take note of a dead letter."""
+        place, value = (record.partition, record.offset), record.value or b""
+        start = masked_text(value[: 4 * _START_CHARACTERS].decode(errors="replace")[:_START_CHARACTERS])
+        self._heads[place] = _Head(place, record.timestamp / 1000, _header(record, "reason"), len(value), start)
+        if len(self._heads) > MOST_LETTERS:
+            self._heads.popitem(last=False)
+
+    def take_audited(self, record: Taken) -> None:
+        """Take note of what somebody did. What a newer version has written is left out."""
+        try:
+            self.add(read(_AUDITED, record.value))
+        except (UnreadableError, NewerFormatError):
+            return
+
+    def add(self, audited: Audited) -> None:
+        """Take note of it. The first of an id counts."""
+        self._audited.setdefault(audited.id, audited)
+        if len(self._audited) > MOST_AUDITED:
+            self._audited.popitem(last=False)
+        if audited.letter is not None and audited.outcome == Note.APPLIED:
+            self._handled.setdefault(audited.letter, audited)
+            if len(self._handled) > _MOST_HANDLED:
+                self._handled.popitem(last=False)
+
+    def handled(self, place: Place) -> Audited | None:
+        """Return what was done to a letter."""
+        return self._handled.get(_name(place))
+
+    def listed(self, limit: int, *, everything: bool) -> LetterList:
+        """Return the latest letters, the latest first; without `everything` those only that nothing was done to."""
+        newest = sorted(self._heads.values(), key=lambda head: (head.at, head.place), reverse=True)
+        left = [head for head in newest if everything or self.handled(head.place) is None]
+        done = sum(self.handled(place) is not None for place in self._heads)
+        lines = [self.line(head) for head in left[:limit]]
+        return LetterList(letters=lines, total=len(newest), open=len(newest) - done)
+
+    def line(self, head: _Head) -> LetterLine:
+        """Return a letter as it is listed."""
+        return LetterLine(
+            letter=_name(head.place),
+            at=instant(head.at),
+            reason=masked_text(head.reason),
+            size=head.size,
+            start=head.start,
+            handled=self.shown_handled(head.place),
+        )
+
+    def head(self, place: Place) -> _Head | None:
+        """Return the head of a letter, if it is among the latest."""
+        return self._heads.get(place)
+
+    def shown_handled(self, place: Place) -> Handled | None:
+        """Return what was done to a letter, to be shown."""
+        done = self.handled(place)
+        return None if done is None else Handled(what=done.what, who=done.who, at=instant(done.at), note=done.why)
+
+    def audit(self, limit: int) -> AuditList:
+        """Return what people did, the latest first."""
+        newest = sorted(self._audited.values(), key=lambda one: one.at, reverse=True)[:limit]
+        return AuditList(
+            actions=[
+                AuditShown.model_validate(one.model_dump(exclude={"v", "at"}) | {"at": instant(one.at)})
+                for one in newest
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class LetterViews:
+    """The views of dead letters and audit.
+
+    Args:
+        read: reads one letter from its topic.
+        enter: has a message enter as an arrival; returns when the broker has it.
+        write: writes to the audit topic, likewise.
+    """
+
+    letters: Letters
+    pages: Pages
+    actions: Actions
+    read: ReadLetter
+    enter: Enter
+    write: Write
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the routes."""
+        one = "/dead-letters/{partition:[0-9]{1,6}}/{offset:[0-9]{1,18}}"
+        gets = {"/dead-letters": self.list, one: self.one, "/audit": self.audit}
+        posts = {f"{one}/redrive": self.redrive, f"{one}/discard": self.discard, "/dead-letters/bulk": self.bulk}
+        roots = ("", "/api")
+        return [
+            *(web.get(f"{root}{path}", view) for root in roots for path, view in gets.items()),
+            *(web.post(f"{root}{path}", act) for root in roots for path, act in posts.items()),
+            web.post("/dead-letters/preview", self.preview),
+        ]
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Show the latest letters; with `?all=1` those too that something was done to."""
+        everything = bool(request.query.get("all"))
+        shown = self.letters.listed(limit_of(request), everything=everything)
+        return self._answer(request, shown, "dead_letters.html", list=shown, everything=everything)
+
+    async def audit(self, request: web.Request) -> web.Response:
+        """Show what people did."""
+        shown = self.letters.audit(limit_of(request))
+        return self._answer(request, shown, "audit.html", list=shown)
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Show one letter."""
+        record = await self._read(_place(request))
+        shown = await asyncio.to_thread(self._shown, record)
+        return self._answer(request, shown, "dead_letter.html", letter=shown)
+
+    def _answer(self, request: web.Request, shown: Shown, template: str, **values: Shown | bool) -> web.Response:
+        if request.path.startswith("/api/"):
+            return web.Response(body=shown.to_json(), content_type="application/json")
+        return self.pages.answer(template, status=HTTPStatus.OK, access=access_of(request), **values)
+
+    def _shown(self, record: Taken) -> LetterShown:
+        raw, place = record.value or b"", (record.partition, record.offset)
+        text = raw.decode(errors="replace")
+        shown = masked_text(text[:_SHOWN_CHARACTERS])
+        hides = shown != text[:_SHOWN_CHARACTERS]
+        is_text = text.encode() == raw
+        return LetterShown(
+            letter=_name(place),
+            at=instant(record.timestamp / 1000),
+            reason=masked_text(_header(record, "reason")),
+            size=len(raw),
+            start=shown[:_START_CHARACTERS],
+            handled=self.letters.shown_handled(place),
+            key=None if record.key is None else masked_text(record.key.decode(errors="replace")[:_START_CHARACTERS]),
+            headers={name: masked_text(value.decode(errors="replace")) for name, value in record.headers},
+            text=shown,
+            hexdump=None if is_text or hides else raw[:_HEX_BYTES].hex(" ", 1),
+            editable=is_text and not hides and len(text) <= _SHOWN_CHARACTERS,
+        )
+
+    # What can be done to a letter.
+
+    async def redrive(self, request: web.Request) -> web.Response:
+        """Have the message enter, as it is or edited."""
+        who, body, place = asker(request), await body_of(request, RedriveBody), _place(request)
+        text = None if body.text is None else body.text.replace("\r\n", "\n")
+        done = await in_time(self._redrive(who, place, text, body.note))
+        return self.actions.answer(request, done, "/dead-letters")
+
+    async def discard(self, request: web.Request) -> web.Response:
+        """Take note that nothing is to become of it."""
+        who, body, place = asker(request), await body_of(request, DiscardBody), _place(request)
+        return self.actions.answer(request, await in_time(self._discard(who, place, body.note)), "/dead-letters")
+
+    async def preview(self, request: web.Request) -> web.Response:
+        """Show the letters that were chosen, and what is to be done to them, to be confirmed."""
+        body = await body_of(request, BulkBody)
+        heads = [head for place in _places(body) if (head := self.letters.head(place)) is not None]
+        lines = [self.letters.line(head) for head in heads if self.letters.handled(head.place) is None]
+        return self.pages.answer("dead_letters_bulk.html", what=body.what, lines=lines, access=access_of(request))
+
+    async def bulk(self, request: web.Request) -> web.Response:
+        """Do one thing to the letters that are named."""
+        who, body = asker(request), await body_of(request, BulkBody)
+        if body.what == "discard" and not body.note:
+            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "a discard needs a note")
+        counts, reasons = {Note.APPLIED.value: 0, Note.REFUSED.value: 0}, []
+        for place in _places(body):
+            act = self._redrive(who, place, None, body.note) if body.what == "redrive" else None
+            done = await in_time(act or self._discard(who, place, body.note))
+            counts[done.outcome] += 1
+            if done.outcome != Note.APPLIED:
+                reasons.append(f"{_name(place)}: {done.message}")
+        outcome = Note.APPLIED.value if counts[Note.APPLIED.value] else Note.REFUSED.value
+        more = f"; refused: {'; '.join(reasons[:20])}" if reasons else ""
+        message = f"{body.what}: {counts[Note.APPLIED.value]} of {len(body.letters)} letters{more}"
+        return self.actions.answer(request, Done(outcome=outcome, counts=counts, message=message), "/dead-letters")
+
+    async def _redrive(self, who: str, place: Place, text: str | None, note: str) -> Done:
+        record = await self._read(place)
+        if (done := self.letters.handled(place)) is not None:
+            return _refusal(f"{done.what} already, by {done.who}")
+        raw = record.value if text is None else text.encode(errors="replace")
+        message, source = sort_out(raw), _source(record)
+        if isinstance(message, Bad):
+            return _refusal(message.reason)
+        if isinstance(message, NotOurs):
+            return _refusal(f"it is no message of a Kafka action node: {message.why.value}")
+        if source is None:
+            return _refusal("the letter does not say where it came from")
+        async with asyncio.timeout(SECONDS):
+            await self.enter(message, source, raw or b"")
+        edited = "" if text is None else "edited"
+        why = "; ".join(filter(None, (edited, note)))
+        await self._note(who, "redrive dead letter", place, why, message.node_run_id)
+        said = f"{message.node_run_id} has entered the ledger"
+        return Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=said)
+
+    async def _discard(self, who: str, place: Place, note: str) -> Done:
+        await self._read(place)
+        if (done := self.letters.handled(place)) is not None:
+            return _refusal(f"{done.what} already, by {done.who}")
+        await self._note(who, "discard dead letter", place, note, None)
+        return Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message="discarded")
+
+    async def _note(self, who: str, what: str, place: Place, why: str, node_run_id: str | None) -> None:
+        audited = Audited(
+            id=new_action(who).id,
+            at=time.time(),
+            who=who,
+            what=what,
+            outcome=Note.APPLIED.value,
+            why=masked_text(why),
+            node_run_id=node_run_id,
+            letter=_name(place),
+        )
+        async with asyncio.timeout(SECONDS):
+            await self.write(audited)
+        self.letters.add(audited)
+
+    async def _read(self, place: Place) -> Taken:
+        try:
+            record = await self.read(*place)
+        except (TimeoutError, KafkaError, OSError):
+            message = "the dead letters cannot be read now"
+            raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", message, {"Retry-After": "5"}) from None
+        if record is None:
+            raise refused(HTTPStatus.NOT_FOUND, "unknown", f"no dead letter {_name(place)}, or none any more")
+        return record
+
+
+def _refusal(why: str) -> Done:
+    return Done(outcome=Note.REFUSED.value, counts={Note.REFUSED.value: 1}, message=f"refused: {why}")
+
+
+def _name(place: Place) -> str:
+    return f"{place[0]}/{place[1]}"
+
+
+def _place(request: web.Request) -> Place:
+    return int(request.match_info["partition"]), int(request.match_info["offset"])
+
+
+def _places(body: BulkBody) -> list[Place]:
+    places: list[Place] = []
+    for name in dict.fromkeys(body.letters):
+        partition, _, offset = name.partition("/")
+        if not (partition.isascii() and partition.isdigit() and offset.isascii() and offset.isdigit()):
+            message = f"letters: {name[:40]!r} is no partition/offset"
+            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
+        places.append((int(partition), int(offset)))
+    return places
+
+
+def _headers(record: Taken) -> Mapping[str, bytes]:
+    return dict(record.headers)
+
+
+def _header(record: Taken, name: str) -> str:
+    return _headers(record).get(name, b"").decode(errors="replace")
+
+
+def _source(record: Taken) -> Source | None:
+    try:
+        return Source.model_validate_json(_headers(record).get("source", b""))
+    except ValidationError:
+        return None

@@ -1,0 +1,302 @@
+"""The lists that one searches in: node runs by filters and in pages, and failures by event type and message."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from aiohttp import web
+from yarl import URL
+
+from tables.state import State
+from web.answers import limit_of, refused, state_of
+from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
+from web.here import MOST_EXAMINED, Here
+from web.index import Failures, Page, Place, Query
+from web.others import Missing, Others, is_local
+from web.pages import Pages
+
+_FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
+"""States that the rows do not tell apart."""
+_FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
+_MOST_CHARACTERS: Final = 200
+_FORMULA: Final = re.compile(r"""(^|[;,"\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])""")
+"""Where a spreadsheet takes what follows for a formula: at a beginning, and after what separates cells elsewhere."""
+_COLUMNS: Final = (
+    "nodeRunId",
+    "workflowRunId",
+    "workflow",
+    "node",
+    "eventTypes",
+    "state",
+    "result",
+    "itemCount",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "receivedAt",
+    "endedAt",
+    "durationSeconds",
+)
+
+
+class Searched(Protocol):
+    """What is searched in."""
+
+    async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
+        """Return a page of node runs."""
+
+    async def failures(self, limit: int) -> list[Failures]:
+        """Return the failures by event type and message."""
+
+
+class FoundNodeRuns(Shown):
+    """A page of node runs, the latest first."""
+
+    scope: str = SCOPE
+    node_runs: list[NodeRunInList]
+    after: str | None
+    """Where the next page begins: to be given as `after`; null where this is the last."""
+    missing: list[int] = []
+    """Partitions whose node runs are not in this answer."""
+    missing_workers: list[MissingWorker] = []
+
+
+class FailureGroup(Shown):
+    """Node runs that have FAILED with the same event type and message."""
+
+    event_type: str
+    message: str
+    count: int
+    latest_at: datetime | None
+    latest: str
+    """The id of the latest of them."""
+
+
+class FailureList(Shown):
+    """The most frequent failures."""
+
+    scope: str = SCOPE
+    failures: list[FailureGroup]
+    missing: list[int] = []
+    missing_workers: list[MissingWorker] = []
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The views."""
+
+    here: Here
+    index: Searched
+    others: Others
+    pages: Pages
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the routes."""
+        return [
+            web.get("/node-runs", self.page),
+            web.get("/api/search", self.api),
+            web.get("/failures", self.failures_page),
+            web.get("/api/failures", self.api_failures),
+        ]
+
+    async def page(self, request: web.Request) -> web.Response:
+        """Show the node runs that were searched for."""
+        shown = await self._found(request)
+        asked = {name: request.query.get(name, "") for name in _FIELDS}
+        given = {name: value for name, value in request.query.items() if value}
+        api = URL("/api/search")
+        return self.pages.answer(
+            "node_runs.html",
+            list=shown,
+            asked=asked,
+            next=str(URL("/node-runs").with_query(given | {"after": shown.after or ""})),
+            as_json=str(api.with_query(given)),
+            as_csv=str(api.with_query(given | {"format": "csv"})),
+        )
+
+    async def api(self, request: web.Request) -> web.Response:
+        """Return them as JSON, or as a table of comma-separated values."""
+        shown = await self._found(request)
+        if request.query.get("format") != "csv":
+            return _json(shown)
+        body = await asyncio.to_thread(_csv, shown.node_runs)
+        name = {"Content-Disposition": 'attachment; filename="node-runs.csv"'}
+        return web.Response(text=body, content_type="text/csv", charset="utf-8", headers=name)
+
+    async def failures_page(self, request: web.Request) -> web.Response:
+        """Show what fails."""
+        return self.pages.answer("failures.html", list=await self._failures(request))
+
+    async def api_failures(self, request: web.Request) -> web.Response:
+        """Return it as JSON."""
+        return _json(await self._failures(request))
+
+    async def _found(self, request: web.Request) -> FoundNodeRuns:
+        limit, after = limit_of(request), _after(request)
+        own = await self._own(_query(request), limit, after)
+        if is_local(request):
+            return own
+        asked = dict(request.query) | {"limit": str(limit)}
+        asked.pop("format", None)
+        gathered = await self.others.gather("/api/search", asked)
+        lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
+        return _together(lists, limit, gathered.missing)
+
+    async def _own(self, query: Query, limit: int, after: Place | None) -> FoundNodeRuns:
+        now, found = self.here.now(), list[NodeRunInList]()
+        wanted, examined = query.state, 0
+        if wanted in _FROM_MEMORY:
+            query = replace(query, state=State.WAITING)
+        while True:
+            page = await self.index.search(query, limit, after)
+            examined += len(page.node_runs)
+            for line in self.here.lines(page.node_runs, now):
+                if wanted in (None, line.state):
+                    found.append(line)
+                if len(found) == limit:
+                    more = page.after is not None or line.node_run_id != page.node_runs[-1][1]
+                    return FoundNodeRuns(node_runs=found, after=_cursor(found[-1]) if more else None)
+            after = page.after
+            if after is None or examined >= MOST_EXAMINED:
+                return FoundNodeRuns(node_runs=found, after=None if after is None else f"{after[0]!r},{after[1]}")
+
+    async def _failures(self, request: web.Request) -> FailureList:
+        limit = limit_of(request)
+        own = FailureList(failures=[_group(one) for one in await self.index.failures(limit)])
+        if is_local(request):
+            return own
+        gathered = await self.others.gather("/api/failures", {"limit": limit})
+        lists = [own, *(FailureList.model_validate_json(answer.body) for answer in gathered.answers)]
+        groups = _summed(group for one in lists for group in one.failures)[:limit]
+        missing = gathered.missing
+        return FailureList(
+            scope=SCOPE_ALL, failures=groups, missing=missing.partitions, missing_workers=missing.workers
+        )
+
+
+def _query(request: web.Request) -> Query:
+    asked = request.query
+    return Query(
+        state=state_of(request),
+        event_type=_text(asked, "eventType"),
+        workflow=_text(asked, "workflow"),
+        since=_time(asked, "since"),
+        until=_time(asked, "until"),
+        repeated=asked.get("repeated", "") not in ("", "0"),
+        text=_text(asked, "text"),
+    )
+
+
+def _text(asked: Mapping[str, str], name: str) -> str | None:
+    given = asked.get(name, "").strip()
+    if len(given) > _MOST_CHARACTERS:
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {_MOST_CHARACTERS} characters at most")
+    return given.encode(errors="replace").decode() or None
+
+
+def _time(asked: Mapping[str, str], name: str) -> float | None:
+    given = asked.get(name, "").strip()
+    try:
+        at = datetime.fromisoformat(given) if given else None
+        # Without an offset it is meant as all times are shown, in UTC.
+        return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        message = f"{name} is an ISO time, like 2026-01-31T08:00:00Z"
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+
+
+def _after(request: web.Request) -> Place | None:
+    given = request.query.get("after", "")
+    if not given:
+        return None
+    at, _, node_run_id = given.partition(",")
+    try:
+        return float(at), node_run_id[:_MOST_CHARACTERS]
+    except ValueError:
+        message = "after is what the page before said, unchanged"
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+
+
+def _received(run: NodeRunInList) -> float:
+    return 0.0 if run.received_at is None else run.received_at.timestamp()
+
+
+def _cursor(run: NodeRunInList) -> str:
+    return f"{_received(run)!r},{run.node_run_id}"
+
+
+def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> FoundNodeRuns:
+    """Return one page made of those of several workers.
+
+    Where one of them has looked at as many as it looks at, and found fewer, what comes after it is not shown yet.
+    """
+    runs = {run.node_run_id: run for one in reversed(lists) for run in one.node_runs}
+    ordered = sorted(runs.values(), key=lambda run: (_received(run), run.node_run_id), reverse=True)
+    ends = [_place(one.after) for one in lists if one.after is not None]
+    last = max(ends) if ends else None
+    shown = [run for run in ordered if last is None or (_received(run), run.node_run_id) >= last][:limit]
+    more = last is not None or len(ordered) > len(shown)
+    after = None
+    if more:
+        after = _cursor(shown[-1]) if len(shown) == limit or last is None else f"{last[0]!r},{last[1]}"
+    return FoundNodeRuns(
+        scope=SCOPE_ALL,
+        node_runs=shown,
+        after=after,
+        missing=missing.partitions,
+        missing_workers=missing.workers,
+    )
+
+
+def _place(after: str) -> Place:
+    at, _, node_run_id = after.partition(",")
+    return float(at), node_run_id
+
+
+def _group(one: Failures) -> FailureGroup:
+    return FailureGroup(
+        event_type=one.event_type,
+        message=one.message,
+        count=one.count,
+        latest_at=instant(one.latest),
+        latest=one.node_run_id,
+    )
+
+
+def _summed(groups: Iterable[FailureGroup]) -> list[FailureGroup]:
+    """Return one group for each event type and message, the most frequent first."""
+    by_kind: dict[tuple[str, str], FailureGroup] = {}
+    for group in groups:
+        kind = group.event_type, group.message
+        known = by_kind.setdefault(kind, group)
+        if known is not group:
+            latest = max(known, group, key=lambda one: 0.0 if one.latest_at is None else one.latest_at.timestamp())
+            by_kind[kind] = latest.model_copy(update={"count": known.count + group.count})
+    return sorted(by_kind.values(), key=lambda group: group.count, reverse=True)
+
+
+def _csv(runs: Sequence[NodeRunInList]) -> str:
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(_COLUMNS)
+    for run in runs:
+        fields = run.model_dump(mode="json", by_alias=True)
+        table.writerow([_cell(fields[name]) for name in _COLUMNS])
+    return out.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _FORMULA.sub(r"\1'", text)
+
+
+def _json(shown: Shown) -> web.Response:
+    return web.Response(body=shown.to_json(), content_type="application/json")
