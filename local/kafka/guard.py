@@ -1,8 +1,9 @@
 """Runs a command that must not outlive whoever started it: guard.py COMMAND ARGUMENT...
 
 Standard input is the lifeline and the control: each byte is the number of a signal for the command, answered by a line
-once it is sent; its end, which comes too when the starter is killed, ends the command. The first line on standard
-output is the command's process id. The command writes to the guard's standard error. Exit status: the command's own.
+once it is sent (SIGSTOP: once all of the command's threads stand still); its end, which comes too when the starter is
+killed, ends the command. The first line on standard output is the command's process id. The command writes to the
+guard's standard error. Exit status: the command's own.
 
 A file that runs alone, in an isolated interpreter: it imports nothing of this project.
 """
@@ -28,6 +29,9 @@ def main() -> int:
 def _obey(child: "subprocess.Popen[bytes]") -> None:
     while order := os.read(0, 1):
         child.send_signal(order[0])
+        if order[0] == signal.SIGSTOP:
+            # The kernel tells of it when the last thread stands still; until then the others may go on.
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         _answer("sent")
     _end(child)
 
