@@ -15,7 +15,7 @@ from tests.e2e.scale import SCALE, say
 from tests.e2e.tables import incarnation_of
 from tests.e2e.team import Team
 from tests.e2e.watching import MIB, members_of, memory_of
-from tests.processes import Cluster, Process, call
+from tests.processes import Cluster, Process, call, eventually
 from tests.rates import most_within
 
 QUICK = """
@@ -125,7 +125,7 @@ def port_of(worker: Process) -> dict[str, Any]:
 def assert_said(worker: Process, began: float) -> None:
     """The worker's view says since when Port is away, and that reports wait."""
     # From one way of being away to the next, a call or two may have got through.
-    since = eventually(lambda: port_of(worker)["unreachableSince"], timeout=60)
+    since = eventually(lambda: port_of(worker)["unreachableSince"], "it is said since when")
     assert began - 1 <= datetime.fromisoformat(since).timestamp() <= time.time()
     assert port_of(worker)["reportsWaiting"] > 0
 
