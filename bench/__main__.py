@@ -17,6 +17,7 @@ from bench.report import Page, Report
 from bench.rounds import measure
 from bench.screen import Screen
 from bench.trial import new_place, run_trial
+from bench.views import measure_views
 from local.demo.interrupts import follow_parent
 from local.kafka import EmbeddedKafka, KafkaError
 
@@ -55,6 +56,11 @@ def _measure(options: Options, folder: Path, screen: Screen) -> Page:
             fairness = uvloop.run(measure_fairness(options, new_place(kafka, folder / "fairness"), screen))
             screen.end()
             return fairness
+
+        if options.views:
+            views = uvloop.run(measure_views(options, new_place(kafka, folder / "views"), screen))
+            screen.end()
+            return views
 
         async def trial(subject: str, name: str) -> Figures:
             return await run_trial(subject, options, new_place(kafka, folder / name), screen)

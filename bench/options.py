@@ -29,6 +29,7 @@ class Options:
     subjects: tuple[str, ...]
     worker_loop: str
     fairness: bool
+    views: int
     markdown: bool
     json: Path | None
     profile: Path | None
@@ -72,6 +73,8 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--worker-loop", choices=("aio", "uvloop"), default="aio", help=worker_loop)
     fairness = "measure instead whether an event type that hangs slows another: at the first of --rates, on the worker"
     add("--fairness", action="store_true", help=fairness)
+    views = "measure instead the web views and the recovery of a worker with N finished node runs behind it"
+    add("--views", type=_number(1), default=0, metavar="N", help=views)
     add("--markdown", action="store_true", help="print the result as Markdown")
     add("--json", type=Path, metavar="FILE", help="write all figures of all runs to FILE")
     profile = "write a flame graph of each burst to DIR with py-spy, which must be installed; it slows the subject down"

@@ -24,9 +24,9 @@ class Screen:
     def progress(self, phase: str, done: int, count: int) -> None:
         """Say how far a phase is."""
         if done < count:
-            self._show(f"{phase}: {done:,} of {count:,} node runs completed")
+            self._show(f"{phase}: {done:,} of {count:,} node runs")
         else:
-            self.line(f"{self._trial}, {phase}: {count:,} node runs completed")
+            self.line(f"{self._trial}, {phase}: {count:,} node runs")
 
     def end(self) -> None:
         """Nothing more is going on."""
