@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ MOST_PENDING: Final = 2_000
 """Changes that are written at once, without waiting for that."""
 _MOST_QUEUED: Final = 5
 _SHOWN_CHARACTERS: Final = 200
+SEARCH_SECONDS: Final = 2.0
+"""How long one search may take; what else is asked for waits meanwhile."""
+_MANY: Final = 5_000
+_STEPS: Final = 50_000
+"""Of SQLite's machine, between two looks at the clock: some milliseconds."""
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -107,6 +113,10 @@ class Failures:
     """The latest of them."""
 
 
+class TooWideError(Exception):
+    """A search would take too long: what is looked for is rare among many that are alike."""
+
+
 class Index:
     """The view. Used from one event loop.
 
@@ -153,10 +163,13 @@ class Index:
             await self._do(lambda: None)
 
     async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
-        """Return a page of node runs."""
+        """Return a page of node runs.
+
+        Raises:
+            TooWideError: it takes longer than SEARCH_SECONDS.
+        """
         self._flush()
-        sql, values = _sql(query, limit, after)
-        rows = await self._do(lambda: self._rows(sql, values))
+        rows = await self._do(lambda: self._search(query, limit, after))
         page = [(int(str(partition)), str(node_run_id)) for partition, node_run_id, _ in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(page, None if last is None else (float(str(last[2])), str(last[1])))
@@ -226,8 +239,39 @@ class Index:
         for table in _TABLES:
             self._database.execute(f"DELETE FROM {table} WHERE partition = ?", (partition,))  # noqa: S608
 
+    def _search(self, query: Query, limit: int, after: Place | None) -> list[tuple[object, ...]]:
+        return self._rows(*_sql(query, self._narrowest(query), limit, after))
+
+    def _narrowest(self, query: Query) -> _Condition | None:
+        """Return the condition that the fewest rows meet; None where it is best to go through all by time."""
+        conditions = _conditions(query)
+        if len(conditions) == 1 and conditions[0].ordered:
+            return conditions[0]
+        numbers = [self._number(query, one) for one in conditions]
+        if (fewest := min(numbers, default=_MANY)) < _MANY:
+            return conditions[numbers.index(fewest)]
+        # Where many meet each, a page is soon full; what would have to be sorted is not begun with.
+        return next((one for one in conditions if one.ordered), None)
+
+    def _number(self, query: Query, condition: _Condition) -> int:
+        """Return how many rows meet a condition in the span of time; _MANY where there are more."""
+        where, values = _joined([condition, *_span(query, condition.table.split()[1])])
+        rows = self._rows(f"SELECT COUNT(*) FROM (SELECT 1 FROM {condition.table} {where}LIMIT {_MANY})", values)  # noqa: S608
+        return int(str(rows[0][0])) if rows else 0
+
     def _rows(self, sql: str, values: list[object]) -> list[tuple[object, ...]]:
-        return [] if self._database is None else self._database.execute(sql, values).fetchall()
+        if self._database is None:
+            return []
+        ends_at = time.monotonic() + SEARCH_SECONDS
+        self._database.set_progress_handler(lambda: time.monotonic() > ends_at, _STEPS)
+        try:
+            return self._database.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise TooWideError from None
+        finally:
+            self._database.set_progress_handler(None, 0)
 
 
 def _row(partition: int, run: NodeRun) -> tuple[object, ...]:
@@ -258,47 +302,70 @@ def _short(text: str) -> str:
     return text[:_SHOWN_CHARACTERS].encode(errors="replace").decode()
 
 
-def _column_of(text: str | None) -> str | None:
-    """Return the column that a text is searched in."""
-    if not text:
-        return None
-    if text.startswith("wfnr_"):
-        return "node_run_id"
-    return "workflow_run_id" if text.startswith("wfr_") else "node"
+@dataclass(frozen=True)
+class _Condition:
+    """One thing that is wanted, and how SQLite finds the rows that have it."""
+
+    sql: str
+    """With `of` for the table whose order counts."""
+    values: tuple[object, ...]
+    table: str = ""
+    """With its index, in which these rows stand in the order of time; empty where there is none."""
+    ordered: bool = True
+    """Whether they stand in that order there; else they are sorted."""
 
 
-def _conditions(query: Query, of: str) -> list[tuple[str, list[object]]]:
-    """Return what must hold, each with its values; `of` is the table whose order counts."""
-    text, searched = query.text or "", _column_of(query.text)
-    state = None if query.state is None else query.state.value
-    exact = {"r.state": state, "r.workflow": query.workflow, "r.node": text if searched == "node" else None}
-    if query.event_type is not None:
-        exact["t.event_type"] = _short(query.event_type)
-    found: list[tuple[str, list[object]]] = [
-        (f"{name} = ?", [value]) for name, value in exact.items() if value is not None
-    ]
-    if searched not in (None, "node"):
-        found.append((f"r.{searched} >= ? AND r.{searched} < ?", [text, text + "\U0010ffff"]))
-    if query.since is not None:
-        found.append((f"{of}.received_at >= ?", [query.since]))
-    if query.until is not None:
-        found.append((f"{of}.received_at < ?", [query.until]))
+def _conditions(query: Query) -> list[_Condition]:
+    """Return what must hold, but the span of time; first what most often is met by few."""
+    found: list[_Condition] = []
+    if query.text:
+        found.append(_of_text(query.text))
     if query.repeated:
-        found.append(("r.attempts > 1", []))
+        found.append(_Condition("r.attempts > 1", (), "node_runs r INDEXED BY by_attempts"))
+    if query.workflow is not None:
+        found.append(_Condition("r.workflow = ?", (query.workflow,), "node_runs r INDEXED BY by_workflow"))
+    if query.event_type is not None:
+        found.append(_Condition("t.event_type = ?", (_short(query.event_type),), "event_types t"))
+    if query.state is not None:
+        found.append(_Condition("r.state = ?", (query.state.value,), "node_runs r INDEXED BY by_state"))
     return found
 
 
-def _sql(query: Query, limit: int, after: Place | None) -> tuple[str, list[object]]:
-    """Return the statement for one line more than a page has, and its values."""
-    of = "r" if query.event_type is None else "t"
-    wanted = _conditions(query, of)
+def _of_text(text: str) -> _Condition:
+    if not text.startswith(("wfnr_", "wfr_")):
+        return _Condition("r.node = ?", (text,), "node_runs r INDEXED BY by_node")
+    column = "node_run_id" if text.startswith("wfnr_") else "workflow_run_id"
+    table = "node_runs r" if column == "node_run_id" else "node_runs r INDEXED BY by_run"
+    return _Condition(f"r.{column} >= ? AND r.{column} < ?", (text, text + "\U0010ffff"), table, ordered=False)
+
+
+def _span(query: Query, of: str) -> list[_Condition]:
+    limits = ((">=", query.since), ("<", query.until))
+    return [_Condition(f"{of}.received_at {sign} ?", (at,)) for sign, at in limits if at is not None]
+
+
+def _joined(conditions: Sequence[_Condition]) -> tuple[str, list[object]]:
+    """Return the WHERE of conditions, and its values."""
+    where = f"WHERE {' AND '.join(one.sql for one in conditions)} " if conditions else ""
+    return where, [value for one in conditions for value in one.values]
+
+
+def _sql(query: Query, first: _Condition | None, limit: int, after: Place | None) -> tuple[str, list[object]]:
+    """Return the statement for one line more than a page has, and its values. `first` is looked for before all else."""
+    table = "node_runs r INDEXED BY by_time" if first is None else first.table
+    # CROSS: SQLite is not to begin with the other one.
+    if table == "event_types t":
+        of, table = "t", f"{table} CROSS JOIN node_runs r ON r.node_run_id = t.node_run_id"
+    else:
+        of = "r"
+        if query.event_type is not None:
+            same = "t.received_at = r.received_at AND t.node_run_id = r.node_run_id"
+            table = f"{table} CROSS JOIN event_types t ON {same}"
+    wanted = _conditions(query) + _span(query, of)
     if after is not None:
-        wanted.append((f"({of}.received_at, {of}.node_run_id) < (?, ?)", [*after]))
-    table = "node_runs r" if query.event_type is None else "event_types t JOIN node_runs r USING (node_run_id)"
-    conditions = f"WHERE {' AND '.join(condition for condition, _ in wanted)} " if wanted else ""
-    # With a prefix in the search the few that have it are sorted; else all would be gone through by time.
-    plus = "+" if _column_of(query.text) in ("node_run_id", "workflow_run_id") else ""
+        wanted.append(_Condition(f"({of}.received_at, {of}.node_run_id) < (?, ?)", after))
+    where, values = _joined(wanted)
+    plus = "" if first is None or first.ordered else "+"
     order = f"ORDER BY {plus}{of}.received_at DESC, {plus}{of}.node_run_id DESC LIMIT ?"
     columns = f"r.partition, r.node_run_id, {of}.received_at"
-    values = [value for _, given in wanted for value in given]
-    return f"SELECT {columns} FROM {table} {conditions}{order}", [*values, limit + 1]  # noqa: S608 - values are bound
+    return f"SELECT {columns} FROM {table} {where}{order}", [*values, limit + 1]  # noqa: S608 - values are bound

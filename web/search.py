@@ -19,7 +19,7 @@ from tables.state import State
 from web.answers import limit_of, refused, state_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
 from web.here import MOST_EXAMINED, Here
-from web.index import Failures, Page, Place, Query
+from web.index import Failures, Page, Place, Query, TooWideError
 from web.others import Missing, Others, is_local
 from web.pages import Pages
 
@@ -156,7 +156,7 @@ class Lists:
         if wanted in _FROM_MEMORY:
             query = replace(query, state=State.WAITING)
         while True:
-            page = await self.index.search(query, limit, after)
+            page = await self._page(query, limit, after)
             examined += len(page.node_runs)
             for line in self.here.lines(page.node_runs, now):
                 if wanted in (None, line.state):
@@ -167,6 +167,13 @@ class Lists:
             after = page.after
             if after is None or examined >= MOST_EXAMINED:
                 return FoundNodeRuns(node_runs=found, after=None if after is None else f"{after[0]!r},{after[1]}")
+
+    async def _page(self, query: Query, limit: int, after: Place | None) -> Page:
+        try:
+            return await self.index.search(query, limit, after)
+        except TooWideError:
+            message = "this takes too long among so many: narrow it down, by since and until say"
+            raise refused(HTTPStatus.BAD_REQUEST, "too-wide", message) from None
 
     async def _failures(self, request: web.Request) -> FailureList:
         limit = limit_of(request)

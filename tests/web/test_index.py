@@ -8,7 +8,7 @@ import pytest
 
 from port.models import Result
 from tables.state import Item, NodeRun, State
-from web.index import MOST_PENDING, Failures, Index, Query
+from web.index import MOST_PENDING, Failures, Index, Query, TooWideError
 
 HOSTILE = ["'", "' OR 1=1 --", "%", "_", "\x00", "\ud800", "a'; DROP TABLE node_runs; --", '"']
 
@@ -45,6 +45,8 @@ async def found(index: Index, query: Query, limit: int = 1000) -> list[str]:
     return [node_run_id for _, node_run_id in (await index.search(query, limit)).node_runs]
 
 
+# From 1: whatever is looked for, many have it.
+@pytest.mark.parametrize("many", [1, 5_000])
 @pytest.mark.parametrize(
     "query",
     [
@@ -59,9 +61,16 @@ async def found(index: Index, query: Query, limit: int = 1000) -> list[str]:
         Query(state=State.WAITING),
         Query(state=State.REPORTED),
         Query(repeated=True),
+        Query(repeated=True, text="wfnr_00", state=State.REPORTING),
+        Query(event_type="type.1", text="wfr_0003"),
+        Query(event_type="type.1", workflow="no-such-workflow"),
+        Query(event_type="type.3", text="node-3", until=1040.0),
     ],
 )
-async def test_what_is_found_is_what_the_node_runs_say(index: Index, query: Query) -> None:
+async def test_what_is_found_is_what_the_node_runs_say(
+    index: Index, query: Query, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.index._MANY", many)
     runs = [run(number) for number in range(100)]
     for number in range(0, 100, 7):
         runs[number] = failed(number, "broken")
@@ -82,6 +91,18 @@ async def test_what_is_found_is_what_the_node_runs_say(index: Index, query: Quer
 
     latest_first = sorted(runs, key=lambda one: (one.received_at, one.node_run_id), reverse=True)
     assert await found(index, query) == [one.node_run_id for one in latest_first if matches(one)]
+
+
+async def test_what_takes_too_long_is_given_up(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3000):
+        index.changed(0, run(number))
+    await index.caught_up()
+    monkeypatch.setattr("web.index.SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr("web.index._STEPS", 100)
+    with pytest.raises(TooWideError):
+        await index.search(Query(workflow="workflow-1", event_type="no.such"), 10)
+    monkeypatch.undo()
+    assert len(await found(index, Query(workflow="workflow-1"))) == 1000
 
 
 @pytest.mark.parametrize("query", [Query(), Query(event_type="type.1"), Query(state=State.WAITING)])
