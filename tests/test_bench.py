@@ -4,6 +4,8 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -24,8 +26,10 @@ from bench.record import Record
 from bench.report import Report
 from bench.rounds import measure, rotated
 from bench.screen import Screen
+from bench.stalls import longest
 from bench.subjects import DURABLE_LOOP, LOOP, SUBJECTS, WORKER
 from bench.trial import Place, new_place, run_trial
+from bench.views import ROUNDS, Start, ViewsReport, asked, measure_views
 from bench.work import CONCURRENCY, payload, work
 from local.emulator import Emulator
 from local.kafka import EmbeddedKafka
@@ -74,6 +78,34 @@ def test_the_fairness_of_several_rounds_is_the_median_of_their_ratios() -> None:
     assert "| latency, p99, ms | 100 (50-200) |" in report.markdown()
     slower = FairnessReport(options, rounds[2:], others=0.25)
     assert slower.targets()[0].startswith("missed: ")
+
+
+async def test_the_views_are_measured_with_node_runs_behind_them(kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    options = parse(["--views=500", "--runs=1"])
+    report = await measure_views(options, new_place(kafka, tmp_path / "views"), Screen())
+    assert all(0 < start.ready <= start.counted and start.memory > 0 for start in report.starts.values())
+    assert set(report.seconds) == set(asked(datetime.now(UTC)))
+    assert all(len(took) == ROUNDS and min(took) > 0 for took in report.seconds.values())
+    assert orjson.loads(report.to_json())["seconds"] == report.seconds
+
+
+def test_the_targets_of_the_views_are_of_the_slowest_page_and_the_longest_stall() -> None:
+    start = Start(ready=2.0, counted=3.0, stall=0.09, memory=2**20)
+    seconds = {"overview": [0.001] * 9, "failures": [0.2] * 9}
+    report = ViewsReport(parse(["--views=500"]), {"empty disk": start}, seconds, 0.05, 2**20, others=0.0)
+    assert [line.split(":")[0] for line in report.targets()] == ["met", "met"]
+    assert report.rows()[1] == ["failures", "200", "200", "200"]
+    slower = replace(
+        report, seconds=seconds | {"overview": [0.301] * 9}, starts={"empty disk": replace(start, stall=0.2)}
+    )
+    assert [line.split(":")[0] for line in slower.targets()] == ["missed", "missed"]
+
+
+def test_the_longest_stall_of_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "stalls"
+    assert longest(file, 0.0) == 0.0
+    file.write_text("100.000 0.5000\n200.000 0.0300\n300.000 0.0200\n")
+    assert longest(file, 150.0) == 0.03
 
 
 class TestTrial:
