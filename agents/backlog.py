@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from faust.types import TP
-
 from agents.shared import holding, overview, specs
 from streams.app import app, settings
 
@@ -20,36 +18,36 @@ RESUME_SHARE: Final = 0.8
 
 
 class Backlog:
-    """Pauses the worker's partitions of the arrivals topic, and resumes them.
+    """Says how many more arrivals may be taken.
 
     Attributes:
-        full: whether they are paused, on purpose.
+        full: whether none may, on purpose.
+        entering: how many node runs have been entered whose rows the changelog has not acknowledged yet. Where the
+            broker is slow they are many more than what is counted as open by then.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.full = False
+        self.entering = 0
 
     def look(self) -> None:
-        """Pause or resume, by how many node runs are open now, and not held."""
-        count = overview.open - holding.node_runs
+        """Begin or end to hold arrivals back, by how many node runs are open now, and not held."""
+        count = self._count()
         if not self.full and count >= self._limit:
             self.full = True
             logger.info("%d node runs are open (MAX_OPEN=%d): further arrivals wait in Kafka", count, self._limit)
-            app.consumer.pause_partitions(self._partitions())
         elif self.full and count < self._limit * RESUME_SHARE:
             self.full = False
             logger.info("%d node runs are open: arrivals are taken on again", count)
-            app.consumer.resume_partitions(self._partitions())
 
-    def again(self) -> None:
-        """Called when a rebalance is over: Faust has resumed every partition."""
-        self.full = False
-        self.look()
+    def room(self) -> int:
+        """Return how many node runs may come besides those that are open. The consumer's thread asks."""
+        return 0 if self.full else self._limit - self._count()
 
-    def _partitions(self) -> set[TP]:
-        return {tp for tp in app.consumer.assignment() if tp.topic == specs.arrivals.name}
+    def _count(self) -> int:
+        return overview.open + self.entering - holding.node_runs
 
 
 backlog: Final = Backlog(settings.max_open)
-app.on_settled.append(backlog.again)
+app.room[specs.arrivals.name] = backlog.room

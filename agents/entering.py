@@ -43,8 +43,15 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         logger.exception("the ledger failed")
         stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
     _counters[applied.note].inc()
+    opens = applied.run is not None and applied.before is None
+    if opens:
+        backlog.entering += 1
+        backlog.look()
 
     def acknowledged() -> None:
+        # It is called in any case: where the partition goes before, the process ends.
+        if opens:
+            backlog.entering -= 1
         _act(partition, event, applied)
         if isinstance(event, AskedEvent):
             told(event, applied)

@@ -22,6 +22,10 @@ each broker: a partition whose records were just being consumed is not in it, an
 """
 
 
+LOOKS_FOR_ROOM: Final = 0.05
+"""How soon a topic of which no more was taken is looked at again, in seconds."""
+
+
 class Fetched:
     """What a fetch brought of one partition: aiokafka's compiled parser, and the bytes that it reads."""
 
@@ -113,23 +117,26 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
           is the record that a stream, or the recovery of a table, then lacks.
         - aiokafka hands out all it has of one partition before the next: behind a backlog of arrivals the outcomes
           would wait for half a minute.
+        - Of a topic with a bound (`Worker.room`) no more is taken than there is room for, with what was taken before
+          and has not had its turn yet: to pause a partition leaves what stands in the stream's buffer already.
         """
         fetcher, loop = consumer._fetcher, asyncio.get_running_loop()
-        app, ends = self.consumer.app, loop.time() + (timeout or 0.0)
+        app, ends = cast("Any", self.consumer.app), loop.time() + (timeout or 0.0)
         generation = app.consumer_generation_id
         with fetcher._subscriptions.fetch_context():
             while self.consumer.flow_active and app.consumer_generation_id == generation:
                 if consumer._closed or fetcher._closed:
                     raise ConsumerStoppedError
-                found = await _taken(fetcher, active_partitions, max_records or 1)
+                found = await _taken(fetcher, active_partitions, max_records or 1, app)
                 left = ends - loop.time()
                 if found or left <= 0:
                     return found
-                await _wait_for_more(fetcher, left)
+                # That there is room again wakes nobody.
+                await _wait_for_more(fetcher, min(left, LOOKS_FOR_ROOM) if app.room else left)
         return {}
 
 
-async def _taken(fetcher: Any, active: set[TP], max_records: int) -> dict[Any, Any]:
+async def _taken(fetcher: Any, active: set[TP], max_records: int, app: Any) -> dict[Any, Any]:
     """Take what is there; nothing is awaited that is not ready."""
     if fetcher._subscriptions.reassignment_in_progress:
         return {}
@@ -137,8 +144,19 @@ async def _taken(fetcher: Any, active: set[TP], max_records: int) -> dict[Any, A
     share = max(1, max_records // max(1, len(ready)))
     found: dict[Any, Any] = {}
     for tp in ready:
-        found.update(await fetcher.fetched_records([tp], timeout=0, max_records=share))
+        wanted = min(share, _room(fetcher, tp.topic, app)) if tp.topic in app.room else share
+        if wanted > 0:
+            found.update(await fetcher.fetched_records([tp], timeout=0, max_records=wanted))
     return found
+
+
+def _room(fetcher: Any, topic: str, app: Any) -> int:
+    """Return how many records more of a topic may be taken."""
+    assigned, expected = fetcher._subscriptions.subscription.assignment, app.offsets.expected
+    states = [(tp, assigned.state_value(tp)) for tp in assigned.tps if tp.topic == topic]
+    # What is taken, and has not had its turn.
+    in_hand = sum(max(0, one.position - expected.get(tp, one.position)) for tp, one in states if one.has_valid_position)
+    return cast("int", app.room[topic]() - in_hand)
 
 
 async def _wait_for_more(fetcher: Any, seconds: float) -> None:

@@ -91,6 +91,7 @@ class Worker(faust.App):
         before_start: called, in order, before Faust's consumer starts.
         before_stop: called, in order, before Faust stops anything.
         after_stop: called, in order, when all else has stopped.
+        room: for topics of which not all is taken at any time: how many records more may be. Asked from another thread.
         settled: set but while a rebalance goes on: who owns what is not known then, and nothing may be written.
     """
 
@@ -114,6 +115,7 @@ class Worker(faust.App):
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
         self.owned: frozenset[int] = frozenset()
+        self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
         self._stopping = False
         self.settled = asyncio.Event()

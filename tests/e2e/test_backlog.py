@@ -14,6 +14,16 @@ async def echo(event: dict) -> dict:
     await asyncio.sleep(0.3)
     return {"n": event["n"]}
 """
+SLOW_CHANGELOG = """
+from tables.changelog import Changelog
+at_once = Changelog._round
+
+async def late(self):
+    await asyncio.sleep(0.5)
+    await at_once(self)
+
+Changelog._round = late
+"""
 GROWS_AT_MOST = 64 * MIB
 IN_HAND = 500
 """What a worker may have read already when it pauses its arrivals."""
@@ -42,3 +52,17 @@ def test_a_backlog_is_taken_on_piece_by_piece_and_survives_a_rebalance(new_team:
     assert 0 < most_of_one <= SCALE.max_open + IN_HAND
     assert most <= 2 * (SCALE.max_open + IN_HAND)
     assert max(memory) < before + GROWS_AT_MOST
+
+
+def test_a_slow_changelog_lets_no_more_in(new_team: NewTeam) -> None:
+    team = new_team(BUSY + SLOW_CHANGELOG)
+    load = Load(team.cluster)
+    load.create_topic()
+    load.publish(2000, per_second=5000)
+    team.start("one", MAX_OPEN="200")
+    team.settled()
+    with taken_by(team.cluster) as taken:
+        load.completes()
+    most = max(sample.open for sample in taken)
+    say(f"taken on and open: at most {most}")
+    assert 0 < most <= 200 + IN_HAND
