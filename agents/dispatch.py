@@ -82,6 +82,8 @@ class Dispatch:
     spawn: Callable[[Coroutine[object, object, None]], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
+    counting: set[int] = field(default_factory=set)
+    """Those of them whose node runs are not all in the overview yet."""
     _begun: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
     _ready: set[int] = field(default_factory=set)
     _awaiting: set[int] = field(default_factory=set)
@@ -261,6 +263,7 @@ class Dispatch:
         """Forget the work of a partition that another worker owns now. What runs, runs on."""
         self.active.discard(partition)
         self._begun.pop(partition, None)
+        self.counting.discard(partition)
         self._ready.discard(partition)
         self._awaiting.discard(partition)
         self._elsewhere.pop(partition, None)
@@ -289,6 +292,7 @@ class Dispatch:
         self.active.add(partition)
         self._items[partition] = {(work.node_run_id, work.index): work.attempt for work in running}
         self._begun[partition] = itertools.chain(open_runs, finished_runs)
+        self.counting.add(partition)
         self.owned(partition, ownership)
 
     def owned(self, partition: int, ownership: Ownership, *, resume: bool = True) -> None:
@@ -322,6 +326,8 @@ class Dispatch:
             partition, runs = self._begun.popitem()
             opened: set[str] = set()
             await self._each(partition, lambda _, runs=runs: runs, partial(self._count, opened), self._turn)  # type: ignore[misc]
+            if partition not in self._begun:
+                self.counting.discard(partition)
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)

@@ -85,9 +85,14 @@ class Here:
         return sorted(self.worker.owned & self.dispatch.active)
 
     @property
+    def listed(self) -> list[int]:
+        """Those of them whose node runs are all in the lists: after a start that takes a while."""
+        return sorted(set(self.partitions) - self.dispatch.counting)
+
+    @property
     def missing(self) -> list[int]:
-        """The partitions that are not here."""
-        return sorted(set(range(self.worker.settings.partitions)).difference(self.partitions))
+        """The partitions that are not here, or not all of whose node runs are in the lists yet."""
+        return sorted(set(range(self.worker.settings.partitions)).difference(self.listed))
 
     def worker_shown(self) -> WorkerShown:
         """Return this worker."""

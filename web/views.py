@@ -124,7 +124,7 @@ async def _roster() -> list[Peer] | None:
 others: Final = Others(
     app.incarnation,
     lambda: str(app.conf.canonical_url),
-    lambda: here.partitions,
+    lambda: here.listed,
     settings.partitions,
     _roster,
     Seal(settings.port_client_secret, settings.app_id),

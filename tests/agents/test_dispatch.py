@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from streams.records import Action, ArrayPolicy, Body, GraceOver, ItemAgain, ItemCompleted, RunCancelled, Settled
 from tables.ownership import Ownership
 from tables.state import State, Stop
-from tests.agents.desk import Desk, PartitionedRows
+from tests.agents.desk import WORKER, Desk, PartitionedRows
 from tests.agents.examples import ID, turns_of_the_loop, until
 from tests.tables.examples import answered, finished
 
@@ -238,10 +238,28 @@ async def test_a_take_over_does_not_wait_for_the_count_of_all_that_has_finished(
     taking.send(None)
     assert [work.node_run_id for work in desk.items] == [ID]
     assert 0 < desk.overview.counts()[State.REPORTED] <= 50
+    assert desk.dispatch.counting == {0}
     with pytest.raises(StopIteration):
         while True:
             taking.send(None)
     assert desk.overview.counts()[State.REPORTED] == 1000
+    assert desk.dispatch.counting == set()
+
+
+async def test_a_partition_that_goes_and_comes_back_while_it_is_counted_is_counted_anew() -> None:
+    desk = Desk(active=False)
+    for number in range(200):
+        desk.arrive(GREETING, node_run_id=f"wfnr_{number:04d}")
+    desk.dispatch.begin(0, Ownership(owner=WORKER))
+    counting = desk.dispatch.count()
+    counting.send(None)
+    desk.dispatch.lost(0)
+    assert desk.dispatch.counting == set()
+    desk.dispatch.begin(0, Ownership(owner=WORKER))
+    await asyncio.wait_for(desk.dispatch.count(), 10)
+    assert desk.dispatch.counting == set()
+    assert desk.overview.counts()[State.WAITING] == 200
+    counting.close()
 
 
 async def test_a_take_over_passes_a_partition_that_is_not_here_any_more() -> None:

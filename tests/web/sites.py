@@ -58,7 +58,7 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
     others = Others(
         worker.app.incarnation,
         lambda: str(worker.app.conf.canonical_url),
-        lambda: here.partitions,
+        lambda: here.listed,
         PARTITIONS,
         roster,
         Seal(SecretStr(around.key), "app"),

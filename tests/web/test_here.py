@@ -159,6 +159,12 @@ class TestOne:
         assert (caught.value.partition, caught.value.owned) == (partition, False)
         assert worker.here.missing == [partition]
 
+    def test_what_is_not_counted_yet_is_missing_in_lists(self, worker: FakeWorker) -> None:
+        worker.here.dispatch.counting.add(3)
+        assert (worker.here.missing, 3 in worker.here.partitions) == ([3], True)
+        worker.here.dispatch.counting.clear()
+        assert worker.here.missing == []
+
     @pytest.mark.parametrize("why", ["rebalancing", "taken over"])
     def test_not_there_cannot_be_said_while_a_partition_comes(self, worker: FakeWorker, why: str) -> None:
         worker.arrive("wfnr_a")
