@@ -10,13 +10,25 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, get_args
 from urllib.parse import quote, quote_plus
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, JsonValue, SecretStr, ValidationInfo
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    RootModel,
+    SecretBytes,
+    SecretStr,
+    ValidationInfo,
+)
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, from_json, to_json
 
@@ -66,6 +78,42 @@ class Secret(SecretStr):
             return info.context.decrypt(value)
         except SecretInputError as error:
             raise PydanticCustomError("secret_input", "{why}", {"why": str(error)}) from None
+
+
+def secret_fields(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names, aliases included, of the fields of a model, and of the models in it, that hold secrets: whose
+    type is, or has in it, `Secret`, `SecretStr` or `SecretBytes`.
+    """
+    names: set[str] = set()
+    seen: set[object] = set()
+
+    def look(annotation: object, held_by: Iterable[str]) -> None:
+        """Go through a type; `held_by` are the names of the field that it is the type of."""
+        if annotation is None:
+            return
+        if isinstance(annotation, type) and issubclass(annotation, SecretStr | SecretBytes):
+            names.update(held_by)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in seen:
+            seen.add(annotation)
+            for name, field in annotation.model_fields.items():
+                # What a root model holds stands where the model does.
+                own = held_by if issubclass(annotation, RootModel) else {name, *_aliases(field)}
+                look(field.annotation, own)
+        # Of a type alias (PEP 695) its value.
+        for part in (*get_args(annotation), getattr(annotation, "__value__", None)):
+            look(part, held_by)
+
+    look(model, ())
+    return frozenset(names)
+
+
+def _aliases(field: FieldInfo) -> Iterator[str]:
+    given = field.validation_alias
+    choices = given.choices if isinstance(given, AliasChoices) else [given]
+    for choice in (field.alias, *choices):
+        last = choice.path[-1] if isinstance(choice, AliasPath) else choice
+        if isinstance(last, str):
+            yield last
 
 
 def decrypt(text: str, client_secret: SecretStr) -> Secret:

@@ -1,13 +1,14 @@
 """Takes secrets out of what is shown.
 
 A value is a secret by the name it stands under: `token`, `password`, `clientSecret`, `X-Api-Key`, at any depth, also in
-JSON inside a text, in JSON that was cut off, and in texts like `part=...` or `Bearer ...`.
+JSON inside a text, in JSON that was cut off, and in texts like `part=...` or `Bearer ...`. So is what a handler's model
+declares as a `Secret`, wherever that name occurs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, cast
 
 from pydantic import JsonValue
@@ -19,6 +20,8 @@ _SECRET: Final = re.compile(
     "password|passwd|passphrase|pwd|secret|token|authorization|apikey|accesskey|privatekey|signingkey|encryptionkey"
     "|credential|cookie|bearer|jwt|connectionstring"
 )
+_declared: Final[set[str]] = set()
+"""Names that stand for secrets, too, as `_plain` writes them."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
 _NO_SECRETS: Final = frozenset({"null", "true", "false"})
 
@@ -35,7 +38,17 @@ _CUT_ESCAPE: Final = re.compile(r"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
 
 def is_secret(name: str) -> bool:
     """Whether what stands under this name is to be masked."""
-    return _SECRET.search(_NOT_IN_NAMES.sub("", name.lower())) is not None
+    plain = _plain(name)
+    return plain in _declared or _SECRET.search(plain) is not None
+
+
+def _plain(name: str) -> str:
+    return _NOT_IN_NAMES.sub("", name.lower())
+
+
+def also_secret(names: Iterable[str]) -> None:
+    """Have everything masked, from now on, that stands under these names, too."""
+    _declared.update(map(_plain, names))
 
 
 def masked(value: JsonValue) -> JsonValue:

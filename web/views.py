@@ -20,6 +20,7 @@ from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
 from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
 from port.models import Result
+from port.secrets import secret_fields
 from streams.app import app, settings
 from streams.messages import Foreign, NodeRunMessage
 from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
@@ -35,6 +36,7 @@ from web.health import Readiness
 from web.here import Here
 from web.index import Index
 from web.letters import Letters, LetterViews
+from web.masking import also_secret
 from web.metrics import Gauges, Queue
 from web.others import Others, Peer, Seal
 from web.owners import Owners
@@ -44,6 +46,10 @@ from web.series import Series, Step, count_of
 from web.site import Site, Strangers, counts_by_reason
 from web.status import LoopLag, Status
 from web.workers import Workers
+
+for handler_agent in handler_agents.values():
+    for model in handler_agent.handler.models:
+        also_secret(secret_fields(model))
 
 readiness: Final = Readiness(app, dispatch)
 here: Final = Here(

@@ -5,15 +5,16 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator
+from typing import Annotated
 from urllib.parse import quote, quote_plus
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, RootModel, SecretBytes, SecretStr, ValidationError
 
-from port.secrets import MASK, Decryption, Secret, SecretInputError, decrypt, encrypt
+from port.secrets import MASK, Decryption, Secret, SecretInputError, decrypt, encrypt, secret_fields
 from tests.port.vectors import VECTORS, Encrypted
 
 CLIENT_SECRET = SecretStr("0123456789abcdef0123456789abcdef and more")
@@ -218,3 +219,27 @@ def test_a_traceback_through_a_group_is_masked() -> None:
     text = "".join(traceback.format_exception(ExceptionGroup("several", [ValueError(secret)])))
     assert "| second line of it" in text
     assert "line of it" not in decryption_of(secret).masked(text)
+
+
+class _Key(RootModel[Secret]):
+    pass
+
+
+class _Inner(BaseModel):
+    pin: Annotated[Secret | None, Field(alias="PIN")] = None
+    name: str
+    again: list[_Inner] = []
+
+
+class _Outer(BaseModel):
+    inner: dict[str, _Inner]
+    phrase: Secret = Field(validation_alias=AliasChoices("passPhrase", AliasPath("nested", "deep")))
+    several: list[SecretStr]
+    raw: SecretBytes | int
+    key: _Key
+    plain: str
+
+
+def test_the_fields_of_a_model_that_hold_secrets() -> None:
+    assert secret_fields(_Outer) == {"pin", "PIN", "phrase", "passPhrase", "deep", "several", "raw", "key"}
+    assert secret_fields(_Inner) == {"pin", "PIN"}

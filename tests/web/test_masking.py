@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from web.masking import MASK, is_secret, masked, masked_text
+from web.masking import MASK, also_secret, is_secret, masked, masked_text
 
 SECRET = "s3cr3t-value"
 NAMES = (
@@ -31,6 +31,14 @@ def test_names_of_secrets(name: str) -> None:
 @pytest.mark.parametrize("name", ["service", "key", "author", "path", "", "passenger", "environment", "ключ"])
 def test_other_names(name: str) -> None:
     assert not is_secret(name)
+
+
+def test_what_a_handler_declares_as_a_secret_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.masking._declared", set())
+    assert masked({"launch-code": SECRET}) == {"launch-code": SECRET}
+    also_secret(["launchCode"])
+    assert masked({"launch-code": SECRET, "code": 1}) == {"launch-code": MASK, "code": 1}
+    assert SECRET not in masked_text(f'{{"launchCode":"{SECRET}')
 
 
 class TestValues:
