@@ -22,7 +22,7 @@ FLUSH_SECONDS: Final = 0.2
 """How long changes are gathered before they are written."""
 MOST_PENDING: Final = 2_000
 """Changes that are written at once, without waiting for that."""
-_MOST_QUEUED: Final = 5
+_MOST_QUEUED: Final = 1
 _SHOWN_CHARACTERS: Final = 200
 SEARCH_SECONDS: Final = 2.0
 """How long one search may take; what else is asked for waits meanwhile."""
