@@ -25,7 +25,7 @@ from agents.patterns import is_pattern, matches
 from port.models import Result
 from port.secrets import Decryption, Secret, encrypt
 from streams.messages import event_type
-from streams.records import ItemDeferred, ItemFinished
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 
 _CLIENT_SECRET: Final = SecretStr("the-client-secret-of-a-test-runs")
 _NOW: Final = 0.0
@@ -128,7 +128,13 @@ async def call_handler(
 async def outcome_of(handler: Handler, context: Context) -> Outcome:
     """Call a handler with a whole context, and return how that ended."""
     # With a clock that stands still a retry is due exactly as long after the call as it is to be waited.
-    event = (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    return outcome_in(
+        (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    )
+
+
+def outcome_in(event: ItemFinished | ItemRetry | ItemDeferred) -> Outcome:
+    """Return how a call ended, of its event; its clock stood at 0."""
     if isinstance(event, ItemDeferred):
         return Outcome(None, deferred=event.until - _NOW)
     if not isinstance(event, ItemFinished):
