@@ -21,7 +21,7 @@ from agents.cancelling import Cancellation
 from agents.context import Alone
 from agents.contract import Context, Handler, HandlerError, Resource, declared_in
 from agents.execution import Call, Threads, execute
-from agents.patterns import is_pattern, matches
+from agents.patterns import takes
 from port.models import Result
 from port.secrets import Decryption, Secret, encrypt
 from streams.messages import event_type
@@ -152,15 +152,11 @@ def _handler_of(function: Callable[..., object], wanted: str | None) -> Handler:
     name = f"{function.__module__}.{function.__qualname__}"
     if not found:
         raise HandlerError(f"{name} is no handler: it has no @handles(...)")
-    takes = [handler for handler in found if wanted is None or _takes(handler.event_type, wanted)]
-    if not takes:
+    right = [handler for handler in found if wanted is None or takes(handler.event_type, wanted)]
+    if not right:
         types = ", ".join(repr(handler.event_type) for handler in found)
         raise HandlerError(f"{name} handles {types}; the payload says {wanted!r}")
-    return takes[0]
-
-
-def _takes(declared_for: str, wanted: str) -> bool:
-    return declared_for == wanted or (is_pattern(declared_for) and matches(declared_for, wanted))
+    return right[0]
 
 
 def _encrypted(value: object) -> object:

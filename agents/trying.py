@@ -22,7 +22,7 @@ from agents.context import Alone, Context, Host
 from agents.contract import Handler, Middleware
 from agents.execution import Call, Threads, execute
 from agents.feeding import Feeder
-from agents.patterns import matches
+from agents.patterns import takes
 from agents.resources import Resource
 from agents.testing import Outcome, outcome_in
 from agents.work import ItemWork
@@ -144,7 +144,7 @@ class Trials:
             TrialError: it is none of the handler's event types, no place was free in time, or the worker stops.
         """
         named = event_type(fields)
-        if named is not None and named != self._handler.event_type and not matches(self._handler.event_type, named):
+        if named is not None and not takes(self._handler.event_type, named):
             raise TrialError(f"the payload's event type is {named[:80]!r}: this handler is for another one")
         work = ItemWork(_NOWHERE, f"wfnr_dry-run-{secrets.token_hex(8)}", 0, 0, named or self._handler.event_type, 1)
         trial = self._trials[work] = _Trial(fields, asyncio.get_running_loop().create_future())

@@ -51,7 +51,6 @@ from web.data import (
     Shown,
     node_run_shown,
 )
-from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here, NoSuchNodeRunError, NotHereError
 from web.letters import LetterViews
@@ -80,7 +79,7 @@ _LOGOUT: Final = "/logout"
 _PAGES: Final = frozenset(
     {"/", "/node-runs", "/failures", "/dead-letters", "/stuck", "/handlers", "/workers", "/audit"}
 )
-_LETTER: Final = re.compile("/dead-letters/[0-9]{1,6}/[0-9]{1,18}")
+_ONE: Final = re.compile(r"/dead-letters/[0-9]{1,6}/[0-9]{1,18}|/handlers/[^/?#\\]{1,600}", re.ASCII)
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD"})
 _MOST_LOGIN_BYTES: Final = 4096
 _HEADERS: Final = {
@@ -157,8 +156,6 @@ class Site:
         application.middlewares.append(self.guarded)
         application.on_response_prepare.append(_add_headers)
         application.on_response_prepare.append(self._sign)
-        actions = self.actions
-        handlers = Handlers(self.here, self.pages, actions.pausing, actions.handlers, self.others)
         application.router.add_routes(
             [
                 web.get("/", self.index),
@@ -175,10 +172,9 @@ class Site:
                 web.post(_LOGOUT, self.logout),
                 web.post(CALLBACK, self.callbacks.complete),
                 web.get(CALLBACK, self.callbacks.explain),
-                *actions.routes(),
+                *self.actions.routes(),
                 *self.letters.routes(),
                 *Stuck(self.here, self.pages, self.others).routes(),
-                *handlers.routes(),
             ]
         )
         for area in self.areas:
@@ -410,10 +406,10 @@ def _wants_html(request: web.Request) -> bool:
 
 def _is_page(place: str) -> bool:
     """Whether this is a page of ours, perhaps with a query: where a login may lead to."""
-    path, _, query = place.partition("?")
-    known = path in _PAGES or _LETTER.fullmatch(path) is not None
+    path = place.partition("?")[0]
+    known = path in _PAGES or _ONE.fullmatch(path) is not None
     known = known or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
-    return known and query.isascii() and query.isprintable()
+    return known and place.isascii() and place.isprintable()
 
 
 def _is_callback(request: web.Request) -> bool:
