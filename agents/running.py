@@ -136,11 +136,13 @@ class HandlerAgent:
             await asyncio.wait({remains})
         finally:
             self._overdue -= 1
+            self.feeder.blocked_since = None
             telling.forget(call.context)
 
     def _watch(self) -> None:
         """While all slots are kept by calls past their ends, what waits gets nowhere: it has one more deadline."""
         waiting = self.feeder.pending
+        self.feeder.blocked_since = time.monotonic()
         asyncio.get_running_loop().call_later(self.handler.deadline, self._give_up, waiting)
 
     def _give_up(self, waiting: list[ItemWork]) -> None:

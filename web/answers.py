@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -18,6 +19,7 @@ MOST_LIMIT: Final = 500
 _MOST_ITEMS: Final = 10_000_000
 _SHOWN_CHARACTERS: Final = 80
 T = TypeVar("T")
+S = TypeVar("S", bound=StrEnum)
 
 
 @dataclass
@@ -54,7 +56,12 @@ def first_of(request: web.Request) -> int:
 
 def state_of(request: web.Request) -> State | None:
     """Return `state`, None for any. Raises RefusedError (400)."""
-    return _query(request, "state", None, State, f"one of {', '.join(State)}")
+    return choice_of(request, "state", State)
+
+
+def choice_of(request: web.Request, name: str, among: type[S]) -> S | None:
+    """Return one of several words, None for any. Raises RefusedError (400)."""
+    return _query(request, name, None, among, f"one of {', '.join(among)}")
 
 
 def _query(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:

@@ -60,7 +60,6 @@ from web.merging import merged
 from web.others import Answer, Others, Question, is_local
 from web.owners import Owners, passed_on
 from web.pages import Pages
-from web.stuck import Stuck
 from web.timeline import timeline
 from web.wellness import failed, problems
 from web.workers import Workers
@@ -174,7 +173,6 @@ class Site:
                 web.get(CALLBACK, self.callbacks.explain),
                 *self.actions.routes(),
                 *self.letters.routes(),
-                *Stuck(self.here, self.pages, self.others).routes(),
             ]
         )
         for area in self.areas:

@@ -50,6 +50,7 @@ from web.search import Lists
 from web.series import Series, Step, count_of
 from web.site import Site, Strangers, counts_by_reason
 from web.status import LoopLag, Status
+from web.stuck import Stuck
 from web.trials import TEST_MESSAGE, Payload, Trials
 from web.workers import Workers
 
@@ -222,6 +223,7 @@ site: Final = Site(
     areas=[
         series,
         Lists(here, index, others, pages),
+        Stuck(here, pages, others, pausing, declarations),
         Handlers(here, pages, pausing, declarations, others, handler_counts, trials),
     ],
     buckets=_buckets,

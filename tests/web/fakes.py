@@ -1,5 +1,6 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
@@ -174,6 +175,8 @@ class FakeWorker:
         self.counted: dict[str, Counts] = {}
         self.samples = SamplesByName()
         self.counts = HandlerCounts(lambda: dict(self.counted), self.samples.hour)
+        self.clock = time.monotonic
+        """What the views measure the ages of calls with."""
         self.tried: list[tuple[str, Mapping[str, JsonValue]]] = []
         """What handlers were called for in dry runs."""
         self.published: list[tuple[Mapping[str, JsonValue], str, str]] = []

@@ -23,6 +23,7 @@ from web.owners import Owners
 from web.pages import Pages
 from web.site import Area, LeftAlone, Site, Strangers
 from web.status import LoopLag, Status
+from web.stuck import Stuck
 from web.trials import Trials
 from web.workers import Workers
 
@@ -97,6 +98,10 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         others=others,
         owners=owners,
         workers=Workers(Status(here, readiness, LoopLag()), others, pages, asks=bool(around.token)),
-        areas=[*around.areas, handlers],
+        areas=[
+            *around.areas,
+            handlers,
+            Stuck(here, pages, others, worker.pausing, worker.declarations, worker.clock),
+        ],
         buckets=lambda: around.buckets,
     )

@@ -196,7 +196,8 @@ async def test_none_runs_in_what_was_tried(seen: Seen, name: str) -> None:
     await seen.page.get_by_role("alert").wait_for()
     seen.expected("422")
     await check(seen)
-    assert as_shown(script)[:10] in await seen.page.locator("textarea").input_value()
+    # A parser of HTML leaves no NUL in a field.
+    assert script.replace("\0", "\ufffd")[:10] in await seen.page.locator("textarea").input_value()
 
 
 @_guarded
