@@ -41,7 +41,8 @@ from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here
 from web.index import Index
-from web.letters import Letters, LetterViews
+from web.letterbox import Letters
+from web.letters import LetterViews
 from web.metrics import Gauges, Queue
 from web.others import Others, Peer, Seal
 from web.owners import Owners

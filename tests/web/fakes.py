@@ -46,7 +46,7 @@ from tables.state import Note
 from web.counted import Counts, HandlerCounts
 from web.declared import ArrayShown, Declaration, Kind, RetryShown
 from web.here import Here
-from web.letters import Letters
+from web.letterbox import Letters
 
 PARTITIONS = 8
 NOON = 1_800_000_000.0
