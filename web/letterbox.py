@@ -102,17 +102,14 @@ class Head:
     """What is kept of a letter."""
 
     place: Place
+    name: str
+    """The place, as `partition/offset`."""
     at: float
     reason: str
     """With secrets masked, as what follows."""
     topic: str | None
     size: int
     start: str
-
-    @property
-    def name(self) -> str:
-        """The letter, as `partition/offset`."""
-        return name_of(self.place)
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ class Letters:
         place, value = (record.partition, record.offset), record.value or b""
         start = masked_text(value[: 4 * START_CHARACTERS].decode(errors="replace")[:START_CHARACTERS])
         reason, topic = masked_text(header_of(record, "reason")), topic_of(record)
-        self._heads[place] = Head(place, record.timestamp / 1000, reason, topic, len(value), start)
+        self._heads[place] = Head(place, name_of(place), record.timestamp / 1000, reason, topic, len(value), start)
         if len(self._heads) > MOST_LETTERS:
             self._heads.popitem(last=False)
 
@@ -219,17 +216,18 @@ class Letters:
         return [head for head in newest if (query.everything or head.name not in self._handled) and query.fits(head)]
 
     def listed(self, query: LetterQuery, limit: int, after: Cursor | None = None) -> LetterList:
-        """Return a page of the letters that are asked for."""
+        """Return a page of the letters that are asked for. Takes its time with many: may be called in a thread."""
+        known = list(self._heads.values())
         heads = self.matching(query)
         rest = heads if after is None else [head for head in heads if (head.at, head.place) < _letter_after(after)]
         lines = [self.line(head) for head in rest[:limit]]
-        done = sum(head.name in self._handled for head in self._heads.values())
+        done = sum(head.name in self._handled for head in known)
         return LetterList(
             letters=lines,
-            total=len(self._heads),
-            open=len(self._heads) - done,
+            total=len(known),
+            open=len(known) - done,
             matching=len(heads),
-            topics=sorted({head.topic for head in self._heads.values() if head.topic is not None}),
+            topics=sorted({head.topic for head in known if head.topic is not None}),
             after=_written(rest[limit - 1].at, rest[limit - 1].name) if len(rest) > limit else None,
         )
 
@@ -256,11 +254,13 @@ class Letters:
 
     def audit(self, query: AuditQuery, limit: int, after: Cursor | None = None) -> AuditList:
         """Return a page of what people did, of what is asked for, the latest first."""
-        newest = sorted(filter(query.fits, self._audited.values()), key=lambda one: (one.at, one.id), reverse=True)
+        newest = sorted(
+            filter(query.fits, list(self._audited.values())), key=lambda one: (one.at, one.id), reverse=True
+        )
         rest = newest if after is None else [one for one in newest if (one.at, one.id) < after]
         return AuditList(
             actions=list(_shown(rest[:limit])),
-            whats=sorted({one.what for one in self._audited.values()}),
+            whats=sorted({one.what for one in list(self._audited.values())}),
             after=_written(rest[limit - 1].at, rest[limit - 1].id) if len(rest) > limit else None,
         )
 

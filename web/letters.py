@@ -132,12 +132,14 @@ class LetterViews:
 
     async def list(self, request: web.Request) -> web.Response:
         """Show the latest letters; with `?all=1` those too that something was done to."""
-        shown = self.letters.listed(LetterQuery.of(request.query), limit_of(request), after_of(request))
+        query = LetterQuery.of(request.query)
+        shown = await asyncio.to_thread(self.letters.listed, query, limit_of(request), after_of(request))
         return self._page(request, shown, "dead_letters.html", _FILTERS, shown.after)
 
     async def audit(self, request: web.Request) -> web.Response:
         """Show what people did."""
-        shown = self.letters.audit(AuditQuery.read(request.query), limit_of(request), after_of(request))
+        query = AuditQuery.read(request.query)
+        shown = await asyncio.to_thread(self.letters.audit, query, limit_of(request), after_of(request))
         return self._page(request, shown, "audit.html", _AUDIT_FILTERS, shown.after)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -200,7 +202,7 @@ class LetterViews:
         body = await body_of(request, PreviewBody)
         query = LetterQuery.of({name: getattr(body, name) or "" for name in _FILTERS if name != "all"})
         if body.all:
-            heads = self.letters.matching(query)
+            heads = await asyncio.to_thread(self.letters.matching, query)
         elif body.letters:
             heads = [head for place in _places(body.letters) if (head := self.letters.head(place)) is not None]
         else:

@@ -79,6 +79,8 @@ _PAGES: Final = frozenset(
     {"/", "/node-runs", "/failures", "/dead-letters", "/stuck", "/handlers", "/workers", "/audit"}
 )
 _ONE: Final = re.compile(r"/dead-letters/[0-9]{1,6}/[0-9]{1,18}|/handlers/[^/?#\\]{1,600}", re.ASCII)
+_FORM: Final = re.compile(r"(/node-runs/[^/]+|/handlers/[^/]+|/dead-letters(?:/[0-9]+/[0-9]+)?)/")
+"""How the paths of forms begin: with that of their page."""
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD"})
 _MOST_LOGIN_BYTES: Final = 4096
 _HEADERS: Final = {
@@ -208,7 +210,9 @@ class Site:
             return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
         if error.status is HTTPStatus.UNAUTHORIZED:
             return self._login_page(request, error)
-        answer = self.pages.answer("refused.html", status=error.status, error=error.shown, asks=self.guard.asks)
+        answer = self.pages.answer(
+            "refused.html", status=error.status, error=error.shown, asks=self.guard.asks, back=_back(request)
+        )
         answer.headers.update(error.headers)
         return answer
 
@@ -400,6 +404,12 @@ def _unauthorized(message: str) -> RefusedError:
 
 def _wants_html(request: web.Request) -> bool:
     return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
+
+
+def _back(request: web.Request) -> str | None:
+    """Return the page that has the form which was refused."""
+    found = None if request.method == "GET" else _FORM.match(request.rel_url.raw_path)
+    return found[1] if found is not None and _is_page(found[1]) else None
 
 
 def _is_page(place: str) -> bool:
