@@ -304,6 +304,7 @@ class FakeWorker:
         error: str | None = None,
         trace: str | None = None,
         event_type: str = "greet",
+        attempt: int = 1,
     ) -> None:
         """A handler ends."""
         self.outcome(
@@ -312,7 +313,7 @@ class FakeWorker:
                 index=index,
                 message=0,
                 event_type=event_type,
-                attempt=1,
+                attempt=attempt,
                 result=Result.SUCCESS if error is None else Result.FAILED,
                 output=output if error is None else None,
                 error=error,

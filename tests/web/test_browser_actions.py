@@ -36,8 +36,8 @@ async def test_a_retry_by_the_keyboard_is_followed_to_its_end(one_browser: Brows
         async with page.expect_response(lambda answer: answer.url.endswith("/events")):
             await page.keyboard.press("Enter")
         await expect(page.locator(".head .state")).to_have_text("waiting")
-        for index in range(2):
-            worker.end("wfnr_a", index)
+        worker.end("wfnr_a", 0, attempt=2)
+        worker.end("wfnr_a", 1)
         worker.settle("wfnr_a")
         await expect(page.locator(".head .result")).to_have_text("SUCCESS")
 
