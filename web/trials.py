@@ -134,12 +134,14 @@ class Trials:
         except RefusedError as error:
             wrong = error
         else:
-            return self._answer(request, name, self._shown(tried), body.payload)
+            # Large ones take their time.
+            return await asyncio.to_thread(self._answer, request, name, tried, body.payload)
         if request.path.startswith("/api/"):
             raise wrong
         return await self._again(request, name, wrong)
 
-    def _answer(self, request: web.Request, name: str, shown: TriedShown, payload: Payload) -> web.Response:
+    def _answer(self, request: web.Request, name: str, tried: Tried, payload: Payload) -> web.Response:
+        shown = self._shown(tried)
         if request.path.startswith("/api/"):
             return web.Response(body=shown.to_json(), content_type="application/json")
         text = to_json(payload, indent=2).decode()

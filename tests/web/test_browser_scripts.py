@@ -28,6 +28,7 @@ MORE: Final = [
     "/dead-letters?all=1&limit=500",
     "/?state=refused&limit=500",
     "/node-runs?state=deferred&limit=500",
+    "/stuck?why=paused&limit=500",
     BULK,
 ]
 # One thing a page: what is made of it is the same for each script, and lists have all of them.
