@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from itertools import chain, islice
 from math import inf
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from aiohttp import web
 
@@ -87,13 +87,12 @@ class StuckList(Shown):
     missing_workers: list[MissingWorker] = []
 
 
-@dataclass(frozen=True)
-class _Waits:
+class _Waits(NamedTuple):
     """An item that may be stuck; where `why` is not known yet its row says it."""
 
     partition: int
     node_run_id: str
-    index: int
+    item: int
     why: Why | None = None
     until: float | None = None
     handler: str | None = None
@@ -140,7 +139,7 @@ class Stuck:
         return _together(lists, limit, gathered.missing)
 
     async def _own(self, limit: int, why: Why | None) -> StuckList:
-        items, waiting = self._items(why)
+        items, waiting = await self._items(limit, why)
         found = list[tuple[float, StuckLine]]()
         for number, waits in enumerate(items, 1):
             line = self._line(waits)
@@ -157,20 +156,23 @@ class Stuck:
 
     # What may be stuck.
 
-    def _items(self, why: Why | None) -> tuple[list[_Waits], int]:
+    async def _items(self, limit: int, why: Why | None) -> tuple[list[_Waits], int]:
         """Return what is to be looked at, and how much there is; from memory, and no more than can be looked at."""
-        sources: list[tuple[set[Why], Iterable[_Waits], int]] = [
-            ({Why.OVERDUE, Why.DEADLINE}, self._called(), 0),
-            ({Why.PLACE}, self._without_places(), self._behind_blocked()),
-            ({Why.CALLBACK, Why.HANDLER, Why.RETRY}, self._due(), 0),
-            ({Why.PAUSED}, self._paused(), sum(self.pausing.waiting().values())),
+        # What waits for a place stands in the order in which it ends, and what is paused has no end: no more is needed
+        # of these than is shown.
+        sources: list[tuple[set[Why], Iterable[_Waits], int, int]] = [
+            ({Why.OVERDUE, Why.DEADLINE}, self._called(), _MOST_EXAMINED, 0),
+            ({Why.PLACE}, self._without_places(limit), _MOST_EXAMINED, self._behind_blocked()),
+            ({Why.CALLBACK, Why.HANDLER, Why.RETRY}, self._due(), _MOST_EXAMINED, 0),
+            ({Why.PAUSED}, self._paused(), limit, sum(self.pausing.waiting().values())),
         ]
         items, waiting = list[_Waits](), 0
-        for whys, source, number in sources:
+        for whys, source, most, number in sources:
             if why is None or why in whys:
-                some = list(islice(source, _MOST_EXAMINED))
+                some = list(islice(source, most))
                 items += some
                 waiting += max(number, len(some))
+                await asyncio.sleep(0)
         if why in (None, Why.CALLBACK, Why.HANDLER, Why.RETRY):
             waiting += max(0, len(self.here.dispatch.due) - _MOST_EXAMINED)
         return items, waiting
@@ -184,13 +186,13 @@ class Stuck:
                     why = Why.DEADLINE if used < deadline else Why.OVERDUE
                     yield _waits(work, why, time.time() + deadline - used, name)
 
-    def _without_places(self) -> Iterator[_Waits]:
+    def _without_places(self, limit: int) -> Iterator[_Waits]:
         """Yield the items that wait behind calls past their deadlines: what waited then has one deadline from then."""
         for name, feeder, deadline in self._feeders():
             blocked = feeder.blocked_since
             if blocked is None:
                 continue
-            for since, work in list(islice(feeder.waiting_since(), _MOST_EXAMINED)):
+            for since, work in list(islice(feeder.waiting_since(), limit)):
                 rounds = 1 if since <= blocked else 2
                 if work.partition in self.here.dispatch.active:
                     yield _waits(work, Why.PLACE, time.time() + blocked + rounds * deadline - self.clock(), name)
@@ -221,7 +223,7 @@ class Stuck:
         """Return an item as it is shown; None where it does not wait any more."""
         try:
             run = self.here.node_runs.run(waits.partition, waits.node_run_id)
-            item = None if run is None else self.here.node_runs.item(waits.partition, run, waits.index)
+            item = None if run is None else self.here.node_runs.item(waits.partition, run, waits.item)
         except NotOwnedError:
             return None
         if run is None:
@@ -234,7 +236,7 @@ class Stuck:
             why, until = waits.why, waits.until
         return StuckLine(
             node_run_id=waits.node_run_id,
-            index=waits.index,
+            index=waits.item,
             event_type=_event_type(item, run),
             handler=waits.handler,
             why=why,
@@ -244,7 +246,7 @@ class Stuck:
         )
 
     def _row_says(self, waits: _Waits, item: Item | None) -> tuple[Why, float | None]:
-        held = self.here.holding.until(waits.partition, waits.node_run_id, waits.index)
+        held = self.here.holding.until(waits.partition, waits.node_run_id, waits.item)
         if held is not None:
             return Why.HANDLER, held
         if item is not None and item.deferred_until is not None:
