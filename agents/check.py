@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import logging
@@ -12,9 +11,9 @@ from typing import Final, NoReturn
 
 import click
 from faust.cli import AppCommand, option
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from agents.contract import Handler
+from agents.schemas import schema_of
 from agents.shared import handlers, specs
 from streams.app import settings
 from streams.checks import check_machine, check_port, check_settings, check_web
@@ -65,15 +64,12 @@ async def look(say: Say) -> None:
 
 def of_handler(handler: Handler) -> Finding:
     """Say how a handler is declared; its JSON schema is in the details, None where the model has none."""
-    schema: dict[str, object] | None = None
     fields = "any object"
     if handler.model is not None:
         fields = ", ".join(
             field.alias or name if field.is_required() else f"[{field.alias or name}]"
             for name, field in handler.model.model_fields.items()
         )
-        with contextlib.suppress(PydanticInvalidForJsonSchema):
-            schema = handler.model.model_json_schema()
     limits = f"concurrency {handler.concurrency}, deadline {handler.deadline:g} s, retries {handler.retries}"
     if handler.policy is not None:
         limits += f", {_policy(handler.policy)}"
@@ -81,7 +77,7 @@ def of_handler(handler: Handler) -> Finding:
         f"handler {handler.event_type}",
         f"{handler.name} takes {fields}; {limits}",
         function=handler.name,
-        schema=schema,
+        schema=schema_of(handler),
         concurrency=handler.concurrency,
         deadline=handler.deadline,
         retries=handler.retries,

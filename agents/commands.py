@@ -24,7 +24,8 @@ from agents.callbacks import word
 from agents.check import of_handler
 from agents.contract import Context
 from agents.execution import MAX_OUTPUT_BYTES
-from agents.node_template import Schema, node_of
+from agents.node_template import node_of
+from agents.schemas import Schema
 from agents.sending import NodeFile, SendingError, append, message_of, new_execution, publish, read_node_file, signed
 from agents.testing import Outcome, outcome_of
 from port.client import AnswerKind, PortClient

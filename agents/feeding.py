@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import faust
@@ -47,6 +47,8 @@ class Feeder(Generic[W]):
         self._idle = asyncio.Event()
         self._idle.set()
         self.stopped = False
+        self.blocked_since: float | None = None
+        """Since when, in monotonic time, every actor is kept by a piece that has ended; None where one is not."""
         self.moves = 0
         """Grows with every piece that begins, ends, or is taken back."""
 
@@ -68,6 +70,14 @@ class Feeder(Generic[W]):
     def running(self) -> list[W]:
         """The pieces that actors work on."""
         return [work for _, work in self._running.values()]
+
+    def since(self) -> Iterator[tuple[float, W]]:
+        """Yield the pieces that actors work on, each with the monotonic time since when."""
+        yield from self._running.values()
+
+    def waiting_since(self) -> Iterator[tuple[float, W]]:
+        """Yield the pieces that no actor has begun likewise, the oldest first."""
+        yield from self._waiting
 
     @property
     def taken(self) -> int:

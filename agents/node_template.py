@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final
 
 from pydantic import JsonValue
 
+from agents.schemas import Schema, resolved
 from streams.messages import EVENT_TYPE_FIELDS
 
-Schema: TypeAlias = Mapping[str, JsonValue]
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NOT_IN_IDENTIFIERS: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _NOW: Final = "{{ now | todateiso8601 }}"
@@ -48,8 +47,8 @@ class _Template:
 
     def object_of(self, schema: Schema, within: tuple[str, ...]) -> dict[str, JsonValue]:
         """`within` are the definitions that this one is part of: a model may hold itself."""
-        resolved, within = self._resolved(schema, within)
-        properties, required = resolved.get("properties"), resolved.get("required")
+        plain, within = resolved(schema, self._definitions, within)
+        properties, required = plain.get("properties"), plain.get("required")
         if not isinstance(properties, dict):
             return {}
         needed = required if isinstance(required, list) else []
@@ -63,27 +62,12 @@ class _Template:
         return found
 
     def _needed(self, name: str, schema: Schema, within: tuple[str, ...]) -> JsonValue:
-        resolved, inside = self._resolved(schema, within)
-        if "const" in resolved:
-            return resolved["const"]
-        if resolved.get("properties") and inside is not within:
+        plain, inside = resolved(schema, self._definitions, within)
+        if "const" in plain:
+            return plain["const"]
+        if plain.get("properties") and inside is not within:
             return self.object_of(schema, within)
-        return _NOW if resolved.get("format") == "date-time" else _template(_place(name))
-
-    def _resolved(self, schema: Schema, within: tuple[str, ...]) -> tuple[Schema, tuple[str, ...]]:
-        """Follow references, and of alternatives the first, down to what says something itself."""
-        while True:
-            reference, alternatives = schema.get("$ref"), schema.get("anyOf") or schema.get("oneOf")
-            if isinstance(reference, str):
-                name = reference.rpartition("/")[2]
-                found = self._definitions.get(name)
-                if name in within or not isinstance(found, dict):
-                    return {}, within
-                schema, within = found, (*within, name)
-            elif isinstance(alternatives, list) and alternatives and isinstance(alternatives[0], dict):
-                schema = alternatives[0]
-            else:
-                return schema, within
+        return _NOW if plain.get("format") == "date-time" else _template(_place(name))
 
 
 def _optional(name: str, schema: Schema) -> JsonValue:

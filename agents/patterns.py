@@ -29,6 +29,11 @@ def matches(pattern: str, event_type: str) -> bool:
     return True
 
 
+def takes(declared_for: str, event_type: str) -> bool:
+    """Whether what a handler is declared for, an event type or a pattern, is or matches an event type."""
+    return declared_for == event_type or (is_pattern(declared_for) and matches(declared_for, event_type))
+
+
 def overlap(one: str, other: str) -> bool:
     """Whether there is an event type that both patterns match."""
 

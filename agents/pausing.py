@@ -8,7 +8,7 @@ nothing of Faust.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agents.work import ItemWork
@@ -43,6 +43,11 @@ class Pausing:
             for event_type, _ in kept.values():
                 counts[event_type] += 1
         return dict(counts)
+
+    def kept(self) -> Iterator[tuple[str, ItemWork]]:
+        """Yield the items that wait, each with what its handler is declared for."""
+        for kept in self._kept.values():
+            yield from kept.values()
 
     def keep(self, event_type: str, work: ItemWork) -> None:
         """Have an item wait."""

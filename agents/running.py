@@ -20,6 +20,7 @@ from agents.execution import Call, Ended, Threads, execute
 from agents.feeding import Feeder, InMemoryChannel
 from agents.resources import SESSION, resources_in
 from agents.shared import calls, dispatch, handlers, holding, node_runs, pausing, resources, spans, spawn, telling
+from agents.trying import Trials
 from agents.work import ItemWork
 from port.budget import Urgency
 from port.client import Answer, Before
@@ -30,7 +31,7 @@ from streams.exits import stop_process
 from streams.metrics import ATTEMPTS, DEADLINE_MISSES, ITEM_SECONDS, ITEMS, OVERDUE
 from streams.progress import Stage
 from streams.records import ItemFinished, ItemRetry, RunCancelled
-from streams.samples import HANDLER_SAMPLES
+from streams.samples import HANDLER_SAMPLES, Samples
 from streams.settings import UnknownEvents
 from tables.rows import NotOwnedError
 from tables.state import Run, Stop, ask_of_item
@@ -50,7 +51,9 @@ class HandlerAgent:
         self.feeder: Feeder[ItemWork] = Feeder()
         self.feeder.attach(app)
         owning.running.append(lambda: self.feeder.running)
+        self.trials = Trials(handler, self.feeder, telling, settings.port_client_secret, _middleware)
         self._threads = Threads(handler.concurrency)
+        self._samples = HANDLER_SAMPLES.of(handler.event_type)
         self._overdue = 0
         self._recording = 0
         name = f"handler-{handler.event_type}"
@@ -77,6 +80,8 @@ class HandlerAgent:
             if call is None:
                 return
         except NotOwnedError:
+            # In no partition, or in one that has moved.
+            await self._try(work)
             return
         except Exception as error:
             await _record_error(work, error)
@@ -100,7 +105,7 @@ class HandlerAgent:
             return None
         if telling.said or ended.remains is not None:
             await telling.ended(call.context, goes_on=ended.remains is not None)
-        _measure(self.handler, ended)
+        _measure(self.handler, self._samples, ended)
         if spans is not None:
             spans.item(call.context, ended.event, began_at, time.time())
         self._recording += 1
@@ -109,6 +114,15 @@ class HandlerAgent:
         finally:
             self._recording -= 1
         return ended
+
+    async def _try(self, work: ItemWork) -> None:
+        """Make a dry run, if it is one."""
+        tried = await self.trials.take(work, self._threads)
+        if tried is None:
+            return
+        call, remains = tried
+        if remains is not None:
+            await self._outlast(remains, call)
 
     async def _outlast(self, remains: asyncio.Future[object], call: Call) -> None:
         """Keep the slot of a call that goes on past its deadline, or its cancellation, until it ends."""
@@ -122,18 +136,21 @@ class HandlerAgent:
             await asyncio.wait({remains})
         finally:
             self._overdue -= 1
+            self.feeder.blocked_since = None
             telling.forget(call.context)
 
     def _watch(self) -> None:
         """While all slots are kept by calls past their ends, what waits gets nowhere: it has one more deadline."""
         waiting = self.feeder.pending
+        self.feeder.blocked_since = time.monotonic()
         asyncio.get_running_loop().call_later(self.handler.deadline, self._give_up, waiting)
 
     def _give_up(self, waiting: list[ItemWork]) -> None:
         if self._overdue < self.handler.concurrency:
             return
         error = f"all {self._overdue} calls of the handler go on past their deadline of {self.handler.deadline:g} s"
-        for work in self.feeder.withdraw(waiting):
+        # A dry run has a time limit of its own.
+        for work in self.feeder.withdraw(work for work in waiting if work.partition >= 0):
             spawn(record(work.partition, _failed(work, error)))
         self._watch()
 
@@ -148,7 +165,7 @@ async def _record_error(work: ItemWork, error: Exception) -> None:
     await record(work.partition, _failed(work, f"internal error: {type(error).__name__}: {error}"))
 
 
-def _measure(handler: Handler, ended: Ended) -> None:
+def _measure(handler: Handler, samples: Samples, ended: Ended) -> None:
     event = ended.event
     if ended.missed:
         DEADLINE_MISSES.labels(handler.event_type).inc()
@@ -159,7 +176,7 @@ def _measure(handler: Handler, ended: Ended) -> None:
     seconds = event.ended_at - event.started_at
     _took(handler.event_type).observe(seconds)
     _attempts(handler.event_type).observe(event.attempt)
-    HANDLER_SAMPLES.add(seconds)
+    samples.add(seconds)
 
 
 # Looking a metric up by its labels costs more than counting.
@@ -355,8 +372,13 @@ async def drain() -> None:
     for feeder in feeders:
         feeder.stop()
     running = sum(len(feeder.running) for feeder in feeders)
-    if not running:
-        return
+    if running:
+        await _idle(feeders, running)
+    for agent in handler_agents.values():
+        agent.trials.stop()
+
+
+async def _idle(feeders: list[Feeder[ItemWork]], running: int) -> None:
     logger.info("waiting up to %g s for %d calls of handlers", settings.drain_seconds, running)
     ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
     with contextlib.suppress(TimeoutError):

@@ -21,11 +21,11 @@ from agents.cancelling import Cancellation
 from agents.context import Alone
 from agents.contract import Context, Handler, HandlerError, Resource, declared_in
 from agents.execution import Call, Threads, execute
-from agents.patterns import is_pattern, matches
+from agents.patterns import takes
 from port.models import Result
 from port.secrets import Decryption, Secret, encrypt
 from streams.messages import event_type
-from streams.records import ItemDeferred, ItemFinished
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
 
 _CLIENT_SECRET: Final = SecretStr("the-client-secret-of-a-test-runs")
 _NOW: Final = 0.0
@@ -128,7 +128,13 @@ async def call_handler(
 async def outcome_of(handler: Handler, context: Context) -> Outcome:
     """Call a handler with a whole context, and return how that ended."""
     # With a clock that stands still a retry is due exactly as long after the call as it is to be waited.
-    event = (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    return outcome_in(
+        (await execute(Call(handler, context, context.index, _NOBODY), Threads(), clock=lambda: _NOW)).event
+    )
+
+
+def outcome_in(event: ItemFinished | ItemRetry | ItemDeferred) -> Outcome:
+    """Return how a call ended, of its event; its clock stood at 0."""
     if isinstance(event, ItemDeferred):
         return Outcome(None, deferred=event.until - _NOW)
     if not isinstance(event, ItemFinished):
@@ -146,15 +152,11 @@ def _handler_of(function: Callable[..., object], wanted: str | None) -> Handler:
     name = f"{function.__module__}.{function.__qualname__}"
     if not found:
         raise HandlerError(f"{name} is no handler: it has no @handles(...)")
-    takes = [handler for handler in found if wanted is None or _takes(handler.event_type, wanted)]
-    if not takes:
+    right = [handler for handler in found if wanted is None or takes(handler.event_type, wanted)]
+    if not right:
         types = ", ".join(repr(handler.event_type) for handler in found)
         raise HandlerError(f"{name} handles {types}; the payload says {wanted!r}")
-    return takes[0]
-
-
-def _takes(declared_for: str, wanted: str) -> bool:
-    return declared_for == wanted or (is_pattern(declared_for) and matches(declared_for, wanted))
+    return right[0]
 
 
 def _encrypted(value: object) -> object:

@@ -1,7 +1,8 @@
 """`python -m local.dev`, which `make dev` runs: a worker that is started again when a file of its handlers changes.
 
 The worker has the settings of the environment and `.env`, as `faust -A streams.app worker` has. A change stops it by
-SIGTERM, so that calls that run have `DRAIN_SECONDS`, and then starts it again. Where it cannot start, because a handler
+SIGTERM, so that calls that run have `DRAIN_SECONDS`, and then starts it again. Test messages are allowed
+(`WEB_TEST_MESSAGES`), unless a setting says otherwise. Where it cannot start, because a handler
 cannot be imported for one, it says why, and the next change starts it.
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Final
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as wrong:
         sys.stderr.write(f"{wrong}\n")
         return 2
-    asyncio.run(_develop(settings.handlers, settings.drain_seconds, ["-l", options.log_level]))
+    worker = (*_WORKER, "-l", options.log_level)
+    # Who has said otherwise is heeded.
+    more = {} if "web_test_messages" in settings.model_fields_set else {"WEB_TEST_MESSAGES": "on"}
+    asyncio.run(_develop(settings.handlers, settings.drain_seconds, worker, os.environ | more))
     return 0
 
 
@@ -59,14 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _develop(modules: Sequence[str], drain_seconds: float, options: Sequence[str]) -> None:
+async def _develop(
+    modules: Sequence[str], drain_seconds: float, command: Sequence[str], environment: Mapping[str, str]
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     while not stop.is_set():
         # Watched before it is started: what changes from then on it may not have read.
         async with _changes(modules, stop) as changed:
-            worker = await asyncio.create_subprocess_exec(*_WORKER, *options)
+            worker = await asyncio.create_subprocess_exec(*command, env=environment)
             await _until_change_or_stop(worker, changed)
         await _stopped(worker, drain_seconds + _MORE_THAN_DRAIN)
 

@@ -179,7 +179,10 @@ class Decryption:
 
     def decrypt(self, text: str) -> Secret:
         """Decrypt a secret input. Raises SecretInputError."""
-        secret = decrypt(text, self._client_secret)
+        return self.remembered(decrypt(text, self._client_secret))
+
+    def remembered(self, secret: Secret) -> Secret:
+        """Have a secret masked from now on; returns it."""
         # The longest first: a secret may be part of another.
         self._forms = sorted({*self._forms, *_forms(secret.get_secret_value())}, key=len, reverse=True)
         return secret

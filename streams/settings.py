@@ -165,6 +165,7 @@ class Settings(BaseSettings):
     web_url: Annotated[str, AfterValidator(_web_url)] = ""
     web_token: SecretStr = SecretStr("")
     web_read_token: SecretStr = SecretStr("")
+    web_test_messages: bool = False
     public_url: Annotated[str, AfterValidator(_public_url)] = ""
     signing_key: SecretStr = SecretStr("")
 

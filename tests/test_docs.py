@@ -88,6 +88,8 @@ class TestSettings:
             return IN_WORDS[name]
         text = default.get_secret_value() if isinstance(default, SecretStr) else default
         text = ",".join(text) if isinstance(text, tuple) else text
+        if isinstance(text, bool):
+            return "`on`" if text else "`off`"
         if isinstance(text, int | float):
             return f"{text:g}"
         return f"`{text}`" if str(text) else "empty"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, TypeVar
@@ -40,6 +40,8 @@ SECONDS: Final = 10.0
 MOST_ITEMS: Final = 1000
 """How many items of a node run one request acts on."""
 _AT_ONCE: Final = 50
+_JSON: Final = ("output", "payload")
+"""Fields of forms that hold JSON."""
 _MOST_ACTOR: Final = 60
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -93,14 +95,6 @@ class Done(Shown):
 
 
 @dataclass(frozen=True)
-class HandlerInfo:
-    """What is known of a handler."""
-
-    function: str
-    concurrency: int
-
-
-@dataclass(frozen=True)
 class Actions:
     """The actions on node runs and handlers."""
 
@@ -108,8 +102,8 @@ class Actions:
     owners: Owners
     pages: Pages
     pausing: Pausing
-    handlers: Mapping[str, HandlerInfo]
-    """By event type."""
+    handlers: Collection[str]
+    """What they are declared for."""
     ask: Ask
     ask_to_pause: AskToPause
 
@@ -292,7 +286,7 @@ async def _fields(request: web.Request) -> JsonValue:
         if name == CSRF_FIELD:
             continue
         given = [value for value in form.getall(name) if isinstance(value, str) and value]
-        if name == "output" and given:
+        if name in _JSON and given:
             fields[name] = from_json(given[0], allow_inf_nan=False)
         elif given:
             fields[name] = list(given) if name.endswith("s") else given[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -17,7 +19,9 @@ DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
 _MOST_ITEMS: Final = 10_000_000
 _SHOWN_CHARACTERS: Final = 80
+_MOST_CHARACTERS: Final = 200
 T = TypeVar("T")
+S = TypeVar("S", bound=StrEnum)
 
 
 @dataclass
@@ -54,7 +58,45 @@ def first_of(request: web.Request) -> int:
 
 def state_of(request: web.Request) -> State | None:
     """Return `state`, None for any. Raises RefusedError (400)."""
-    return _query(request, "state", None, State, f"one of {', '.join(State)}")
+    return choice_of(request, "state", State)
+
+
+def choice_of(request: web.Request, name: str, among: type[S]) -> S | None:
+    """Return one of several words, None for any. Raises RefusedError (400)."""
+    return _query(request, name, None, among, f"one of {', '.join(among)}")
+
+
+def text_in(asked: Mapping[str, str], name: str) -> str | None:
+    """Return a text that is searched for, None for any. Raises RefusedError (400)."""
+    given = asked.get(name, "").strip()
+    if len(given) > _MOST_CHARACTERS:
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {_MOST_CHARACTERS} characters at most")
+    return given.encode(errors="replace").decode() or None
+
+
+def time_in(asked: Mapping[str, str], name: str) -> float | None:
+    """Return a point in time in epoch seconds, None for any. Raises RefusedError (400)."""
+    given = asked.get(name, "").strip()
+    try:
+        at = datetime.fromisoformat(given) if given else None
+        # Without an offset it is meant as all times are shown, in UTC.
+        return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        message = f"{name} is an ISO time, like 2026-01-31T08:00:00Z"
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+
+
+def after_of(request: web.Request) -> tuple[float, str] | None:
+    """Return `after`, where the page before has ended: a time and an id. Raises RefusedError (400)."""
+    given = request.query.get("after", "")
+    if not given:
+        return None
+    at, _, name = given.partition(",")
+    try:
+        return float(at), name[:_MOST_CHARACTERS]
+    except ValueError:
+        message = "after is what the page before said, unchanged"
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
 
 
 def _query(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:

@@ -76,6 +76,8 @@ class WorkerStatus(WorkerShown):
     """Records of the changelog that are still to be recovered; null while that is not known."""
     uptime_seconds: float
     memory_bytes: int
+    cpu_seconds: float | None = None
+    """Time on a processor since the start, of all threads."""
     loop_lag_seconds: float | None
     """How late its event loop was at the worst in the last minute."""
     running: dict[str, int]

@@ -9,76 +9,49 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
 from aiohttp import web
 from aiokafka.errors import KafkaError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
+from yarl import URL
 
 from agents.asked import new_action
 from streams.messages import Bad, NodeRunMessage, NotOurs, sort_out
-from streams.records import Audited, NewerFormatError, Source, UnreadableError, read
+from streams.records import Audited, Source
 from streams.tail import Taken
 from tables.state import Note
 from web.actions import SECONDS, Actions, Body, Done, asker, body_of, in_time
-from web.answers import limit_of, refused
+from web.answers import after_of, limit_of, refused
 from web.auth import access_of
 from web.data import Shown, instant
+from web.letterbox import (
+    START_CHARACTERS,
+    AuditQuery,
+    LetterLine,
+    LetterQuery,
+    Letters,
+    Place,
+    header_of,
+    name_of,
+    source_of,
+    topic_of,
+)
 from web.masking import masked_text
 from web.pages import Pages
 
-MOST_LETTERS: Final = 10_000
-"""How many of the latest dead letters are listed."""
-MOST_AUDITED: Final = 5_000
-_MOST_HANDLED: Final = 50_000
 _MOST_BULK: Final = 500
-_START_CHARACTERS: Final = 200
 _SHOWN_CHARACTERS: Final = 50_000
 _HEX_BYTES: Final = 1024
-_AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
+_FILTERS: Final = ("text", "reason", "topic", "since", "until", "all")
+_AUDIT_FILTERS: Final = ("who", "what", "of")
 
-Place = tuple[int, int]
 ReadLetter = Callable[[int, int], Awaitable[Taken | None]]
 Enter = Callable[[NodeRunMessage, Source, bytes], Awaitable[None]]
 Write = Callable[[Audited], Awaitable[None]]
-
-
-class Handled(Shown):
-    """What was done to a dead letter."""
-
-    what: str
-    who: str
-    at: datetime | None
-    note: str
-
-
-class LetterLine(Shown):
-    """A dead letter in the list."""
-
-    letter: str
-    """`partition/offset` on the dead-letter topic."""
-    at: datetime | None
-    reason: str
-    size: int
-    """Bytes."""
-    start: str
-    """How it begins, with secrets masked."""
-    handled: Handled | None
-
-
-class LetterList(Shown):
-    """The latest dead letters."""
-
-    letters: list[LetterLine]
-    total: int
-    """How many are known: at most as many as are kept in memory."""
-    open: int
-    """How many of them nothing was done to."""
 
 
 class LetterShown(LetterLine):
@@ -92,27 +65,6 @@ class LetterShown(LetterLine):
     """The first bytes of what is no text in UTF-8; null where it is, or where there is a secret in it."""
     editable: bool
     """Whether the page can edit it: not where a secret is masked in it, or it is long."""
-
-
-class AuditShown(Shown):
-    """What somebody did."""
-
-    id: str
-    at: datetime | None
-    who: str
-    what: str
-    outcome: str
-    why: str
-    node_run_id: str | None
-    index: int | None
-    event_type: str | None
-    letter: str | None
-
-
-class AuditList(Shown):
-    """What people did, the latest first."""
-
-    actions: list[AuditShown]
 
 
 class RedriveBody(Body):
@@ -136,89 +88,17 @@ class BulkBody(Body):
     note: Annotated[str, Field(max_length=500)] = ""
 
 
-@dataclass(frozen=True)
-class _Head:
-    place: Place
-    at: float
-    reason: str
-    size: int
-    start: str
+class PreviewBody(Body):
+    """The body of a look at what one action would be done to: letters by name, or all that match a search."""
 
-
-@dataclass
-class Letters:
-    """The heads of the latest dead letters, and what people did, as their topics say."""
-
-    _heads: OrderedDict[Place, _Head] = field(default_factory=OrderedDict)
-    _handled: OrderedDict[str, Audited] = field(default_factory=OrderedDict)
-    _audited: OrderedDict[str, Audited] = field(default_factory=OrderedDict)
-
-    def take_letter(self, record: Taken) -> None:
-        """Take note of a dead letter."""
-        place, value = (record.partition, record.offset), record.value or b""
-        start = masked_text(value[: 4 * _START_CHARACTERS].decode(errors="replace")[:_START_CHARACTERS])
-        self._heads[place] = _Head(place, record.timestamp / 1000, _header(record, "reason"), len(value), start)
-        if len(self._heads) > MOST_LETTERS:
-            self._heads.popitem(last=False)
-
-    def take_audited(self, record: Taken) -> None:
-        """Take note of what somebody did. What a newer version has written is left out."""
-        try:
-            self.add(read(_AUDITED, record.value))
-        except (UnreadableError, NewerFormatError):
-            return
-
-    def add(self, audited: Audited) -> None:
-        """Take note of it. The first of an id counts."""
-        self._audited.setdefault(audited.id, audited)
-        if len(self._audited) > MOST_AUDITED:
-            self._audited.popitem(last=False)
-        if audited.letter is not None and audited.outcome == Note.APPLIED:
-            self._handled.setdefault(audited.letter, audited)
-            if len(self._handled) > _MOST_HANDLED:
-                self._handled.popitem(last=False)
-
-    def handled(self, place: Place) -> Audited | None:
-        """Return what was done to a letter."""
-        return self._handled.get(_name(place))
-
-    def listed(self, limit: int, *, everything: bool) -> LetterList:
-        """Return the latest letters, the latest first; without `everything` those only that nothing was done to."""
-        newest = sorted(self._heads.values(), key=lambda head: (head.at, head.place), reverse=True)
-        left = [head for head in newest if everything or self.handled(head.place) is None]
-        done = sum(self.handled(place) is not None for place in self._heads)
-        lines = [self.line(head) for head in left[:limit]]
-        return LetterList(letters=lines, total=len(newest), open=len(newest) - done)
-
-    def line(self, head: _Head) -> LetterLine:
-        """Return a letter as it is listed."""
-        return LetterLine(
-            letter=_name(head.place),
-            at=instant(head.at),
-            reason=masked_text(head.reason),
-            size=head.size,
-            start=head.start,
-            handled=self.shown_handled(head.place),
-        )
-
-    def head(self, place: Place) -> _Head | None:
-        """Return the head of a letter, if it is among the latest."""
-        return self._heads.get(place)
-
-    def shown_handled(self, place: Place) -> Handled | None:
-        """Return what was done to a letter, to be shown."""
-        done = self.handled(place)
-        return None if done is None else Handled(what=done.what, who=done.who, at=instant(done.at), note=done.why)
-
-    def audit(self, limit: int) -> AuditList:
-        """Return what people did, the latest first."""
-        newest = sorted(self._audited.values(), key=lambda one: one.at, reverse=True)[:limit]
-        return AuditList(
-            actions=[
-                AuditShown.model_validate(one.model_dump(exclude={"v", "at"}) | {"at": instant(one.at)})
-                for one in newest
-            ]
-        )
+    what: Literal["redrive", "discard"]
+    letters: Annotated[list[str], Field(max_length=_MOST_BULK)] = []
+    all: Literal["1"] | None = None
+    text: str | None = None
+    reason: str | None = None
+    topic: str | None = None
+    since: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -252,14 +132,15 @@ class LetterViews:
 
     async def list(self, request: web.Request) -> web.Response:
         """Show the latest letters; with `?all=1` those too that something was done to."""
-        everything = bool(request.query.get("all"))
-        shown = self.letters.listed(limit_of(request), everything=everything)
-        return self._answer(request, shown, "dead_letters.html", list=shown, everything=everything)
+        query = LetterQuery.of(request.query)
+        shown = await asyncio.to_thread(self.letters.listed, query, limit_of(request), after_of(request))
+        return self._page(request, shown, "dead_letters.html", _FILTERS, shown.after)
 
     async def audit(self, request: web.Request) -> web.Response:
         """Show what people did."""
-        shown = self.letters.audit(limit_of(request))
-        return self._answer(request, shown, "audit.html", list=shown)
+        query = AuditQuery.read(request.query)
+        shown = await asyncio.to_thread(self.letters.audit, query, limit_of(request), after_of(request))
+        return self._page(request, shown, "audit.html", _AUDIT_FILTERS, shown.after)
 
     async def one(self, request: web.Request) -> web.Response:
         """Show one letter."""
@@ -267,7 +148,13 @@ class LetterViews:
         shown = await asyncio.to_thread(self._shown, record)
         return self._answer(request, shown, "dead_letter.html", letter=shown)
 
-    def _answer(self, request: web.Request, shown: Shown, template: str, **values: Shown | bool) -> web.Response:
+    def _page(
+        self, request: web.Request, shown: Shown, template: str, filters: Sequence[str], after: str | None
+    ) -> web.Response:
+        asked = {name: request.query.get(name, "") for name in filters}
+        return self._answer(request, shown, template, list=shown, asked=asked, next=_next(request, after))
+
+    def _answer(self, request: web.Request, shown: Shown, template: str, **values: object) -> web.Response:
         if request.path.startswith("/api/"):
             return web.Response(body=shown.to_json(), content_type="application/json")
         return self.pages.answer(template, status=HTTPStatus.OK, access=access_of(request), **values)
@@ -279,13 +166,14 @@ class LetterViews:
         hides = shown != text[:_SHOWN_CHARACTERS]
         is_text = text.encode() == raw
         return LetterShown(
-            letter=_name(place),
+            letter=name_of(place),
             at=instant(record.timestamp / 1000),
-            reason=masked_text(_header(record, "reason")),
+            reason=masked_text(header_of(record, "reason")),
+            topic=topic_of(record),
             size=len(raw),
-            start=shown[:_START_CHARACTERS],
+            start=shown[:START_CHARACTERS],
             handled=self.letters.shown_handled(place),
-            key=None if record.key is None else masked_text(record.key.decode(errors="replace")[:_START_CHARACTERS]),
+            key=None if record.key is None else masked_text(record.key.decode(errors="replace")[:START_CHARACTERS]),
             headers={name: masked_text(value.decode(errors="replace")) for name, value in record.headers},
             text=shown,
             hexdump=None if is_text or hides else raw[:_HEX_BYTES].hex(" ", 1),
@@ -307,11 +195,27 @@ class LetterViews:
         return self.actions.answer(request, await in_time(self._discard(who, place, body.note)), "/dead-letters")
 
     async def preview(self, request: web.Request) -> web.Response:
-        """Show the letters that were chosen, and what is to be done to them, to be confirmed."""
-        body = await body_of(request, BulkBody)
-        heads = [head for place in _places(body) if (head := self.letters.head(place)) is not None]
+        """Show the letters that were chosen, or match, and what is to be done to them, to be confirmed.
+
+        The confirmation names each, so what is done is what was shown, whatever comes meanwhile.
+        """
+        body = await body_of(request, PreviewBody)
+        query = LetterQuery.of({name: getattr(body, name) or "" for name in _FILTERS if name != "all"})
+        if body.all:
+            heads = await asyncio.to_thread(self.letters.matching, query)
+        elif body.letters:
+            heads = [head for place in _places(body.letters) if (head := self.letters.head(place)) is not None]
+        else:
+            message = "no letter was chosen: go back and tick some"
+            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
         lines = [self.letters.line(head) for head in heads if self.letters.handled(head.place) is None]
-        return self.pages.answer("dead_letters_bulk.html", what=body.what, lines=lines, access=access_of(request))
+        return self.pages.answer(
+            "dead_letters_bulk.html",
+            what=body.what,
+            lines=lines[:_MOST_BULK],
+            more=max(0, len(lines) - _MOST_BULK),
+            access=access_of(request),
+        )
 
     async def bulk(self, request: web.Request) -> web.Response:
         """Do one thing to the letters that are named."""
@@ -319,12 +223,12 @@ class LetterViews:
         if body.what == "discard" and not body.note:
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "a discard needs a note")
         counts, reasons = {Note.APPLIED.value: 0, Note.REFUSED.value: 0}, []
-        for place in _places(body):
+        for place in _places(body.letters):
             act = self._redrive(who, place, None, body.note) if body.what == "redrive" else None
             done = await in_time(act or self._discard(who, place, body.note))
             counts[done.outcome] += 1
             if done.outcome != Note.APPLIED:
-                reasons.append(f"{_name(place)}: {done.message}")
+                reasons.append(f"{name_of(place)}: {done.message}")
         outcome = Note.APPLIED.value if counts[Note.APPLIED.value] else Note.REFUSED.value
         more = f"; refused: {'; '.join(reasons[:20])}" if reasons else ""
         message = f"{body.what}: {counts[Note.APPLIED.value]} of {len(body.letters)} letters{more}"
@@ -335,7 +239,7 @@ class LetterViews:
         if (done := self.letters.handled(place)) is not None:
             return _refusal(f"{done.what} already, by {done.who}")
         raw = record.value if text is None else text.encode(errors="replace")
-        message, source = sort_out(raw), _source(record)
+        message, source = sort_out(raw), source_of(record)
         if isinstance(message, Bad):
             return _refusal(message.reason)
         if isinstance(message, NotOurs):
@@ -366,7 +270,7 @@ class LetterViews:
             outcome=Note.APPLIED.value,
             why=masked_text(why),
             node_run_id=node_run_id,
-            letter=_name(place),
+            letter=name_of(place),
         )
         async with asyncio.timeout(SECONDS):
             await self.write(audited)
@@ -379,7 +283,7 @@ class LetterViews:
             message = "the dead letters cannot be read now"
             raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", message, {"Retry-After": "5"}) from None
         if record is None:
-            raise refused(HTTPStatus.NOT_FOUND, "unknown", f"no dead letter {_name(place)}, or none any more")
+            raise refused(HTTPStatus.NOT_FOUND, "unknown", f"no dead letter {name_of(place)}, or none any more")
         return record
 
 
@@ -387,35 +291,22 @@ def _refusal(why: str) -> Done:
     return Done(outcome=Note.REFUSED.value, counts={Note.REFUSED.value: 1}, message=f"refused: {why}")
 
 
-def _name(place: Place) -> str:
-    return f"{place[0]}/{place[1]}"
+def _next(request: web.Request, after: str | None) -> str | None:
+    """Return the address of the next page."""
+    given = {name: value for name, value in request.query.items() if value}
+    return None if after is None else str(URL(request.path).with_query(given | {"after": after}))
 
 
 def _place(request: web.Request) -> Place:
     return int(request.match_info["partition"]), int(request.match_info["offset"])
 
 
-def _places(body: BulkBody) -> list[Place]:
+def _places(letters: Sequence[str]) -> list[Place]:
     places: list[Place] = []
-    for name in dict.fromkeys(body.letters):
+    for name in dict.fromkeys(letters):
         partition, _, offset = name.partition("/")
         if not (partition.isascii() and partition.isdigit() and offset.isascii() and offset.isdigit()):
             message = f"letters: {name[:40]!r} is no partition/offset"
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
         places.append((int(partition), int(offset)))
     return places
-
-
-def _headers(record: Taken) -> Mapping[str, bytes]:
-    return dict(record.headers)
-
-
-def _header(record: Taken, name: str) -> str:
-    return _headers(record).get(name, b"").decode(errors="replace")
-
-
-def _source(record: Taken) -> Source | None:
-    try:
-        return Source.model_validate_json(_headers(record).get("source", b""))
-    except ValidationError:
-        return None

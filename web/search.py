@@ -6,9 +6,9 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 from tables.state import State
-from web.answers import limit_of, refused, state_of
+from web.answers import after_of, limit_of, refused, state_of, text_in, time_in
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
 from web.here import MOST_EXAMINED, Here
 from web.index import Failures, Page, Place, Query, TooWideError
@@ -26,7 +26,6 @@ from web.pages import Pages
 _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 """States that the rows do not tell apart."""
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
-_MOST_CHARACTERS: Final = 200
 _FORMULA: Final = re.compile(r"""(^|[;,"\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])""")
 """Where a spreadsheet takes what follows for a formula: at a beginning, and after what separates cells elsewhere."""
 _COLUMNS: Final = (
@@ -140,7 +139,7 @@ class Lists:
         return _json(await self._failures(request))
 
     async def _found(self, request: web.Request) -> FoundNodeRuns:
-        limit, after = limit_of(request), _after(request)
+        limit, after = limit_of(request), after_of(request)
         own = await self._own(_query(request), limit, after)
         if is_local(request):
             return own
@@ -193,43 +192,13 @@ def _query(request: web.Request) -> Query:
     asked = request.query
     return Query(
         state=state_of(request),
-        event_type=_text(asked, "eventType"),
-        workflow=_text(asked, "workflow"),
-        since=_time(asked, "since"),
-        until=_time(asked, "until"),
+        event_type=text_in(asked, "eventType"),
+        workflow=text_in(asked, "workflow"),
+        since=time_in(asked, "since"),
+        until=time_in(asked, "until"),
         repeated=asked.get("repeated", "") not in ("", "0"),
-        text=_text(asked, "text"),
+        text=text_in(asked, "text"),
     )
-
-
-def _text(asked: Mapping[str, str], name: str) -> str | None:
-    given = asked.get(name, "").strip()
-    if len(given) > _MOST_CHARACTERS:
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {_MOST_CHARACTERS} characters at most")
-    return given.encode(errors="replace").decode() or None
-
-
-def _time(asked: Mapping[str, str], name: str) -> float | None:
-    given = asked.get(name, "").strip()
-    try:
-        at = datetime.fromisoformat(given) if given else None
-        # Without an offset it is meant as all times are shown, in UTC.
-        return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        message = f"{name} is an ISO time, like 2026-01-31T08:00:00Z"
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
-
-
-def _after(request: web.Request) -> Place | None:
-    given = request.query.get("after", "")
-    if not given:
-        return None
-    at, _, node_run_id = given.partition(",")
-    try:
-        return float(at), node_run_id[:_MOST_CHARACTERS]
-    except ValueError:
-        message = "after is what the page before said, unchanged"
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
 
 
 def _received(run: NodeRunInList) -> float:

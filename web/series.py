@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from prometheus_client import Counter, Histogram
 
-from streams.samples import Quantiles, Samples
+from streams.samples import Quantiles
 from web.data import Shown, instant
 
 STEP_SECONDS: Final = 10
@@ -66,6 +66,13 @@ def count_of(counter: Counter | Histogram, label: str, ending: str = "_total", *
     return dict(counted)
 
 
+class Sampled(Protocol):
+    """Durations since the last look."""
+
+    def take(self) -> Quantiles | None:
+        """Return their quantiles, None where nothing came; begin anew."""
+
+
 @dataclass
 class Series:
     """Makes the steps.
@@ -84,8 +91,8 @@ class Series:
     received: Callable[[], int]
     completed: Callable[[], dict[str, int]]
     open: Callable[[], int]
-    handler: Samples
-    report: Samples
+    handler: Sampled
+    report: Sampled
     clock: Callable[[], float] = time.time
     _steps: deque[Step] = field(default_factory=lambda: deque(maxlen=STEPS))
     _received: int = 0
@@ -106,8 +113,8 @@ class Series:
                 received=received - self._received,
                 completed={how: n - before.get(how, 0) for how, n in completed.items() if n > before.get(how, 0)},
                 open=self.open(),
-                handler=_latency(self.handler.take()),
-                report=_latency(self.report.take()),
+                handler=latency_of(self.handler.take()),
+                report=latency_of(self.report.take()),
                 loop_lag=self._loop_lag,
             )
         )
@@ -132,5 +139,6 @@ class Series:
         return web.Response(body=self.shown().to_json(), content_type="application/json")
 
 
-def _latency(of: Quantiles | None) -> Latency | None:
+def latency_of(of: Quantiles | None) -> Latency | None:
+    """Return quantiles as they are shown."""
     return None if of is None else Latency(count=of.count, p50=of.p50, p99=of.p99)

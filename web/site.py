@@ -51,7 +51,6 @@ from web.data import (
     Shown,
     node_run_shown,
 )
-from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here, NoSuchNodeRunError, NotHereError
 from web.letters import LetterViews
@@ -61,7 +60,6 @@ from web.merging import merged
 from web.others import Answer, Others, Question, is_local
 from web.owners import Owners, passed_on
 from web.pages import Pages
-from web.stuck import Stuck
 from web.timeline import timeline
 from web.wellness import failed, problems
 from web.workers import Workers
@@ -80,7 +78,9 @@ _LOGOUT: Final = "/logout"
 _PAGES: Final = frozenset(
     {"/", "/node-runs", "/failures", "/dead-letters", "/stuck", "/handlers", "/workers", "/audit"}
 )
-_LETTER: Final = re.compile("/dead-letters/[0-9]{1,6}/[0-9]{1,18}")
+_ONE: Final = re.compile(r"/dead-letters/[0-9]{1,6}/[0-9]{1,18}|/handlers/[^/?#\\]{1,600}", re.ASCII)
+_FORM: Final = re.compile(r"(/node-runs/[^/]+|/handlers/[^/]+|/dead-letters(?:/[0-9]+/[0-9]+)?)/")
+"""How the paths of forms begin: with that of their page."""
 _CHANGES_NOTHING: Final = frozenset({"GET", "HEAD"})
 _MOST_LOGIN_BYTES: Final = 4096
 _HEADERS: Final = {
@@ -157,8 +157,6 @@ class Site:
         application.middlewares.append(self.guarded)
         application.on_response_prepare.append(_add_headers)
         application.on_response_prepare.append(self._sign)
-        actions = self.actions
-        handlers = Handlers(self.here, self.pages, actions.pausing, actions.handlers, self.others)
         application.router.add_routes(
             [
                 web.get("/", self.index),
@@ -175,10 +173,8 @@ class Site:
                 web.post(_LOGOUT, self.logout),
                 web.post(CALLBACK, self.callbacks.complete),
                 web.get(CALLBACK, self.callbacks.explain),
-                *actions.routes(),
+                *self.actions.routes(),
                 *self.letters.routes(),
-                *Stuck(self.here, self.pages, self.others).routes(),
-                *handlers.routes(),
             ]
         )
         for area in self.areas:
@@ -214,7 +210,9 @@ class Site:
             return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
         if error.status is HTTPStatus.UNAUTHORIZED:
             return self._login_page(request, error)
-        answer = self.pages.answer("refused.html", status=error.status, error=error.shown, asks=self.guard.asks)
+        answer = self.pages.answer(
+            "refused.html", status=error.status, error=error.shown, asks=self.guard.asks, back=_back(request)
+        )
         answer.headers.update(error.headers)
         return answer
 
@@ -408,12 +406,18 @@ def _wants_html(request: web.Request) -> bool:
     return not request.path.startswith("/api/") and "text/html" in request.headers.get("Accept", "")
 
 
+def _back(request: web.Request) -> str | None:
+    """Return the page that has the form which was refused."""
+    found = None if request.method == "GET" else _FORM.match(request.rel_url.raw_path)
+    return found[1] if found is not None and _is_page(found[1]) else None
+
+
 def _is_page(place: str) -> bool:
     """Whether this is a page of ours, perhaps with a query: where a login may lead to."""
-    path, _, query = place.partition("?")
-    known = path in _PAGES or _LETTER.fullmatch(path) is not None
+    path = place.partition("?")[0]
+    known = path in _PAGES or _ONE.fullmatch(path) is not None
     known = known or (path.startswith("/node-runs/") and is_node_run_id(path.removeprefix("/node-runs/")))
-    return known and query.isascii() and query.isprintable()
+    return known and place.isascii() and place.isprintable()
 
 
 def _is_callback(request: web.Request) -> bool:

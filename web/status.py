@@ -74,6 +74,7 @@ class Status:
             recovery_remaining=remaining(here.worker),
             uptime_seconds=round(time.monotonic() - self._began, 1),
             memory_bytes=memory_bytes(),
+            cpu_seconds=round(time.process_time(), 1),
             loop_lag_seconds=self._lag.seconds,
             running={name: len(feeder.running) for name, feeder in sorted(here.feeders.items())},
             waiting=sum(feeder.waiting for feeder in here.feeders.values()),

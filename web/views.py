@@ -18,24 +18,32 @@ from agents.progress import all_stages, lag, paused
 from agents.reporter import reports, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
+from agents.sending import Sent, publish, signed
 from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
+from agents.trying import Tried
 from port.models import Result
+from port.nodes import NodeExecution
 from port.secrets import secret_fields
 from streams.app import app, settings
 from streams.messages import Foreign, NodeRunMessage
 from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
 from streams.progress import STUCK_SECONDS, Watch
-from streams.records import Settled, Source
+from streams.records import Audited, Settled, Source
 from streams.samples import HANDLER_SAMPLES, REPORT_SAMPLES
+from streams.settings import Signature
 from streams.tail import Tail, Taken
-from web.actions import Actions, HandlerInfo
+from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
 from web.charts import Bucket
+from web.counted import HandlerCounts, counts_by_handler
+from web.declared import declaration_of
+from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here
 from web.index import Index
-from web.letters import Letters, LetterViews
+from web.letterbox import Letters
+from web.letters import LetterViews
 from web.masking import also_secret
 from web.metrics import Gauges, Queue
 from web.others import Others, Peer, Seal
@@ -45,6 +53,8 @@ from web.search import Lists
 from web.series import Series, Step, count_of
 from web.site import Site, Strangers, counts_by_reason
 from web.status import LoopLag, Status
+from web.stuck import Stuck
+from web.trials import TEST_MESSAGE, Payload, Trials
 from web.workers import Workers
 
 for handler_agent in handler_agents.values():
@@ -85,6 +95,9 @@ series: Final = Series(
 )
 
 
+handler_counts: Final = HandlerCounts(counts_by_handler, HANDLER_SAMPLES.hour)
+
+
 def _buckets() -> list[Bucket]:
     return [_bucket(step, step.at) for step in series.shown().steps if step.at is not None]
 
@@ -116,7 +129,7 @@ def _late(seconds: float) -> None:
 @app.task  # type: ignore[untyped-decorator]
 async def look_at_itself() -> None:
     """Look at what this worker makes of its work, for `/healthz`, the metrics and the charts."""
-    await asyncio.gather(watch.run(_late), lag.run(), series.run())
+    await asyncio.gather(watch.run(_late), lag.run(), series.run(), handler_counts.run())
 
 
 async def _roster() -> list[Peer] | None:
@@ -144,7 +157,7 @@ actions: Final = Actions(
     owners,
     pages,
     pausing,
-    {name: HandlerInfo(one.handler.name, one.handler.concurrency) for name, one in handler_agents.items()},
+    handler_agents.keys(),
     ask,
     ask_to_pause,
 )
@@ -165,6 +178,23 @@ async def _enter(message: NodeRunMessage, source: Source, raw: bytes) -> None:
     await (await arrivals.send(key=key, value=arrival_of(message, source, raw)))
 
 
+async def _try_out(event_type: str, payload: Payload) -> Tried:
+    return await handler_agents[event_type].trials.run(payload)
+
+
+async def _publish(payload: Payload, node_run_id: str, workflow_run_id: str) -> Sent:
+    execution = NodeExecution(node_run_id, workflow_run_id, TEST_MESSAGE, TEST_MESSAGE, time.time())
+    message = execution.message(dict(payload))
+    if settings.signature is Signature.REQUIRED:
+        message = signed(message, settings.port_client_secret)
+    return await publish(settings.own, specs.runs.name, node_run_id, message)
+
+
+async def _note(audited: Audited) -> None:
+    await write(audited)
+    known_letters.add(audited)
+
+
 @app.task  # type: ignore[untyped-decorator]
 async def follow_letters() -> None:
     """Follow the dead letters, and what people did."""
@@ -172,6 +202,17 @@ async def follow_letters() -> None:
 
 
 index: Final = Index(settings.data_dir / f"{settings.app_id}.views.sqlite")
+declarations: Final = {name: declaration_of(one.handler) for name, one in handler_agents.items()}
+trials: Final = Trials(
+    settings.web_test_messages,
+    app.incarnation,
+    pages,
+    actions,
+    declarations,
+    _try_out,
+    _publish,
+    _note,
+)
 site: Final = Site(
     here=here,
     readiness=readiness,
@@ -186,7 +227,12 @@ site: Final = Site(
     others=others,
     owners=owners,
     workers=Workers(Status(here, readiness, loop_lag), others, pages, asks=guard.asks),
-    areas=[series, Lists(here, index, others, pages)],
+    areas=[
+        series,
+        Lists(here, index, others, pages),
+        Stuck(here, pages, others, pausing, declarations),
+        Handlers(here, pages, pausing, declarations, others, handler_counts, trials),
+    ],
     buckets=_buckets,
 )
 

@@ -225,4 +225,5 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
             "KAFKA_BROKERS": f"{LOOPBACK}:{self._options.kafka_port}",
             "DATA_DIR": str(self._folder.absolute / "worker"),
             "WEB_PORT": str(self._options.web_port),
+            "WEB_TEST_MESSAGES": "on",
         }

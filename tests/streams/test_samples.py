@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.samples import Quantiles, Samples
+from streams.samples import HOUR, MOST_A_LOOK, Quantiles, Samples, SamplesByName
 from tests.tables.histories import profile
 
 
@@ -45,3 +45,35 @@ def test_they_are_of_what_was_there(seconds: list[float]) -> None:
     assert found is not None
     assert found.p50 <= found.p99
     assert {found.p50, found.p99} <= set(seconds)
+
+
+class TestByName:
+    def test_all_names_are_looked_at_and_each_is_remembered_for_an_hour(self) -> None:
+        now = [0.0]
+        samples = SamplesByName(lambda: now[0])
+        samples.of("slow").add(9.0)
+        for _ in range(3):
+            samples.of("quick").add(1.0)
+        assert samples.hour("quick") is None
+        assert samples.take() == Quantiles(4, 1.0, 9.0)
+        assert samples.take() is None
+        now[0] = HOUR / 2
+        samples.of("quick").add(3.0)
+        samples.take()
+        assert samples.hour("slow") == Quantiles(1, 9.0, 9.0)
+        assert samples.hour("quick") == Quantiles(4, 1.0, 3.0)
+        now[0] = HOUR + 1
+        assert samples.hour("slow") is None
+        assert samples.hour("quick") == Quantiles(1, 3.0, 3.0)
+        assert samples.hour("unknown") is None
+
+    def test_a_busy_time_weighs_as_much_as_it_had(self) -> None:
+        samples = SamplesByName(lambda: 0.0)
+        for _ in range(100 * MOST_A_LOOK):
+            samples.of("a").add(1.0)
+        samples.take()
+        for _ in range(MOST_A_LOOK):
+            samples.of("a").add(5.0)
+        samples.take()
+        # One of a hundred and one is slow.
+        assert samples.hour("a") == Quantiles(101 * MOST_A_LOOK, 1.0, 1.0)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from agents.work import ItemWork
 from streams.records import Action, Audited, Settled, Source, TypePaused
 from tests.web.fakes import NOON, FakeWorker, halves
 from web.others import Peer
@@ -101,6 +102,11 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
     worker.arrive(waits, **fields)
     worker.defer(waits, error=script, event_type=script)
 
+    paused = f"wfnr_paused{number}"
+    worker = _owner(workers, paused)
+    worker.arrive(paused, **fields)
+    worker.pausing.keep(script, ItemWork(worker.here.partition_of(paused), paused, 0, 0, script, 1))
+
     runs = f"wfnr_runs{number}"
     worker = _owner(workers, runs)
     worker.arrive(runs, text=script, **fields)
@@ -109,7 +115,8 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
 
 def _letters(worker: FakeWorker, number: int, script: str) -> None:
     raw = script.encode()
-    post, headers = worker.post, {script: raw, "kind": raw}
+    source = Source(cluster=script, topic=script, partition=0, offset=number, timestamp=NOON)
+    post, headers = worker.post, {script: raw, "kind": raw, "source": source.model_dump_json().encode()}
     post.add(number, raw, script, key=raw, headers=headers)
     post.add(_LETTERS_DONE + number, b"\xff" + raw, script, key=raw, headers=headers)
     done = f"0/{_LETTERS_DONE + number}"

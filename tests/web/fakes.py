@@ -1,10 +1,12 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
+from pydantic_core import to_json
 
 from agents.asked import AskedEvent, Became
 from agents.callbacks import Callbacks
@@ -12,9 +14,12 @@ from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
 from agents.pausing import Pausing
+from agents.sending import Sent
 from agents.telling import Telling
+from agents.testing import Outcome
+from agents.trying import TrialError, Tried
 from agents.work import ItemWork
-from port.models import Result
+from port.models import LogLevel, LogLine, Result
 from streams.messages import NodeRunMessage
 from streams.records import (
     Action,
@@ -30,6 +35,7 @@ from streams.records import (
     Source,
     TypePaused,
 )
+from streams.samples import SamplesByName
 from streams.tail import Taken
 from streams.worker import Worker
 from tables.due import DueIndex
@@ -37,8 +43,10 @@ from tables.ledger import Applied, Ledger
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Note
+from web.counted import Counts, HandlerCounts
+from web.declared import ArrayShown, Declaration, Kind, RetryShown
 from web.here import Here
-from web.letters import Letters
+from web.letterbox import Letters
 
 PARTITIONS = 8
 NOON = 1_800_000_000.0
@@ -115,6 +123,26 @@ class FakePost:
         """Something is written to the audit."""
         self.written.append(audited)
 
+    async def note(self, audited: Audited) -> None:
+        """The same, and it is known."""
+        await self.write(audited)
+        self.letters.add(audited)
+
+
+def declared_as(event_type: str, concurrency: int = 1) -> Declaration:
+    """Return how a handler might be declared, with what it is for in each text."""
+    field: dict[str, JsonValue] = {"type": "string", "description": event_type, "default": event_type}
+    return Declaration(
+        function=f"tests.{event_type}",
+        place=f"{event_type}.py:7",
+        kind=Kind.COROUTINE,
+        concurrency=concurrency,
+        deadline_seconds=30.0,
+        retry=RetryShown(attempts=3, first_pause_seconds=1.0, longest_pause_seconds=300.0, never=[event_type]),
+        array=ArrayShown(share=1.0, cancel_rest=False),
+        json_schema={"title": event_type, "type": "object", "properties": {event_type: field, "service": field}},
+    )
+
 
 class FakeWorker:
     """Has what `Here` reads of a worker, and what brings node runs into it."""
@@ -143,6 +171,16 @@ class FakeWorker:
         self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", ""))
         self.here = Here(self.worker, ledger, self.overview, dispatch, self.feeders, self.holding, self.telling)
         self.post = FakePost()
+        self.declarations = {event_type: declared_as(event_type) for event_type in event_types}
+        self.counted: dict[str, Counts] = {}
+        self.samples = SamplesByName()
+        self.counts = HandlerCounts(lambda: dict(self.counted), self.samples.hour)
+        self.clock = time.monotonic
+        """What the views measure the ages of calls with."""
+        self.tried: list[tuple[str, Mapping[str, JsonValue]]] = []
+        """What handlers were called for in dry runs."""
+        self.published: list[tuple[Mapping[str, JsonValue], str, str]] = []
+        """Test messages, each with the ids of its node run."""
         self.pausing = Pausing()
         self.pausing.take_back = lambda partition, event_type: None
         self.pausing.go_on = self.feeder.add
@@ -202,6 +240,22 @@ class FakeWorker:
             self.pausing.change(partition, event)
         return len(self.app.owned)
 
+    async def try_out(self, event_type: str, payload: Mapping[str, JsonValue]) -> Tried:
+        """A handler is called for a dry run: says all that it is given."""
+        if payload.get("eventType") == "busy":
+            raise TrialError("no place was free")
+        self.tried.append((event_type, payload))
+        said = to_json(payload).decode()
+        lines = [LogLine(level=LogLevel.WARN, message=said)]
+        if payload.get("fails"):
+            return Tried(Outcome(Result.FAILED, error=said), said, 0.2, lines, 3)
+        return Tried(Outcome(Result.SUCCESS, dict(payload)), None, 0.2, lines, 0)
+
+    async def publish(self, payload: Mapping[str, JsonValue], node_run_id: str, workflow_run_id: str) -> Sent:
+        """A test message is published."""
+        self.published.append((payload, node_run_id, workflow_run_id))
+        return Sent("o.runs", 0, 41)
+
     async def record(self, partition: int, event: NodeRunEvent) -> None:
         """Something comes of this worker's own: it is entered here, or goes to the partition's owner."""
         await self.take(partition, event)
@@ -250,6 +304,7 @@ class FakeWorker:
         error: str | None = None,
         trace: str | None = None,
         event_type: str = "greet",
+        attempt: int = 1,
     ) -> None:
         """A handler ends."""
         self.outcome(
@@ -258,7 +313,7 @@ class FakeWorker:
                 index=index,
                 message=0,
                 event_type=event_type,
-                attempt=1,
+                attempt=attempt,
                 result=Result.SUCCESS if error is None else Result.FAILED,
                 output=output if error is None else None,
                 error=error,

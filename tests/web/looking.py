@@ -18,6 +18,7 @@ PAGES: Final = {
     "/dead-letters/{partition}/{offset}": "/dead-letters/0/3",
     "/stuck": "/stuck",
     "/handlers": "/handlers",
+    "/handlers/{event_type}": "/handlers/deployment.requested",
     "/workers": "/workers",
     "/audit": "/audit",
 }

@@ -28,6 +28,8 @@ PAGES = {
     "bytes": "/dead-letters/0/4",
     "stuck": "/stuck",
     "handlers": "/handlers",
+    "handler": "/handlers/deployment.requested",
+    "paused-handler": "/handlers/infrastructure.requested",
     "workers": "/workers",
     "audit": "/audit",
     "refused": "/node-runs/wfnr_unknown",

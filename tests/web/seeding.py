@@ -5,9 +5,13 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from pydantic import JsonValue
+
 from streams.records import Action, Audited, ItemDeferred, Settled, Source, TypePaused
 from tests.web.fakes import NOON, FakeWorker, halves
 from web.charts import Bucket
+from web.counted import Counts
+from web.declared import ArrayShown, Declaration, Kind, RetryShown
 
 NODES = [
     ("deploy-service", "request-deployment", "deployment.requested"),
@@ -27,6 +31,28 @@ registry.RegistryError: no release 1.4.9 of payments
 """
 
 
+_FIELD: JsonValue = {"type": "string"}
+DECLARED = Declaration(
+    function="my_handlers.deployment_requested",
+    place="my_handlers.py:41",
+    kind=Kind.COROUTINE,
+    concurrency=20,
+    deadline_seconds=300.0,
+    retry=RetryShown(attempts=4, first_pause_seconds=1.0, longest_pause_seconds=300.0, never=["RegistryError"]),
+    array=ArrayShown(share=0.9, cancel_rest=True),
+    json_schema={
+        "title": "DeploymentRequested",
+        "type": "object",
+        "required": ["service", "version", "environment"],
+        "properties": {
+            "service": {"type": "string", "examples": ["checkout"]},
+            "version": {"type": "string", "examples": ["1.4.0"]},
+            "environment": {"enum": ["staging", "production"]},
+            "replicas": {"type": "integer", "default": 2},
+            "note": _FIELD,
+        },
+    },
+)
 EVENT_TYPES = ("deployment.requested", "infrastructure.requested", "notification.requested")
 LETTERS = {
     3: (
@@ -53,6 +79,7 @@ def seed(*workers: FakeWorker) -> None:
         _arrives(_owner(workers, node_run_id_of(number)), number)
     for worker in workers:
         worker.app.port.budget.remaining = 13_482
+        _handlers(worker)
     post = workers[0].post
     for offset, (reason, raw) in LETTERS.items():
         post.add(offset, raw, reason)
@@ -63,6 +90,18 @@ def seed(*workers: FakeWorker) -> None:
         for partition in worker.here.partitions:
             event_type = EVENT_TYPES[1]
             worker.pausing.change(partition, TypePaused(event_type=event_type, paused=True, action=action, at=NOON))
+
+
+def _handlers(worker: FakeWorker) -> None:
+    """Bring what handlers have done in the last hour, and calls of every age."""
+    for number, event_type in enumerate(EVENT_TYPES):
+        worker.counted[event_type] = Counts(
+            succeeded=4812 >> number, failed=37 * number, retried=12, deadline_missed=4 * number, deferred=number
+        )
+        for took in range(40):
+            worker.samples.of(event_type).add(0.2 + took * took / 900)
+    worker.samples.take()
+    worker.declarations[EVENT_TYPES[0]] = DECLARED
 
 
 def node_run_id_of(number: int) -> str:

@@ -10,10 +10,11 @@ from agents.callbacks import Callbacks as Urls
 from streams.messages import Foreign
 from streams.progress import Watch
 from tests.web.fakes import PARTITIONS, FakeWorker
-from web.actions import Actions, HandlerInfo
+from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
 from web.charts import Bucket
+from web.handlers import Handlers
 from web.health import Readiness
 from web.letters import LetterViews
 from web.metrics import Gauges
@@ -22,6 +23,8 @@ from web.owners import Owners
 from web.pages import Pages
 from web.site import Area, LeftAlone, Site, Strangers
 from web.status import LoopLag, Status
+from web.stuck import Stuck
+from web.trials import Trials
 from web.workers import Workers
 
 URLS = Urls((SecretStr("k" * 32),), "org", "https://runs.example/prefix")
@@ -44,6 +47,7 @@ class Around:
     urls: Urls = URLS
     watch: Watch = field(default_factory=lambda: Watch([], lambda: False))
     """What `/healthz` asks: of a worker that is well."""
+    test_messages: bool = True
     patience: float = 0.5
     """Seconds that other workers have to answer."""
 
@@ -67,9 +71,19 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
     readiness = Readiness(worker.worker, here.dispatch, settled=around.settled)
     registry = CollectorRegistry()
     registry.register(Gauges(here, readiness, {"handler-greet": worker.feeder}, around.watch))
-    handlers = {event_type: HandlerInfo(f"tests.{event_type}", 1) for event_type in worker.feeders}
     owners = Owners(here, readiness, others)
-    actions = Actions(here, owners, pages, worker.pausing, handlers, worker.ask, worker.ask_to_pause)
+    actions = Actions(here, owners, pages, worker.pausing, worker.feeders.keys(), worker.ask, worker.ask_to_pause)
+    trials = Trials(
+        around.test_messages,
+        worker.app.incarnation,
+        pages,
+        actions,
+        worker.declarations,
+        worker.try_out,
+        worker.publish,
+        post.note,
+    )
+    handlers = Handlers(here, pages, worker.pausing, worker.declarations, others, worker.counts, trials)
     return Site(
         here=here,
         readiness=readiness,
@@ -84,6 +98,10 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         others=others,
         owners=owners,
         workers=Workers(Status(here, readiness, LoopLag()), others, pages, asks=bool(around.token)),
-        areas=around.areas,
+        areas=[
+            *around.areas,
+            handlers,
+            Stuck(here, pages, others, worker.pausing, worker.declarations, worker.clock),
+        ],
         buckets=lambda: around.buckets,
     )

@@ -20,12 +20,15 @@ from tests.web.sites import Around
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 # What is shown of each script on a page of many; the others are about one thing.
 LISTS: Final = {
-    path: f"{path}?limit=500" for path in PAGES.values() if not path.startswith(("/node-runs/", "/dead-letters/"))
+    path: f"{path}?limit=500"
+    for path in PAGES.values()
+    if not path.startswith(("/node-runs/", "/dead-letters/", "/handlers/"))
 }
 MORE: Final = [
     "/dead-letters?all=1&limit=500",
     "/?state=refused&limit=500",
     "/node-runs?state=deferred&limit=500",
+    "/stuck?why=paused&limit=500",
     BULK,
 ]
 # One thing a page: what is made of it is the same for each script, and lists have all of them.
@@ -159,6 +162,43 @@ async def test_none_runs_in_what_is_asked_for(seen: Seen, name: str) -> None:
         await seen.goto(path)
         seen.expected("400 (Bad Request)", "404 (Not Found)")
         await check(seen)
+
+
+@_guarded
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_none_runs_in_a_handler(seen: Seen, name: str) -> None:
+    script = SCRIPTS[name]
+    await seen.goto(f"/handlers/{quote(script, safe='')}")
+    await check(seen)
+    await updated(seen.page)
+    await check(seen)
+    text = await seen.page.evaluate(_TEXT)
+    # Heading, function, place and final exceptions; the other worker.
+    assert text.count(as_shown(script)) >= 4
+    # The schema, and the example made of it.
+    assert text.count(as_json(script)) >= 4
+
+
+@_guarded
+@pytest.mark.parametrize("name", SOME)
+async def test_none_runs_in_what_was_tried(seen: Seen, name: str) -> None:
+    script = SCRIPTS[name]
+    await seen.goto(f"/handlers/{quote(script, safe='')}")
+    await seen.page.get_by_text("Dry run …").click()
+    payload = json.dumps({"fails": True, script: script})
+    await seen.page.locator("#dry-run textarea").fill(payload)
+    await seen.page.get_by_role("button", name="Dry run").click()
+    await seen.page.get_by_role("heading", name="FAILED").wait_for()
+    await check(seen)
+    # Error, log line and trace.
+    assert (await seen.page.evaluate(_TEXT)).count(as_json(script)) >= 3
+    await seen.page.locator("textarea").fill(script)
+    await seen.page.get_by_role("button", name="Dry run").click()
+    await seen.page.get_by_role("alert").wait_for()
+    seen.expected("422")
+    await check(seen)
+    # A parser of HTML leaves no NUL in a field.
+    assert script.replace("\0", "\ufffd")[:10] in await seen.page.locator("textarea").input_value()
 
 
 @_guarded

@@ -10,6 +10,7 @@ from tests.web.test_site import BROWSER, HOSTILE, Elements
 
 GOOD = b'{"context":{"nodeRunId":"wfnr_a"},"payload":{"type":"greet"}}'
 BAD = b'{"context":{"nodeRunId":"wfnr_ a"},"payload":{"type":"greet"}}'
+OTHER_SOURCE = b'{"cluster":"k:9092","topic":"o.arrivals","partition":0,"offset":1,"timestamp":1.0}'
 LETTER = "/api/dead-letters/0/7"
 
 
@@ -104,3 +105,106 @@ async def test_not_from_the_page_of_another_site(new_client: NewClient, worker: 
     for path in (f"{LETTER}/redrive", f"{LETTER}/discard", "/api/dead-letters/bulk", "/dead-letters/preview"):
         assert (await client.post(path, json={}, headers={"Sec-Fetch-Site": "cross-site"})).status == 403
     assert not worker.post.entered
+
+
+async def test_letters_are_searched(new_client: NewClient, worker: FakeWorker) -> None:
+    worker.post.add(1, b'{"a":"checkout"}', "it is no JSON")
+    worker.post.add(2, b'{"a":"payments"}', "its SIGNATURE is wrong")
+    worker.post.add(3, b"x", "it is no JSON", headers={"source": OTHER_SOURCE})
+    client = await acting(new_client)
+
+    async def found(query: str) -> list[str]:
+        shown = await (await client.get(f"/api/dead-letters?{query}")).json()
+        assert shown["matching"] == len(shown["letters"])
+        return [line["letter"] for line in shown["letters"]]
+
+    assert await found("") == ["0/3", "0/2", "0/1"]
+    assert await found("reason=signature") == ["0/2"]
+    assert await found("reason=payments") == []
+    assert await found("text=payments") == await found("text=signature") == ["0/2"]
+    assert await found("topic=o.arrivals") == ["0/3"]
+    # Each is a millisecond later than the one before.
+    assert await found("since=2027-01-15T08:00:00.002Z") == ["0/3", "0/2"]
+    assert await found("until=2027-01-15T08:00:00.002Z") == ["0/1"]
+    assert (await client.get("/api/dead-letters?since=yesterday")).status == 400
+    page = Elements(await (await client.get("/dead-letters?reason=no+JSON&topic=o.runs", headers=BROWSER)).text())
+    assert [link["href"] for link in page.named("a") if str(link["href"]).startswith("/dead-letters/")] == [
+        "/dead-letters/0/1"
+    ]
+    assert {"selected": None} in page.named("option")
+
+
+async def test_pages_have_each_letter_once(new_client: NewClient, worker: FakeWorker) -> None:
+    for offset in range(7):
+        worker.post.add(offset, GOOD)
+    client = await acting(new_client)
+    seen: list[str] = []
+    path: str | None = "/dead-letters?limit=3"
+    while path is not None:
+        page = Elements(await (await client.get(path, headers=BROWSER)).text())
+        seen += [str(field["value"]) for field in page.named("input") if field.get("name") == "letters"]
+        # What comes meanwhile moves nothing.
+        worker.post.add(100 + len(seen), GOOD)
+        path = next((link["href"] for link in page.named("a") if link.get("rel") == "next"), None)
+    assert seen == [f"0/{offset}" for offset in range(6, -1, -1)]
+    assert (await client.get("/api/dead-letters?after=x")).status == 400
+    assert (await client.get("/api/dead-letters?after=1.0,x")).status == 200
+
+
+async def test_all_that_match_are_named_before_anything_is_done(new_client: NewClient, worker: FakeWorker) -> None:
+    for offset in range(5):
+        worker.post.add(offset, GOOD, "wrong" if offset % 2 else "odd")
+    client = await acting(new_client)
+    listed = Elements(await (await client.get("/dead-letters?reason=odd&limit=1", headers=BROWSER)).text())
+    fields = [(one["name"], one.get("value")) for one in listed.named("input") if one.get("type") == "hidden"]
+    assert {("all", "1"), ("reason", "odd")} <= set(fields)
+    body = "what=redrive&all=1&reason=odd"
+    asked = Elements(await (await client.post("/dead-letters/preview", data=body, headers=FORM)).text())
+    worker.post.add(6, GOOD, "odd")
+    named = [str(one["value"]) for one in asked.named("input") if one["name"] == "letters"]
+    assert named == ["0/4", "0/2", "0/0"]
+    done = "what=redrive&" + "&".join(f"letters={name}" for name in named)
+    assert (await client.post("/dead-letters/bulk", data=done, headers=FORM)).status == 200
+    assert [source.offset for _, source, _ in worker.post.entered] == [4, 2, 0]
+
+
+async def test_more_than_one_action_takes_are_left(
+    new_client: NewClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.letters._MOST_BULK", 2)
+    for offset in range(5):
+        worker.post.add(offset, GOOD)
+    client = await acting(new_client)
+    page = Elements(await (await client.post("/dead-letters/preview", data="what=discard&all=1", headers=FORM)).text())
+    assert [one["value"] for one in page.named("input") if one["name"] == "letters"] == ["0/4", "0/3"]
+    assert "3 more match" in page.text
+    nothing = await client.post("/dead-letters/preview", data="what=discard", headers=FORM)
+    assert (nothing.status, "tick some" in await nothing.text()) == (422, True)
+
+
+async def test_the_audit_is_searched_in_pages(new_client: NewClient, worker: FakeWorker) -> None:
+    for number, (who, what, of) in enumerate(
+        [("web", "retry item", "wfnr_a"), ("cli: anna", "pause handler", None), ("cli: anna", "retry item", "wfnr_b")]
+    ):
+        event_type = None if of else "greet"
+        worker.post.letters.add(
+            Audited(
+                id=str(number), at=1.0, who=who, what=what, outcome="applied", node_run_id=of, event_type=event_type
+            )
+        )
+    client = await acting(new_client)
+
+    async def found(query: str) -> list[str]:
+        return [one["id"] for one in (await (await client.get(f"/api/audit?{query}")).json())["actions"]]
+
+    assert await found("") == ["2", "1", "0"]
+    assert await found("who=ANNA") == ["2", "1"]
+    assert await found("what=retry+item") == ["2", "0"]
+    assert await found("of=wfnr_a") == ["0"]
+    assert await found("of=greet&who=anna") == ["1"]
+    first = await (await client.get("/api/audit?limit=2")).json()
+    assert await found(f"limit=2&after={first['after']}") == ["0"]
+    assert first["whats"] == ["pause handler", "retry item"]
+    page = Elements(await (await client.get("/audit?limit=2", headers=BROWSER)).text())
+    assert {"/node-runs/wfnr_b", "/handlers/greet"} <= {str(link["href"]) for link in page.named("a")}
+    assert [link["href"] for link in page.named("a") if link.get("rel") == "next"] == ["/audit?limit=2&after=1.0,1"]

@@ -101,7 +101,7 @@ async def test_workers_are_shown_with_how_they_do(pair: Pair) -> None:
     assert shown["asked"] == "host-0123abcd"
     told = {one["worker"]: (one["state"], one["partitions"], one["recoveryRemaining"]) for one in shown["workers"]}
     assert told == {"host-0123abcd": ("ready", [0, 2, 4, 6], 0), "host-other": ("rebalancing", [1, 3, 5, 7], 7)}
-    assert all(one["memoryBytes"] > 1_000_000 and one["version"] for one in shown["workers"])
+    assert all(one["memoryBytes"] > 1_000_000 and one["cpuSeconds"] > 0 and one["version"] for one in shown["workers"])
     page = await (await pair.first.get("/workers", headers=BEARER)).text()
     assert "host-other" in page
     assert "rebalancing" in page

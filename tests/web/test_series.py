@@ -17,13 +17,14 @@ class Counts:
         self.received = 5
         self.completed = {"SUCCESS": 3}
         self.now = NOON
+        self.handler, self.report = Samples(), Samples()
         self.series = Series(
             "host-1",
             lambda: self.received,
             lambda: dict(self.completed),
             lambda: 7,
-            Samples(),
-            Samples(),
+            self.handler,
+            self.report,
             lambda: self.now,
         )
 
@@ -43,13 +44,13 @@ def areas(counts: Counts) -> list[Area]:
 
 
 async def test_what_happened_in_each_step(counts: Counts, new_client: NewClient) -> None:
-    counts.series.handler.add(0.25)
+    counts.handler.add(0.25)
     counts.series.late(0.2)
     counts.series.late(0.1)
     counts.step()
     counts.received += 2
     counts.completed |= {"SUCCESS": 4, "FAILED": 1}
-    counts.series.report.add(1.5)
+    counts.report.add(1.5)
     counts.step()
     client = await new_client()
     shown = await (await client.get("/api/series")).json()

@@ -1,8 +1,19 @@
 """What waits, as it is shown: why, until when, and what can be done."""
 
+import time
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from agents.work import ItemWork
 from streams.records import ItemDeferred, Settled
 from tests.web.conftest import NewClient
-from tests.web.fakes import NOON, FakeWorker
+from tests.web.fakes import NOON, FakeWorker, an_id, halves
+from tests.web.serving import paired
+from tests.web.sites import Around
 from tests.web.test_site import BROWSER, Elements
 
 
@@ -40,3 +51,130 @@ async def test_each_says_why_and_has_its_action(new_client: NewClient, worker: F
         "/node-runs/wfnr_held/items/0/complete",
         "/node-runs/wfnr_refused/retry",
     } <= actions
+
+
+def lines(shown: dict[str, Any]) -> dict[str, str]:
+    return {line["nodeRunId"]: line["why"] for line in shown["lines"]}
+
+
+class Late:
+    """A handler with calls of every age: its deadline is 30 seconds."""
+
+    def __init__(self, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.worker, self.now = worker, 1000.0
+        monkeypatch.setattr("agents.feeding.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def begins(self, node_run_id: str, before: float) -> None:
+        """One begins so many seconds before now."""
+        self.worker.arrive(node_run_id)
+        self.now = 1000.0 - before
+        self.worker.run(node_run_id)
+        self.now = 1000.0
+
+    def waits(self, node_run_id: str, before: float) -> None:
+        self.worker.arrive(node_run_id)
+        self.now = 1000.0 - before
+        self.worker.wait(node_run_id)
+        self.now = 1000.0
+
+
+@pytest.fixture
+def late(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> Late:
+    made = Late(worker, monkeypatch)
+    worker.clock = lambda: made.now
+    return made
+
+
+async def test_calls_near_their_deadline_and_past_it(new_client: NewClient, worker: FakeWorker, late: Late) -> None:
+    late.begins("wfnr_young", 23.9)
+    late.begins("wfnr_near", 24.1)
+    late.begins("wfnr_nearer", 29.0)
+    late.begins("wfnr_past", 40.0)
+    worker.end("wfnr_past", error="the deadline of 30 s passed")
+    client = await new_client()
+    shown = await (await client.get("/api/stuck")).json()
+    assert [(line["nodeRunId"], line["why"]) for line in shown["lines"]] == [
+        ("wfnr_past", "overdue"),
+        ("wfnr_nearer", "deadline"),
+        ("wfnr_near", "deadline"),
+    ]
+    assert (shown["examined"], shown["waiting"]) == (3, 3)
+    assert shown["lines"][1]["handler"] == "greet"
+    left = datetime.fromisoformat(shown["lines"][2]["until"]).timestamp() - time.time()
+    assert 4 < left < 6.1
+    page = await (await client.get("/stuck", headers=BROWSER)).text()
+    actions = {form["action"] for form in Elements(page).named("form")}
+    assert {
+        "/node-runs/wfnr_past/items/0/retry",
+        "/node-runs/wfnr_near/items/0/complete",
+        "/node-runs/wfnr_near/cancel",
+    } <= actions
+    assert "/node-runs/wfnr_past/items/0/complete" not in actions
+
+
+async def test_what_waits_behind_calls_that_do_not_end(new_client: NewClient, worker: FakeWorker, late: Late) -> None:
+    late.waits("wfnr_first", 50.0)
+    late.waits("wfnr_later", 5.0)
+    client = await new_client()
+    assert lines(await (await client.get("/api/stuck")).json()) == {}
+    worker.feeder.blocked_since = 980.0
+    shown = await (await client.get("/api/stuck")).json()
+    assert lines(shown) == {"wfnr_first": "place", "wfnr_later": "place"}
+    ends = [datetime.fromisoformat(line["until"]).timestamp() - time.time() for line in shown["lines"]]
+    # What waited when the last place was taken has one deadline from then, what came later the next one.
+    assert 9 < ends[0] <= 10 < 39 < ends[1] <= 40
+
+
+async def test_items_of_paused_handlers(new_client: NewClient, worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    worker.pausing.keep("greet", ItemWork(worker.here.partition_of("wfnr_a"), "wfnr_a", 0, 0, "greet", 1))
+    worker.arrive("wfnr_b")
+    worker.defer("wfnr_b")
+    client = await new_client()
+    shown = await (await client.get("/api/stuck")).json()
+    # What has no end comes last.
+    assert list(lines(shown).items()) == [("wfnr_b", "retry"), ("wfnr_a", "paused")]
+    page = await (await client.get("/stuck", headers=BROWSER)).text()
+    assert "/handlers/greet/resume" in {form["action"] for form in Elements(page).named("form")}
+
+
+async def test_by_reason(new_client: NewClient, worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    worker.pausing.keep("greet", ItemWork(worker.here.partition_of("wfnr_a"), "wfnr_a", 0, 0, "greet", 1))
+    worker.arrive("wfnr_b")
+    worker.defer("wfnr_b")
+    worker.arrive("wfnr_c")
+    worker.end("wfnr_c")
+    worker.settle("wfnr_c", Settled.REFUSED, "not known")
+    client = await new_client()
+    for why, expected in (("paused", "wfnr_a"), ("retry", "wfnr_b"), ("refused", "wfnr_c")):
+        shown = await (await client.get(f"/api/stuck?why={why}")).json()
+        assert lines(shown) == {expected: why}
+        page = Elements(await (await client.get(f"/stuck?why={why}", headers=BROWSER)).text())
+        assert {"href": f"/stuck?why={why}", "aria-current": "true"} in page.named("a")
+    assert lines(await (await client.get("/api/stuck?why=callback")).json()) == {}
+    assert (await client.get("/api/stuck?why=nothing")).status == 400
+
+
+async def test_it_is_bounded(new_client: NewClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.stuck._MOST_EXAMINED", 3)
+    for number in range(8):
+        worker.arrive(f"wfnr_{number}")
+        worker.defer(f"wfnr_{number}")
+    reads = worker.rows.reads
+    client = await new_client()
+    shown = await (await client.get("/api/stuck?why=retry")).json()
+    assert (len(shown["lines"]), shown["examined"], shown["waiting"]) == (3, 3, 8)
+    assert worker.rows.reads - reads <= 6
+
+
+async def test_what_waits_at_two_workers() -> None:
+    one, other = FakeWorker("one"), FakeWorker("other")
+    halves(one, other)
+    ids = [an_id(one, "r"), an_id(other, "r")]
+    for worker, node_run_id in zip((one, other), ids, strict=True):
+        worker.arrive(node_run_id)
+        worker.pausing.keep("greet", ItemWork(worker.here.partition_of(node_run_id), node_run_id, 0, 0, "greet", 1))
+    async with paired(one, other, Around()) as (first, _), ClientSession(first.url) as client:
+        shown = await (await client.get("/api/stuck?why=paused")).json()
+    assert (set(lines(shown)), shown["scope"], shown["missing"]) == (set(ids), "all workers", [])
