@@ -190,6 +190,10 @@ class Letters:
         lines = [self.line(head) for head in left[:limit]]
         return LetterList(letters=lines, total=len(newest), open=len(newest) - done)
 
+    def open_since(self, since: float) -> int:
+        """Return how many letters have come since then (epoch seconds) that nothing was done to."""
+        return sum(head.at >= since and self.handled(place) is None for place, head in self._heads.items())
+
     def line(self, head: _Head) -> LetterLine:
         """Return a letter as it is listed."""
         return LetterLine(

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, cast
 
 from faust.web.base import BlueprintManager
@@ -19,7 +18,6 @@ from agents.reporter import reports, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
 from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
-from port.models import Result
 from streams.app import app, settings
 from streams.messages import Foreign, NodeRunMessage
 from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
@@ -30,7 +28,7 @@ from streams.tail import Tail, Taken
 from web.actions import Actions, HandlerInfo
 from web.auth import Guard
 from web.callbacks import Callbacks
-from web.charts import Bucket
+from web.front import Looked
 from web.health import Readiness
 from web.here import Here
 from web.index import Index
@@ -40,7 +38,7 @@ from web.others import Others, Peer, Seal
 from web.owners import Owners
 from web.pages import Pages
 from web.search import Lists
-from web.series import Series, Step, count_of
+from web.series import Series, SeriesViews, count_of
 from web.site import Site, Strangers, counts_by_reason
 from web.status import LoopLag, Status
 from web.workers import Workers
@@ -77,16 +75,6 @@ series: Final = Series(
     HANDLER_SAMPLES,
     REPORT_SAMPLES,
 )
-
-
-def _buckets() -> list[Bucket]:
-    return [_bucket(step, step.at) for step in series.shown().steps if step.at is not None]
-
-
-def _bucket(step: Step, at: datetime) -> Bucket:
-    p50, p99 = (None, None) if step.handler is None else (step.handler.p50, step.handler.p99)
-    succeeded, failed = (step.completed.get(result.value, 0) for result in (Result.SUCCESS, Result.FAILED))
-    return Bucket(at, step.received, succeeded, failed, p50, p99)
 
 
 @dataclass
@@ -166,6 +154,7 @@ async def follow_letters() -> None:
 
 
 index: Final = Index(settings.data_dir / f"{settings.app_id}.views.sqlite")
+status: Final = Status(here, readiness, loop_lag)
 site: Final = Site(
     here=here,
     readiness=readiness,
@@ -179,9 +168,18 @@ site: Final = Site(
     watch=watch,
     others=others,
     owners=owners,
-    workers=Workers(Status(here, readiness, loop_lag), others, pages, asks=guard.asks),
-    areas=[series, Lists(here, index, others, pages)],
-    buckets=_buckets,
+    workers=Workers(status, others, pages, asks=guard.asks),
+    looked=Looked(
+        failed=index,
+        behind=lag.behind,
+        letters=known_letters,
+        series=SeriesViews(series.shown, others),
+        status=status,
+        watch=watch,
+        pausing=pausing,
+        deadlines={name: one.handler.deadline for name, one in handler_agents.items()},
+    ),
+    areas=[Lists(here, index, others, pages)],
 )
 
 app.after_rebalance.append(readiness.note_assignment)

@@ -15,6 +15,7 @@ from agents.pausing import Pausing
 from agents.telling import Telling
 from agents.work import ItemWork
 from port.models import Result
+from streams.lag import Behind
 from streams.messages import NodeRunMessage
 from streams.records import (
     Action,
@@ -39,6 +40,7 @@ from tables.rows import NotOwnedError
 from tables.state import Note
 from web.here import Here
 from web.letters import Letters
+from web.status import LoopLag
 
 PARTITIONS = 8
 NOON = 1_800_000_000.0
@@ -136,13 +138,16 @@ class FakeWorker:
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None)),
+            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
         self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", ""))
         self.here = Here(self.worker, ledger, self.overview, dispatch, self.feeders, self.holding, self.telling)
         self.post = FakePost()
+        self.loop_lag = LoopLag()
+        self.behind: dict[str, Behind] = {}
+        """How far it is behind, by topic."""
         self.pausing = Pausing()
         self.pausing.take_back = lambda partition, event_type: None
         self.pausing.go_on = self.feeder.add
@@ -179,13 +184,13 @@ class FakeWorker:
             "event_types": ("greet",),
         }
         applied = self.ledger.arrival(partition, Arrival.model_validate(known | fields))
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
 
     def outcome(self, event: NodeRunEvent) -> None:
         """Something becomes of it."""
         partition = self.rows.partition = self.here.partition_of(event.node_run_id)
         applied = self.ledger.outcome(partition, event)
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
 
     async def ask(self, event: AskedEvent, action: Action, seconds: float) -> Became | None:
         """Somebody asks for something by hand."""
@@ -193,7 +198,7 @@ class FakeWorker:
         self.asked.append(event)
         partition = self.rows.partition = self.here.partition_of(event.node_run_id)
         applied = self.ledger.outcome(partition, event)
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
         return Became(applied.note, applied.why)
 
     async def ask_to_pause(self, event: TypePaused, seconds: float) -> int:

@@ -69,7 +69,7 @@ _TEXT: Final = """() => [
 async def url() -> AsyncIterator[str]:
     one, other = infected()
     samples = [LeftAlone(script, number, script) for number, script in enumerate(ALL)]
-    around = Around(peers=strangers(), samples=samples, buckets=last_hour())
+    around = Around(peers=strangers(), samples=samples, steps=last_hour())
     async with paired(one, other, around) as (first, _):
         yield first.url
 
