@@ -2,8 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Final
 
+from agents.work import ItemWork
+from streams.bridge import SourceState
+from streams.lag import Behind
 from streams.records import Action, Audited, Settled, Source, TypePaused
 from tests.web.fakes import NOON, FakeWorker, halves
 from web.others import Peer
@@ -57,6 +61,10 @@ def infected() -> tuple[FakeWorker, FakeWorker]:
     for number, script in enumerate(ALL):
         _node_runs((one, other), number, script)
         _letters(one, number, script)
+    for number, worker in enumerate((one, other)):
+        worker.behind = {script: Behind(9, number, 9, 100.0) for script in ALL}
+        status = SourceState(problem=" ".join(ALL), since=NOON)
+        worker.app.bridge = SimpleNamespace(status=status)
     for partition, script in zip(one.here.partitions, ALL, strict=False):
         action = Action(id="a", who=script)
         one.pausing.change(partition, TypePaused(event_type=ALL[2], paused=True, action=action, at=NOON))
@@ -105,6 +113,11 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
     worker = _owner(workers, runs)
     worker.arrive(runs, text=script, **fields)
     worker.run(runs)
+
+    queued = f"wfnr_queued{number}"
+    worker = _owner(workers, queued)
+    worker.arrive(queued, **fields)
+    worker.feeders[script].add(ItemWork(worker.here.partition_of(queued), queued, 0, 0, script, 1))
 
 
 def _letters(worker: FakeWorker, number: int, script: str) -> None:
