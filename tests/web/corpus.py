@@ -9,7 +9,7 @@ from agents.work import ItemWork
 from streams.bridge import SourceState
 from streams.lag import Behind
 from streams.records import Action, Audited, Settled, Source, TypePaused
-from tests.web.fakes import NOON, FakeWorker, halves
+from tests.web.fakes import NOON, FakeWorker, an_id, halves
 from web.others import Peer
 
 SCRIPTS: Final = {
@@ -62,6 +62,8 @@ def infected() -> tuple[FakeWorker, FakeWorker]:
         _node_runs((one, other), number, script)
         _letters(one, number, script)
     for number, worker in enumerate((one, other)):
+        waits = ItemWork(worker.here.partitions[0], an_id(worker, "queued"), 0, 0, ALL[0], 1)
+        worker.feeders[ALL[0]].add(waits)
         worker.behind = {script: Behind(9, number, 9, 100.0) for script in ALL}
         status = SourceState(problem=" ".join(ALL), since=NOON)
         worker.app.bridge = SimpleNamespace(status=status)
@@ -113,11 +115,6 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
     worker = _owner(workers, runs)
     worker.arrive(runs, text=script, **fields)
     worker.run(runs)
-
-    queued = f"wfnr_queued{number}"
-    worker = _owner(workers, queued)
-    worker.arrive(queued, **fields)
-    worker.feeders[script].add(ItemWork(worker.here.partition_of(queued), queued, 0, 0, script, 1))
 
 
 def _letters(worker: FakeWorker, number: int, script: str) -> None:
