@@ -110,7 +110,7 @@ class OverviewShown(Shown):
     scope: str = SCOPE
     at: datetime | None
     problems: list[Problem] = []
-    """What is worth a look, the worst first."""
+    """What is worth a look, the worst first; that is for all workers together to say."""
     workers: list[Pulse]
     lags: list[TopicLag]
     sources: list[SourceStatus]
