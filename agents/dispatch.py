@@ -6,6 +6,7 @@ What was started is remembered as *claimed* until the state says otherwise, so t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from agents.work import ItemWork, ReportWork, TellWork
+from port.models import Result
 from streams.messages import event_type, items_of
 from streams.records import Body, DeferralExpired, GraceOver, NodeRunEvent
 from tables.due import DueIndex
@@ -46,8 +48,19 @@ _CACHED_CHARACTERS: Final = 4_000_000
 _CHUNK: Final = 50
 """Node runs that a scan looks at before all else has its turn: some 2 ms."""
 _NO_ITEM: Final = -1
+_MOST_READ: Final = 2_000
+"""Items of one node run that are read for the views after a take-over, where some have failed."""
 
 Fields = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What a walk over the node runs of a partition remembers."""
+
+    opened: set[str] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
+    """Those with failed items in rows of their own."""
 
 
 @dataclass
@@ -324,10 +337,25 @@ class Dispatch:
         """
         while self._begun:
             partition, runs = self._begun.popitem()
-            opened: set[str] = set()
-            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, opened), self._turn)  # type: ignore[misc]
+            walk = _Walk()
+            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, walk), self._turn)  # type: ignore[misc]
+            for node_run_id in walk.failed:
+                await self._tell_failed(partition, node_run_id)
             if partition not in self._begun:
                 self.counting.discard(partition)
+
+    async def _tell_failed(self, partition: int, node_run_id: str) -> None:
+        """Tell who follows of the failed items of a node run that have rows of their own, as they stand now."""
+        with contextlib.suppress(NotOwnedError):
+            for start in range(0, _MOST_READ, _CHUNK):
+                run = self.node_runs.run(partition, node_run_id)
+                if run is None or start >= run.items or partition not in self.active:
+                    return
+                for index in range(start, min(start + _CHUNK, run.items)):
+                    item = self.node_runs.item(partition, run, index)
+                    if item is not None and item.result is Result.FAILED:
+                        self.overview.changed(partition, run, run, item)
+                await self._turn()
 
     async def _turn(self) -> None:
         await asyncio.sleep(0)
@@ -350,12 +378,14 @@ class Dispatch:
         except NotOwnedError:
             logger.info("partition %d went on while it was taken over", partition)
 
-    def _count(self, opened: set[str], partition: int, run: NodeRun) -> None:
+    def _count(self, walk: _Walk, partition: int, run: NodeRun) -> None:
         # After a crash a node run may have both rows: the open one, which comes first, wins.
-        if run.node_run_id not in opened:
+        if run.node_run_id not in walk.opened:
             self.overview.changed(partition, None, run)
+            if run.failed > (run.item is not None and run.item.result is Result.FAILED):
+                walk.failed.append(run.node_run_id)
         if not run.finished:
-            opened.add(run.node_run_id)
+            walk.opened.add(run.node_run_id)
 
     def _resume(self, partition: int, run: NodeRun) -> None:
         self.mend(partition, run.node_run_id, lambda: self._start(partition, run.node_run_id))

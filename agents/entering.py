@@ -63,7 +63,7 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
 def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> None:
     if applied.run is None or partition not in dispatch.active:
         return
-    overview.changed(partition, applied.before, applied.run)
+    overview.changed(partition, applied.before, applied.run, applied.item)
     if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) and event.worker == app.incarnation:
         dispatch.call_ended(partition, event.node_run_id, event.index, event.attempt)
     dispatch.act(partition, applied)

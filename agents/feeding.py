@@ -62,6 +62,11 @@ class Feeder(Generic[W]):
         return [work for _, work in self._waiting]
 
     @property
+    def first(self) -> W | None:
+        """The piece that has waited the longest; None where none waits."""
+        return self._waiting[0][1] if self._waiting else None
+
+    @property
     def waiting(self) -> int:
         """How many pieces wait for an actor."""
         return len(self._waiting)

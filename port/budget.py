@@ -76,6 +76,11 @@ class Budget:
         return None if self._told is None else self._told.remaining
 
     @property
+    def limit(self) -> int | None:
+        """How many calls Port allows in a period, as it said last; None where it did not say so lately."""
+        return None if self._told is None else self._told.limit
+
+    @property
     def pausing(self) -> bool:
         """Whether calls wait for time to pass: for the end of the pause after a 429, or at the pace of what is left."""
         return self._timer is not None and any(self._waiting)

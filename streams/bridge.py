@@ -28,6 +28,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
+from faust.types import TP
 from mode import Service
 from pydantic import ValidationError
 
@@ -35,6 +36,7 @@ from port.client import PortClient
 from port.errors import PortError
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster
+from streams.lag import Ends
 from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
 from streams.probe import ProbeError, probe
 from streams.records import Source
@@ -74,6 +76,8 @@ class SourceState:
     """Epoch seconds from which on the problem lasts."""
     lag: dict[int, int] = dataclasses.field(default_factory=dict)
     """Records that are not copied yet, by partition; of the partitions that this worker copies."""
+    lag_seconds: float = 0.0
+    """For how long the oldest of them has waited at least."""
 
 
 def copied_from(headers: Sequence[tuple[str, bytes]]) -> Source | None:
@@ -121,6 +125,7 @@ class Bridge(Service):
         self._client_id = client_id
         self._port = port
         self.status = SourceState()
+        self._ends = Ends()
         self.rounds = 0
         """Grows while it is connected, also where there is nothing to copy."""
 
@@ -248,14 +253,17 @@ class Bridge(Service):
         async with asyncio.timeout(ANSWER_SECONDS):
             await consumer.topics()
             ends = await consumer.end_offsets(mine) if mine else {}
-            lag = {}
+            lag, seconds = dict[int, int](), 0.0
             for tp, end in ends.items():
                 with contextlib.suppress(IllegalStateError):  # it has just gone
-                    lag[tp.partition] = max(0, end - await consumer.position(tp))
+                    position, place = await consumer.position(tp), TP(tp.topic, tp.partition)
+                    lag[tp.partition] = max(0, end - position)
+                    self._ends.saw(place, end, position)
+                    seconds = max(seconds, self._ends.seconds(place, position))
         SOURCE_LAG.clear()
         for partition, records in lag.items():
             SOURCE_LAG.labels(str(partition)).set(records)
-        self.status.lag = lag
+        self.status.lag, self.status.lag_seconds = lag, seconds
 
     def _went_well(self) -> None:
         logger.info("source: copying %s", self._topic)

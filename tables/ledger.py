@@ -56,6 +56,8 @@ class Applied:
     """Why it is REFUSED, for people."""
     by_hand: bool = False
     """Whether somebody wants an item called again that others may be running."""
+    item: Item | None = None
+    """The item that was written with it."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -172,7 +174,7 @@ class Ledger(NodeRuns):
         self._recounted[partition].add(arrival.node_run_id)
         written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, written, touched, message.first if message else None)
+        return Applied(change.note, stored, written, touched, message.first if message else None, item=change.item)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
@@ -195,6 +197,7 @@ class Ledger(NodeRuns):
             message,
             change.why,
             isinstance(event, ItemAgain),
+            change.item,
         )
 
     def _in_its_message(self, partition: int, run: NodeRun, item: Item) -> Item:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tables.state import NodeRun, State, state_of
+from tables.state import Item, NodeRun, State, state_of
 
 LATEST: Final = 500
 """How many of the latest node runs are remembered for each partition."""
@@ -25,8 +25,11 @@ class _Partition:
 class Follower(Protocol):
     """Follows the node runs of this worker."""
 
-    def changed(self, partition: int, run: NodeRun) -> None:
-        """Take note of how a node run stands."""
+    def changed(self, partition: int, before: NodeRun | None, after: NodeRun, item: Item | None) -> None:
+        """Take note of how a node run stands, and of the item that was written with it, where there is one.
+
+        `before` is None for one that is told of for the first time: what was told of it since is newer then.
+        """
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""
@@ -53,8 +56,11 @@ class Overview:
         self.changes = 0
         """Another number where anything has changed."""
 
-    def changed(self, partition: int, before: NodeRun | None, after: NodeRun | None) -> None:
-        """Take note of a node run's change of state; `before` is None where it was not counted yet."""
+    def changed(self, partition: int, before: NodeRun | None, after: NodeRun | None, item: Item | None = None) -> None:
+        """Take note of a node run's change of state; `before` is None where it was not counted yet.
+
+        `item` is the one that was written with it; one that stands in the node run's own row need not be told.
+        """
         if after is None:
             return
         self.changes += 1
@@ -70,7 +76,7 @@ class Overview:
         place.open += opened
         self.open += opened
         for follower in self.followers:
-            follower.changed(partition, after)
+            follower.changed(partition, before, after, item)
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""

@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one scale, which begins at 0."""
+    """Lines over one scale, which begins at 0: node runs a minute, or seconds."""
 
     top: float
     """The value at the upper edge."""
@@ -59,15 +59,18 @@ class Charts:
     failed: int
 
 
-def charts(buckets: Sequence[Bucket]) -> Charts | None:
-    """Return the charts of buckets, the oldest first; None of less than two, which make no line."""
-    columns = _columns(buckets)
+def charts(buckets: Sequence[Bucket], step_seconds: float) -> Charts | None:
+    """Return the charts of buckets of so many seconds, the oldest first; None of less than two, which make no line."""
+    size = -(-len(buckets) // _MOST_COLUMNS) or 1
+    # All columns are whole: a part of one would show as a dip.
+    columns = [_together(buckets[end - size : end]) for end in range(len(buckets), size - 1, -size)][::-1]
     if len(columns) < 2:
         return None
+    minutes = size * step_seconds / 60
     counted: dict[str, Callable[[Bucket], float | None]] = {
-        "received": lambda one: one.received,
-        "succeeded": lambda one: one.succeeded,
-        "failed": lambda one: one.failed,
+        "received": lambda one: one.received / minutes,
+        "succeeded": lambda one: one.succeeded / minutes,
+        "failed": lambda one: one.failed / minutes,
     }
     timed: dict[str, Callable[[Bucket], float | None]] = {"p50": lambda one: one.p50, "p99": lambda one: one.p99}
     return Charts(
@@ -76,11 +79,6 @@ def charts(buckets: Sequence[Bucket]) -> Charts | None:
         succeeded=sum(one.succeeded for one in buckets),
         failed=sum(one.failed for one in buckets),
     )
-
-
-def _columns(buckets: Sequence[Bucket]) -> list[Bucket]:
-    size = -(-len(buckets) // _MOST_COLUMNS) or 1
-    return [_together(buckets[start : start + size]) for start in range(0, len(buckets), size)]
 
 
 def _together(some: Sequence[Bucket]) -> Bucket:

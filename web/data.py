@@ -238,8 +238,12 @@ class PortShown(Shown):
     """Reports that Port has not answered yet."""
     oldest_received_at: datetime | None
     """When the oldest node run was received of those, as far as that is known without a look at each."""
+    oldest_waits_since: datetime | None = None
+    """When the last item ended of the oldest report that waits."""
     rate_limit_remaining: int | None
     """Calls that are left of the organization's rate limit; null where Port did not say lately."""
+    rate_limit: int | None = None
+    """How many calls that limit allows; null where Port did not say lately."""
 
 
 class NodeRunList(Shown):

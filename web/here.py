@@ -103,12 +103,16 @@ class Here:
     def port_shown(self) -> PortShown:
         """Return how this worker finds Port's API."""
         port, (waiting, firsts) = self.worker.port, self.dispatch.reporting()
-        runs = (self._run(partition, node_run_id) for partition, node_run_id in firsts)
+        known = (self._run(partition, node_run_id) for partition, node_run_id in firsts)
+        runs = [run for run in known if run is not None]
+        ended = (run.last_ended_at for run in runs if run.last_ended_at is not None)
         return PortShown(
             unreachable_since=instant(port.unreachable_since),
             reports_waiting=waiting,
-            oldest_received_at=instant(min((run.received_at for run in runs if run is not None), default=None)),
+            oldest_received_at=instant(min((run.received_at for run in runs), default=None)),
+            oldest_waits_since=instant(min(ended, default=None)),
             rate_limit_remaining=port.budget.remaining,
+            rate_limit=port.budget.limit,
         )
 
     def mark(self) -> Hashable:

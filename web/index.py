@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from tables.state import NodeRun, State, state_of
+from port.models import Result
+from tables.state import Item, NodeRun, State, state_of
+from web.grouping import group_of
 from web.masking import masked_text
 
 FLUSH_SECONDS: Final = 0.2
@@ -41,7 +43,9 @@ CREATE TABLE node_runs (
     node TEXT,
     state TEXT NOT NULL,
     received_at REAL NOT NULL,
-    attempts INTEGER NOT NULL
+    attempts INTEGER NOT NULL,
+    failed_at REAL,
+    why TEXT
 ) WITHOUT ROWID;
 CREATE INDEX by_time ON node_runs (received_at DESC, node_run_id DESC);
 CREATE INDEX by_state ON node_runs (state, received_at DESC, node_run_id DESC);
@@ -50,6 +54,7 @@ CREATE INDEX by_run ON node_runs (workflow_run_id);
 CREATE INDEX by_node ON node_runs (node, received_at DESC, node_run_id DESC);
 CREATE INDEX by_attempts ON node_runs (received_at DESC, node_run_id DESC) WHERE attempts > 1;
 CREATE INDEX by_partition ON node_runs (partition);
+CREATE INDEX by_failure ON node_runs (failed_at DESC) WHERE failed_at IS NOT NULL;
 CREATE TABLE event_types (
     event_type TEXT NOT NULL,
     received_at REAL NOT NULL,
@@ -59,16 +64,32 @@ CREATE TABLE event_types (
 ) WITHOUT ROWID;
 CREATE INDEX event_types_by_partition ON event_types (partition);
 CREATE TABLE failures (
-    node_run_id TEXT PRIMARY KEY,
+    node_run_id TEXT NOT NULL,
+    item INTEGER NOT NULL,
     partition INTEGER NOT NULL,
+    failure TEXT NOT NULL,
     event_type TEXT NOT NULL,
     message TEXT NOT NULL,
-    at REAL NOT NULL
+    at REAL NOT NULL,
+    PRIMARY KEY (node_run_id, item)
 ) WITHOUT ROWID;
-CREATE INDEX failures_by_message ON failures (event_type, message, at DESC);
+CREATE INDEX failures_by_group ON failures (failure, at, node_run_id);
+CREATE INDEX failures_by_time ON failures (at);
 CREATE INDEX failures_by_partition ON failures (partition);
 """
 _TABLES: Final = ("node_runs", "event_types", "failures")
+# Beside MAX(at) the other columns are those of its row.
+_GROUPS: Final = (
+    "SELECT failure, event_type, message, COUNT(*) AS items, COUNT(DISTINCT node_run_id), MAX(at), node_run_id "
+    "FROM failures GROUP BY failure ORDER BY items DESC, MAX(at) DESC LIMIT ?"
+)
+_GROUPS_SINCE: Final = _GROUPS.replace("GROUP BY", "WHERE at >= ? GROUP BY")
+_FIRST: Final = "INSERT OR IGNORE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LATER: Final = "INSERT OR REPLACE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FIRST_FAILURE: Final = (
+    "INSERT OR IGNORE INTO failures SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
+    "WHERE NOT EXISTS (SELECT 1 FROM node_runs WHERE node_run_id = ?1)"
+)
 
 T = TypeVar("T")
 Place = tuple[float, str]
@@ -90,6 +111,8 @@ class Query:
     """Only those of which an item was called more than once."""
     text: str | None = None
     """The beginning of a node-run or workflow-run id, or a node's identifier."""
+    failure: str | None = None
+    """Only those with an item in this group of failures."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +125,40 @@ class Page:
 
 @dataclass(frozen=True)
 class Failures:
-    """Node runs that have FAILED with the same event type and message."""
+    """Items that have FAILED with the same event type, and with messages that differ in ids and numbers alone."""
 
+    failure: str
+    """The id of the group."""
     event_type: str
     message: str
-    count: int
+    """That of the latest of them."""
+    items: int
+    node_runs: int
     latest: float
     """When the latest of them ended, in epoch seconds."""
     node_run_id: str
-    """The latest of them."""
+    """The node run of the latest of them."""
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A node run that has FAILED, or whose report Port has refused."""
+
+    partition: int
+    node_run_id: str
+    at: float
+    """When its last item ended, or Port refused its report; epoch seconds."""
+    message: str
+    """Of an item that has FAILED, or Port's reason."""
+
+
+class _Told(NamedTuple):
+    """What is to be written of a node run. Made of each change of each of them, so no dataclass: that takes longer."""
+
+    partition: int
+    run: NodeRun
+    first: bool
+    """Whether it is told of for the first time: by the walk over the rows, then, it may be older than what is known."""
 
 
 class TooWideError(Exception):
@@ -127,7 +175,9 @@ class Index:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
-        self._pending: dict[str, tuple[int, NodeRun]] = {}
+        self._pending: dict[str, _Told] = {}
+        self._items: dict[tuple[str, int], tuple[_Told, Item]] = {}
+        """Items that have FAILED, or had once."""
         self._timer: asyncio.TimerHandle | None = None
         self._queued = 0
         """How many batches wait to be written; exact enough without a lock."""
@@ -144,10 +194,13 @@ class Index:
         await self._do(self._close)
         self._thread.shutdown()
 
-    def changed(self, partition: int, run: NodeRun) -> None:
-        """Take note of how a node run stands."""
-        self._pending[run.node_run_id] = partition, run
-        if len(self._pending) >= MOST_PENDING:
+    def changed(self, partition: int, before: NodeRun | None, after: NodeRun, item: Item | None) -> None:
+        """Take note of how a node run stands, and of the item that was written with it."""
+        if before is not None or after.node_run_id not in self._pending:
+            self._pending[after.node_run_id] = _Told(partition, after, first=before is None)
+        if item is not None and (item.result is Result.FAILED or item.reopened is not None):
+            self._items[after.node_run_id, item.index] = _Told(partition, after, first=False), item
+        if len(self._pending) + len(self._items) >= MOST_PENDING:
             self._flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
@@ -174,18 +227,27 @@ class Index:
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(page, None if last is None else (float(str(last[2])), str(last[1])))
 
-    async def failures(self, limit: int) -> list[Failures]:
-        """Return the failures by event type and message, the most frequent first."""
+    async def failures(self, limit: int, since: float = 0.0) -> list[Failures]:
+        """Return the groups of items that have FAILED since then (epoch seconds), the most frequent first."""
         self._flush()
-        sql = (
-            "SELECT event_type, message, COUNT(*) AS number, MAX(at), node_run_id FROM failures "
-            "GROUP BY event_type, message ORDER BY number DESC, MAX(at) DESC LIMIT ?"
-        )
-        rows = await self._do(lambda: self._rows(sql, [limit]))
+        sql = _GROUPS_SINCE if since else _GROUPS
+        rows = await self._do(lambda: self._rows(sql, [since, limit] if since else [limit]))
         return [
-            Failures(str(event_type), str(message), int(str(count)), float(str(at)), str(node_run_id))
-            for event_type, message, count, at, node_run_id in rows
+            Failures(str(one), str(kind), str(message), int(str(items)), int(str(runs)), float(str(at)), str(latest))
+            for one, kind, message, items, runs, at, latest in rows
         ]
+
+    async def failed(self, since: float, limit: int) -> tuple[int, list[FailedRun]]:
+        """Return how many node runs have FAILED since then, or were refused by Port, and the latest of them."""
+        self._flush()
+        counting = "SELECT COUNT(*) FROM node_runs WHERE failed_at >= ?"
+        listing = (
+            "SELECT partition, node_run_id, failed_at, why FROM node_runs WHERE failed_at >= ? "
+            "ORDER BY failed_at DESC LIMIT ?"
+        )
+        counted, rows = await self._do(lambda: (self._rows(counting, [since]), self._rows(listing, [since, limit])))
+        number = sum(int(str(count)) for (count,) in counted)
+        return number, [FailedRun(int(str(place)), str(one), float(str(at)), str(why)) for place, one, at, why in rows]
 
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -195,9 +257,10 @@ class Index:
             self._timer.cancel()
             self._timer = None
         if self._pending:
-            pending, self._pending = self._pending, {}
+            pending, items = list(self._pending.values()), list(self._items.values())
+            self._pending, self._items = {}, {}
             self._queued += 1
-            self._thread.submit(self._write, list(pending.values()))
+            self._thread.submit(self._write, pending, items)
 
     # In the thread.
 
@@ -213,25 +276,36 @@ class Index:
             self._database = None
         self._file.unlink(missing_ok=True)
 
-    def _write(self, changes: list[tuple[int, NodeRun]]) -> None:
+    def _write(self, changes: list[_Told], items: list[tuple[_Told, Item]]) -> None:
         self._queued -= 1
         if self._database is None:
             return
-        runs = [_row(partition, run) for partition, run in changes]
         types = [
-            (_short(name), run.received_at, run.node_run_id, partition)
-            for partition, run in changes
-            for name in run.event_types
+            (_short(name), told.run.received_at, told.run.node_run_id, told.partition)
+            for told in changes
+            for name in told.run.event_types
         ]
-        failed = [_failure(partition, run) for partition, run in changes if run.failed]
-        mended = [(run.node_run_id,) for _, run in changes if not run.failed]
+        own = [(told, told.run.item) for told in changes if told.run.item is not None]
         database = self._database
         database.execute("BEGIN")
-        database.executemany("INSERT OR REPLACE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", runs)
+        # What is told of for the first time may be older than what is known: that stays, and goes by the node run.
+        database.executemany(_FIRST_FAILURE, [_failure(*one) for one in own if one[0].first and _has_failed(one[1])])
+        database.executemany(_FIRST, [_row(told.partition, told.run) for told in changes if told.first])
+        database.executemany(_LATER, [_row(told.partition, told.run) for told in changes if not told.first])
         database.executemany("INSERT OR IGNORE INTO event_types VALUES (?, ?, ?, ?)", types)
-        database.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", failed)
-        database.executemany("DELETE FROM failures WHERE node_run_id = ?", mended)
+        self._write_items([one for one in own if not one[0].first] + items)
         database.execute("COMMIT")
+
+    def _write_items(self, items: list[tuple[_Told, Item]]) -> None:
+        failed = [_failure(told, item) for told, item in items if _has_failed(item)]
+        again = [
+            (told.run.node_run_id, item.index)
+            for told, item in items
+            if item.reopened is not None and not _has_failed(item)
+        ]
+        if self._database is not None:
+            self._database.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", failed)
+            self._database.executemany("DELETE FROM failures WHERE node_run_id = ? AND item = ?", again)
 
     def _drop(self, partition: int) -> None:
         if self._database is None:
@@ -286,15 +360,35 @@ def _row(partition: int, run: NodeRun) -> tuple[object, ...]:
         (State.WAITING if state is State.DEFERRED else state).value,
         run.received_at,
         attempts,
+        *_bad_end(run, state),
     )
 
 
-def _failure(partition: int, run: NodeRun) -> tuple[object, ...]:
-    item = run.item
-    message = f"{run.failed} of {run.items} items failed" if item is None else item.error or "failed"
-    event_type = (None if item is None else item.event_type) or next(iter(run.event_types), "")
-    at = run.received_at if run.last_ended_at is None else run.last_ended_at
-    return run.node_run_id, partition, _short(event_type), _short(masked_text(message).partition("\n")[0]), at
+def _bad_end(run: NodeRun, state: State) -> tuple[float | None, str | None]:
+    """Return when the node run FAILED, or was refused, and why; None for both where it was not."""
+    if state is State.REFUSED:
+        return run.settled_at, _line(run.reason or "refused")
+    if run.result is not Result.FAILED:
+        return None, None
+    several = f"{run.failed} of {run.items} items failed"
+    why = several if run.item is None or run.items > 1 else run.item.error or "failed"
+    return run.received_at if run.last_ended_at is None else run.last_ended_at, _line(why)
+
+
+def _has_failed(item: Item) -> bool:
+    return item.result is Result.FAILED
+
+
+def _failure(told: _Told, item: Item) -> tuple[object, ...]:
+    run, message = told.run, _line(item.error or "failed")
+    event_type = _short(item.event_type or next(iter(run.event_types), ""))
+    at = run.received_at if item.ended_at is None else item.ended_at
+    return run.node_run_id, item.index, told.partition, group_of(event_type, message), event_type, message, at
+
+
+def _line(text: str) -> str:
+    # The whole is masked first: a secret may be cut so that it is known no more.
+    return _short(masked_text(text).partition("\n")[0])
 
 
 def _short(text: str) -> str:
@@ -322,6 +416,9 @@ def _conditions(query: Query) -> list[_Condition]:
         found.append(_of_text(query.text))
     if query.repeated:
         found.append(_Condition("r.attempts > 1", (), "node_runs r INDEXED BY by_attempts"))
+    if query.failure is not None:
+        failed = "r.node_run_id IN (SELECT node_run_id FROM failures WHERE failure = ?)"
+        found.append(_Condition(failed, (query.failure,), "node_runs r", ordered=False))
     if query.workflow is not None:
         found.append(_Condition("r.workflow = ?", (query.workflow,), "node_runs r INDEXED BY by_workflow"))
     if query.event_type is not None:

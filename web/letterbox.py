@@ -215,6 +215,10 @@ class Letters:
         newest = sorted(self._heads.values(), key=lambda head: (head.at, head.place), reverse=True)
         return [head for head in newest if (query.everything or head.name not in self._handled) and query.fits(head)]
 
+    def open_since(self, since: float) -> int:
+        """Return how many letters have come since then (epoch seconds) that nothing was done to."""
+        return sum(head.at >= since and self.handled(place) is None for place, head in self._heads.items())
+
     def listed(self, query: LetterQuery, limit: int, after: Cursor | None = None) -> LetterList:
         """Return a page of the letters that are asked for. Takes its time with many: may be called in a thread."""
         known = list(self._heads.values())

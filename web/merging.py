@@ -48,11 +48,13 @@ def _foreign(all_of_them: Sequence[Foreign]) -> Foreign:
 
 def _port(all_of_them: Sequence[PortShown]) -> PortShown:
     """Return the worst that any worker finds."""
+    told = [one for one in all_of_them if one.rate_limit_remaining is not None]
+    least = min(told, key=lambda one: one.rate_limit_remaining or 0, default=None)
     return PortShown(
         unreachable_since=min((one.unreachable_since for one in all_of_them if one.unreachable_since), default=None),
         reports_waiting=sum(one.reports_waiting for one in all_of_them),
         oldest_received_at=min((one.oldest_received_at for one in all_of_them if one.oldest_received_at), default=None),
-        rate_limit_remaining=min(
-            (one.rate_limit_remaining for one in all_of_them if one.rate_limit_remaining is not None), default=None
-        ),
+        oldest_waits_since=min((one.oldest_waits_since for one in all_of_them if one.oldest_waits_since), default=None),
+        rate_limit_remaining=None if least is None else least.rate_limit_remaining,
+        rate_limit=None if least is None else least.rate_limit,
     )

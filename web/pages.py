@@ -17,6 +17,7 @@ SHOWN_CHARACTERS: Final = 50_000
 """How much of one payload or output a page shows; the API has the whole."""
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+_WHOLE_FROM: Final = 10
 
 
 class Pages:
@@ -30,7 +31,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(pretty=_pretty, instant=_instant, iso=_iso, duration=_duration)
+        self._templates.filters.update(pretty=_pretty, instant=_instant, iso=_iso, duration=duration, rate=_rate)
         self._templates.globals.update(states=list(State), paths=(), asks=False)
 
     def know(self, **values: object) -> None:
@@ -65,7 +66,12 @@ def _instant(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _duration(seconds: float) -> str:
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= _WHOLE_FROM or number == int(number) else f"{number:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time for people."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < _MINUTE:

@@ -6,9 +6,11 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -18,6 +20,7 @@ from yarl import URL
 from tables.state import State
 from web.answers import after_of, limit_of, refused, state_of, text_in, time_in
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
+from web.grouping import is_group
 from web.here import MOST_EXAMINED, Here
 from web.index import Failures, Page, Place, Query, TooWideError
 from web.others import Missing, Others, is_local
@@ -25,7 +28,7 @@ from web.pages import Pages
 
 _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 """States that the rows do not tell apart."""
-_FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
+_FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated", "failure")
 _FORMULA: Final = re.compile(r"""(^|[;,"\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])""")
 """Where a spreadsheet takes what follows for a formula: at a beginning, and after what separates cells elsewhere."""
 _COLUMNS: Final = (
@@ -52,8 +55,20 @@ class Searched(Protocol):
     async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
         """Return a page of node runs."""
 
-    async def failures(self, limit: int) -> list[Failures]:
-        """Return the failures by event type and message."""
+    async def failures(self, limit: int, since: float = 0.0) -> list[Failures]:
+        """Return the groups of items that have FAILED since then."""
+
+
+class Within(StrEnum):
+    """How far back one looks at failures."""
+
+    HOUR = "hour"
+    DAY = "day"
+    ALL = "all"
+
+    def since(self, now: float) -> float:
+        """Return from when on, in epoch seconds."""
+        return {Within.HOUR: now - 3600, Within.DAY: now - 86_400, Within.ALL: 0.0}[self]
 
 
 class FoundNodeRuns(Shown):
@@ -69,20 +84,26 @@ class FoundNodeRuns(Shown):
 
 
 class FailureGroup(Shown):
-    """Node runs that have FAILED with the same event type and message."""
+    """Items that have FAILED with the same event type, and with messages that differ in ids and numbers alone."""
 
+    failure: str
+    """The id of the group: what `failure` of `/api/search` takes."""
     event_type: str
     message: str
+    """That of the latest of them."""
     count: int
+    """Items."""
+    node_runs: int
     latest_at: datetime | None
     latest: str
-    """The id of the latest of them."""
+    """The node-run id of the latest of them."""
 
 
 class FailureList(Shown):
     """The most frequent failures."""
 
     scope: str = SCOPE
+    within: Within = Within.ALL
     failures: list[FailureGroup]
     missing: list[int] = []
     missing_workers: list[MissingWorker] = []
@@ -96,6 +117,8 @@ class Lists:
     index: Searched
     others: Others
     pages: Pages
+    clock: Callable[[], float] = time.time
+    """Epoch seconds."""
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
@@ -175,16 +198,20 @@ class Lists:
             raise refused(HTTPStatus.BAD_REQUEST, "too-wide", message) from None
 
     async def _failures(self, request: web.Request) -> FailureList:
-        limit = limit_of(request)
-        own = FailureList(failures=[_group(one) for one in await self.index.failures(limit)])
+        limit, within = limit_of(request), _within(request)
+        groups = await self.index.failures(limit, within.since(self.clock()))
+        own = FailureList(failures=[_group(one) for one in groups], within=within)
         if is_local(request):
             return own
-        gathered = await self.others.gather("/api/failures", {"limit": limit})
+        gathered = await self.others.gather("/api/failures", {"limit": limit, "within": within.value})
         lists = [own, *(FailureList.model_validate_json(answer.body) for answer in gathered.answers)]
-        groups = _summed(group for one in lists for group in one.failures)[:limit]
         missing = gathered.missing
         return FailureList(
-            scope=SCOPE_ALL, failures=groups, missing=missing.partitions, missing_workers=missing.workers
+            scope=SCOPE_ALL,
+            within=within,
+            failures=_summed(group for one in lists for group in one.failures)[:limit],
+            missing=missing.partitions,
+            missing_workers=missing.workers,
         )
 
 
@@ -198,7 +225,22 @@ def _query(request: web.Request) -> Query:
         until=time_in(asked, "until"),
         repeated=asked.get("repeated", "") not in ("", "0"),
         text=text_in(asked, "text"),
+        failure=_failure(asked),
     )
+
+
+def _failure(asked: Mapping[str, str]) -> str | None:
+    given = asked.get("failure", "")
+    if given and not is_group(given):
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", "failure is what the list of failures said, unchanged")
+    return given or None
+
+
+def _within(request: web.Request) -> Within:
+    given = request.query.get("within", "")
+    if given and given not in list(Within):
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"within is one of {', '.join(Within)}")
+    return Within(given) if given else Within.ALL
 
 
 def _received(run: NodeRunInList) -> float:
@@ -239,24 +281,26 @@ def _place(after: str) -> Place:
 
 def _group(one: Failures) -> FailureGroup:
     return FailureGroup(
+        failure=one.failure,
         event_type=one.event_type,
         message=one.message,
-        count=one.count,
+        count=one.items,
+        node_runs=one.node_runs,
         latest_at=instant(one.latest),
         latest=one.node_run_id,
     )
 
 
 def _summed(groups: Iterable[FailureGroup]) -> list[FailureGroup]:
-    """Return one group for each event type and message, the most frequent first."""
-    by_kind: dict[tuple[str, str], FailureGroup] = {}
+    """Return each group once, the most frequent first."""
+    by_id: dict[str, FailureGroup] = {}
     for group in groups:
-        kind = group.event_type, group.message
-        known = by_kind.setdefault(kind, group)
+        known = by_id.setdefault(group.failure, group)
         if known is not group:
             latest = max(known, group, key=lambda one: 0.0 if one.latest_at is None else one.latest_at.timestamp())
-            by_kind[kind] = latest.model_copy(update={"count": known.count + group.count})
-    return sorted(by_kind.values(), key=lambda group: group.count, reverse=True)
+            numbers = {"count": known.count + group.count, "node_runs": known.node_runs + group.node_runs}
+            by_id[group.failure] = latest.model_copy(update=numbers)
+    return sorted(by_id.values(), key=lambda group: group.count, reverse=True)
 
 
 def _csv(runs: Sequence[NodeRunInList]) -> str:

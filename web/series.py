@@ -1,12 +1,13 @@
-"""The last hour in steps of ten seconds, for charts: kept in memory, of this worker alone, and gone with it."""
+"""The last hour in steps of ten seconds, for charts: each worker keeps its own in memory, and they go with it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter as Numbers
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -15,7 +16,8 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from streams.samples import Quantiles
-from web.data import Shown, instant
+from web.data import SCOPE, SCOPE_ALL, MissingWorker, Shown, instant
+from web.others import Gathered, Others, is_local
 
 STEP_SECONDS: Final = 10
 STEPS: Final = 360
@@ -49,11 +51,16 @@ class Step(Shown):
 
 
 class SeriesShown(Shown):
-    """The steps of the last hour, the oldest first. Steps before the start of the worker are not there."""
+    """The steps of the last hour, the oldest first. Steps before the start of a worker are not there."""
 
+    scope: str = SCOPE
     worker: str
+    """The incarnation of the worker that answers."""
     step_seconds: int
     steps: list[Step]
+    missing: list[int] = []
+    """Partitions of whose workers nothing is in these numbers."""
+    missing_workers: list[MissingWorker] = []
 
 
 def count_of(counter: Counter | Histogram, label: str, ending: str = "_total", **labels: str) -> dict[str, int]:
@@ -109,7 +116,8 @@ class Series:
         before = self._completed
         self._steps.append(
             Step(
-                at=instant(self.clock() - STEP_SECONDS),
+                # To the second: steps of several workers are added up by it.
+                at=instant((round(self.clock() / STEP_SECONDS) - 1) * STEP_SECONDS),
                 received=received - self._received,
                 completed={how: n - before.get(how, 0) for how, n in completed.items() if n > before.get(how, 0)},
                 open=self.open(),
@@ -130,13 +138,77 @@ class Series:
             await asyncio.sleep(STEP_SECONDS - self.clock() % STEP_SECONDS)
             self.step()
 
+
+@dataclass(frozen=True)
+class SeriesViews:
+    """The steps of all workers, added up."""
+
+    own: Callable[[], SeriesShown]
+    others: Others
+
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
         return [web.get("/api/series", self.answer)]
 
-    async def answer(self, _request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         """Return the steps as JSON."""
-        return web.Response(body=self.shown().to_json(), content_type="application/json")
+        shown = self.own() if is_local(request) else await self.of_all()
+        return web.Response(body=shown.to_json(), content_type="application/json")
+
+    async def of_all(self) -> SeriesShown:
+        """Return the steps of all workers."""
+        gathered = await self.others.gather("/api/series")
+        own = self.own()
+        # An hour of a worker is some 100 kB of JSON: read apart from the event loop.
+        return await asyncio.to_thread(_gathered, own, gathered) if gathered.answers else _gathered(own, gathered)
+
+
+def _gathered(own: SeriesShown, gathered: Gathered) -> SeriesShown:
+    series = [own, *(SeriesShown.model_validate_json(answer.body) for answer in gathered.answers)]
+    return SeriesShown(
+        scope=SCOPE_ALL,
+        worker=own.worker,
+        step_seconds=own.step_seconds,
+        steps=added_up([one.steps for one in series]),
+        missing=gathered.missing.partitions,
+        missing_workers=gathered.missing.workers,
+    )
+
+
+def added_up(series: Sequence[Sequence[Step]]) -> list[Step]:
+    """Return the steps of several workers as those of one.
+
+    What only some have made yet is left out: one that is behind by some milliseconds would show as a dip.
+    """
+    by_time: defaultdict[datetime, list[Step]] = defaultdict(list)
+    for step in itertools.chain.from_iterable(series):
+        if step.at is not None:
+            by_time[step.at].append(step)
+    ends = [steps[-1].at for steps in series if steps and steps[-1].at is not None]
+    until = min((at for at in ends if at is not None), default=None)
+    return [_added(by_time[at]) for at in sorted(by_time) if until is None or at <= until][-STEPS:]
+
+
+def _added(steps: Sequence[Step]) -> Step:
+    completed: Numbers[str] = Numbers()
+    for one in steps:
+        completed.update(one.completed)
+    return Step(
+        at=steps[0].at,
+        received=sum(one.received for one in steps),
+        completed=dict(completed),
+        open=sum(one.open for one in steps),
+        handler=_worst([one.handler for one in steps if one.handler is not None]),
+        report=_worst([one.report for one in steps if one.report is not None]),
+        loop_lag=max(one.loop_lag for one in steps),
+    )
+
+
+def _worst(of: Sequence[Latency]) -> Latency | None:
+    # Quantiles cannot be added up: the worst of them is the honest one.
+    if not of:
+        return None
+    return Latency(count=sum(one.count for one in of), p50=max(one.p50 for one in of), p99=max(one.p99 for one in of))
 
 
 def latency_of(of: Quantiles | None) -> Latency | None:

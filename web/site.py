@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -41,7 +40,6 @@ from web.auth import (
     note_access,
 )
 from web.callbacks import Callbacks
-from web.charts import Bucket, charts
 from web.data import (
     Foreign,
     NodeRunList,
@@ -51,6 +49,7 @@ from web.data import (
     Shown,
     node_run_shown,
 )
+from web.front import Front, Looked
 from web.health import Readiness
 from web.here import Here, NoSuchNodeRunError, NotHereError
 from web.letters import LetterViews
@@ -61,7 +60,6 @@ from web.others import Answer, Others, Question, is_local
 from web.owners import Owners, passed_on
 from web.pages import Pages
 from web.timeline import timeline
-from web.wellness import failed, problems
 from web.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -147,9 +145,8 @@ class Site:
     others: Others
     owners: Owners
     workers: Workers
+    looked: Looked
     areas: Sequence[Area] = ()
-    buckets: Callable[[], Sequence[Bucket]] = tuple
-    """What was counted in the last hour, the oldest first."""
 
     def install(self, application: web.Application) -> None:
         """Add the routes, and what guards every route."""
@@ -159,7 +156,6 @@ class Site:
         application.on_response_prepare.append(self._sign)
         application.router.add_routes(
             [
-                web.get("/", self.index),
                 web.get("/find", self.find),
                 web.get("/node-runs/{node_run_id}", self.node_run),
                 web.get("/api/node-runs", self.api_node_runs),
@@ -175,6 +171,8 @@ class Site:
                 web.get(CALLBACK, self.callbacks.explain),
                 *self.actions.routes(),
                 *self.letters.routes(),
+                *Front(self.here, self.looked, self.others, self.pages, self._own_list).routes(),
+                *self.looked.series.routes(),
             ]
         )
         for area in self.areas:
@@ -245,19 +243,6 @@ class Site:
         self.others.sign(request, answer)
 
     # Pages.
-
-    async def index(self, request: web.Request) -> web.Response:
-        """Show the counts, the latest node runs, the worker, and what is left to others."""
-        shown = await self._list(request)
-        return self.pages.answer(
-            "index.html",
-            list=shown,
-            state=state_of(request),
-            asks=self.guard.asks,
-            charts=charts(self.buckets()),
-            problems=problems(shown, self.readiness.obstacle(), datetime.now(UTC)),
-            failed=failed(shown.node_runs),
-        )
 
     async def find(self, request: web.Request) -> web.Response:
         """Lead to the node run that is named in the field of every page."""

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, cast
 
 from faust.web.base import BlueprintManager
@@ -21,7 +20,6 @@ from agents.running import handler_agents
 from agents.sending import Sent, publish, signed
 from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
 from agents.trying import Tried
-from port.models import Result
 from port.nodes import NodeExecution
 from port.secrets import secret_fields
 from streams.app import app, settings
@@ -35,9 +33,9 @@ from streams.tail import Tail, Taken
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
-from web.charts import Bucket
 from web.counted import HandlerCounts, counts_by_handler
 from web.declared import declaration_of
+from web.front import Looked
 from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here
@@ -50,7 +48,7 @@ from web.others import Others, Peer, Seal
 from web.owners import Owners
 from web.pages import Pages
 from web.search import Lists
-from web.series import Series, Step, count_of
+from web.series import Series, SeriesViews, count_of
 from web.site import Site, Strangers, counts_by_reason
 from web.status import LoopLag, Status
 from web.stuck import Stuck
@@ -96,16 +94,6 @@ series: Final = Series(
 
 
 handler_counts: Final = HandlerCounts(counts_by_handler, HANDLER_SAMPLES.hour)
-
-
-def _buckets() -> list[Bucket]:
-    return [_bucket(step, step.at) for step in series.shown().steps if step.at is not None]
-
-
-def _bucket(step: Step, at: datetime) -> Bucket:
-    p50, p99 = (None, None) if step.handler is None else (step.handler.p50, step.handler.p99)
-    succeeded, failed = (step.completed.get(result.value, 0) for result in (Result.SUCCESS, Result.FAILED))
-    return Bucket(at, step.received, succeeded, failed, p50, p99)
 
 
 @dataclass
@@ -213,6 +201,7 @@ trials: Final = Trials(
     _publish,
     _note,
 )
+status: Final = Status(here, readiness, loop_lag)
 site: Final = Site(
     here=here,
     readiness=readiness,
@@ -226,14 +215,22 @@ site: Final = Site(
     watch=watch,
     others=others,
     owners=owners,
-    workers=Workers(Status(here, readiness, loop_lag), others, pages, asks=guard.asks),
+    workers=Workers(status, others, pages, asks=guard.asks),
+    looked=Looked(
+        failed=index,
+        behind=lag.behind,
+        letters=known_letters,
+        series=SeriesViews(series.shown, others),
+        status=status,
+        watch=watch,
+        pausing=pausing,
+        deadlines={name: one.handler.deadline for name, one in handler_agents.items()},
+    ),
     areas=[
-        series,
         Lists(here, index, others, pages),
         Stuck(here, pages, others, pausing, declarations),
         Handlers(here, pages, pausing, declarations, others, handler_counts, trials),
     ],
-    buckets=_buckets,
 )
 
 app.after_rebalance.append(readiness.note_assignment)

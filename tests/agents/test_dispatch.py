@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from streams.records import Action, ArrayPolicy, Body, GraceOver, ItemAgain, ItemCompleted, RunCancelled, Settled
 from tables.ownership import Ownership
-from tables.state import State, Stop
+from tables.state import Item, NodeRun, State, Stop
 from tests.agents.desk import WORKER, Desk, PartitionedRows
 from tests.agents.examples import ID, turns_of_the_loop, until
 from tests.tables.examples import answered, finished
@@ -529,3 +529,57 @@ async def test_an_item_that_ended_before_it_was_called_is_called_with_its_payloa
     desk.outcome(again(attempt=0, ended_at=5.0).model_copy(update={"index": 1}))
     assert desk.started[2:] == [(1, 2, "b")]
     assert desk.items[-1].message == 0
+
+
+class Told:
+    """Follows the node runs, and remembers the items that it is told of."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[str, int, str | None]] = []
+
+    def changed(self, partition: int, before: NodeRun | None, after: NodeRun, item: Item | None) -> None:
+        if item is not None:
+            self.items.append((after.node_run_id, item.index, item.error))
+
+    def drop(self, partition: int) -> None:
+        pass
+
+    async def caught_up(self) -> None:
+        pass
+
+
+def _with_failures(count: int) -> Desk:
+    desk = Desk(active=False)
+    desk.arrive([GREETING] * count)
+    for index in range(1, count, 2):
+        desk.finish(index, error=f"no host {index}")
+    desk.finish(0)
+    return desk
+
+
+async def test_after_a_take_over_who_follows_is_told_of_the_failed_items_with_rows_of_their_own() -> None:
+    desk, told = _with_failures(121), Told()
+    # Of one item, which stands in its node run's row: that is told of with it.
+    desk.arrive(GREETING, node_run_id="wfnr_one")
+    desk.outcome(finished(error="no disk").model_copy(update={"node_run_id": "wfnr_one"}))
+    desk.overview.followers.append(told)
+    await desk.take_over([0])
+    assert told.items == [(ID, index, f"no host {index}") for index in range(1, 121, 2)]
+    assert sum(desk.overview.counts().values()) == 2, "no node run is counted twice"
+
+
+async def test_what_is_told_of_them_is_what_stands_there_now() -> None:
+    desk, told = _with_failures(4), Told()
+    desk.overview.followers.append(told)
+    desk.dispatch.begin(0, Ownership(owner=WORKER))
+    run = desk.ledger.run(0, ID)
+    assert run is not None
+    item = desk.ledger.item(0, run, 1)
+    assert item is not None
+    again = ItemAgain(
+        node_run_id=ID, index=1, attempt=item.attempt, ended_at=item.ended_at, action=Action(id="a", who="ann"), at=1.0
+    )
+    desk.outcome(again)
+    await desk.dispatch.count()
+    assert told.items[-1:] == [(ID, 3, "no host 3")]
+    assert (ID, 1, "no host 1") not in told.items

@@ -168,6 +168,7 @@ class TestProgress:
         feeder: Feeder[Piece] = Feeder()
         assert not feeder.ought_to_move(2, self.LONG, 0)
         assert feeder.oldest() == 0.0
+        assert feeder.first is None
 
     def test_what_waits_for_a_free_actor_ought_to_begin(self) -> None:
         feeder: Feeder[Piece] = Feeder()
@@ -175,6 +176,7 @@ class TestProgress:
         feeder.begin()
         assert feeder.ought_to_move(2, self.LONG, 0)
         assert 0.0 < feeder.oldest() < 60.0
+        assert feeder.first is feeder.pending[0]
 
     def test_with_all_actors_taken_it_waits_on_purpose(self) -> None:
         feeder: Feeder[Piece] = Feeder()

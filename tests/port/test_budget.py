@@ -180,15 +180,15 @@ def test_after_the_wait_one_goes_first_and_the_rest_not_all_at_once() -> None:
 
 
 def test_what_was_said_long_ago_is_forgotten() -> None:
-    async def later() -> list[int | None]:
+    async def later() -> list[tuple[int | None, int | None]]:
         budget = Budget()
         budget.learn(200, RateLimit(3, 20.0, 100), None)
-        seen = [budget.remaining]
+        seen = [(budget.remaining, budget.limit)]
         await asyncio.sleep(STALE_SECONDS + 1)
         await budget.turn()
-        return [*seen, budget.remaining]
+        return [*seen, (budget.remaining, budget.limit)]
 
-    assert simulate(later()) == [3, None]
+    assert simulate(later()) == [(3, 100), (None, None)]
 
 
 # Turns

@@ -9,7 +9,7 @@ import pytest
 from faust.types import TP
 
 from streams import lag as module
-from streams.lag import Lag
+from streams.lag import Behind, Ends, Lag
 from streams.offsets import EveryOffset
 from tests.streams.test_offsets import SPEC, RecordingLog, event, record, stream
 
@@ -31,6 +31,40 @@ async def test_it_is_what_has_had_no_turn() -> None:
         pass
     assert lag.by_topic() == {"t": 5}
     assert lag.answers
+
+
+async def test_the_worst_partition_and_for_how_long_at_least_its_oldest_record_waits() -> None:
+    now = 100.0
+    log = RecordingLog(committed={ZERO: 3, ONE: 5}, end={ZERO: 5, ONE: 9})
+    lag = Lag(offsets := await followed(log), log, lambda: now)
+    assert lag.behind() == {}
+    await lag.look()
+    now += 5
+    log.end[ZERO] = 8
+    await lag.look()
+    now += 2
+    assert lag.behind() == {"t": Behind(9, 0, 5, 7.0)}
+    async for _ in offsets.turns(stream([event(ONE, offset) for offset in range(5, 9)]), SPEC):
+        pass
+    assert lag.behind() == {"t": Behind(5, 0, 5, 7.0)}
+    # What was there at the first look has had its turn: the oldest that is left was seen at the second.
+    async for _ in offsets.turns(stream([event(ZERO, 3), event(ZERO, 4)]), SPEC):
+        pass
+    assert lag.behind() == {"t": Behind(3, 0, 3, 2.0)}
+    async for _ in offsets.turns(stream([event(ZERO, offset) for offset in range(5, 8)]), SPEC):
+        pass
+    await lag.look()
+    assert lag.behind() == {"t": Behind(0, 0, 0, 0.0)}
+
+
+def test_ends_that_are_never_reached_do_not_grow_without_bound() -> None:
+    now = 0.0
+    ends = Ends(lambda: now)
+    for number in range(1, 10_000):
+        now = float(number)
+        ends.saw(ZERO, number, 0)
+    assert ends.seconds(ZERO, 0) == 9998.0
+    assert sum(map(len, ends._seen.values())) < 1000
 
 
 async def test_a_record_has_its_turn_until_the_next_is_asked_for() -> None:

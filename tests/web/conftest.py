@@ -11,14 +11,15 @@ from playwright.async_api import Browser
 
 from agents.callbacks import Callbacks as Urls
 from streams.progress import Watch
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import FakeWorker, an_id, halves
+from tests.web.pairs import TOKEN, Client, Pair
 from tests.web.serving import browser, need_chromium
 from tests.web.sites import URLS, Around, site_of
 from web.auth import CSRF_HEADER
 from web.others import Others, Peer
+from web.series import Step
 from web.site import Area
 
-Client = TestClient[web.Request, web.Application]
 NewClient = Callable[..., Awaitable[Client]]
 
 
@@ -60,6 +61,12 @@ def areas() -> list[Area]:
 
 
 @pytest.fixture
+def steps() -> list[Step]:
+    """The last hour of each worker."""
+    return []
+
+
+@pytest.fixture
 def urls() -> Urls:
     return URLS
 
@@ -72,7 +79,13 @@ def peers() -> list[Peer]:
 
 @pytest.fixture
 async def new_client(
-    worker: FakeWorker, left_alone: list[LeftAlone], urls: Urls, peers: list[Peer], watch: Watch, areas: list[Area]
+    worker: FakeWorker,
+    left_alone: list[LeftAlone],
+    urls: Urls,
+    peers: list[Peer],
+    watch: Watch,
+    areas: list[Area],
+    steps: list[Step],
 ) -> AsyncIterator[NewClient]:
     """Starts the views, with or without tokens, and returns a client of them; of another worker where it is given."""
     clients: list[Client] = []
@@ -82,7 +95,7 @@ async def new_client(
     async def start(
         token: str = "", read_token: str = "", *, settled: bool = True, worker: FakeWorker = default, key: str = "k"
     ) -> Client:
-        around = Around(token, read_token, key, settled, peers, left_alone, (), areas, urls, watch)
+        around = Around(token, read_token, key, settled, peers, left_alone, steps, areas=areas, urls=urls, watch=watch)
         site = site_of(worker, around)
         all_others.append(site.others)
         application = web.Application()
@@ -98,6 +111,20 @@ async def new_client(
         await client.close()
     for others in all_others:
         await others.close()
+
+
+@pytest.fixture
+async def pair(new_client: NewClient, worker: FakeWorker, peers: list[Peer]) -> Pair:
+    other = FakeWorker("host-other")
+    halves(worker, other)
+    first, second = await new_client(TOKEN), await new_client(worker=other)
+    for client, one in ((first, worker), (second, other)):
+        one.app.conf.canonical_url = str(client.make_url("")).rstrip("/")
+        peers.append(Peer(one.app.incarnation, one.app.conf.canonical_url, frozenset(one.here.partitions)))
+    ids = an_id(worker), an_id(other)
+    worker.arrive(ids[0])
+    other.arrive(ids[1])
+    return Pair(first, second, worker, other, ids)
 
 
 async def acting(new_client: NewClient) -> Client:

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Final
 
 from agents.work import ItemWork
+from streams.bridge import SourceState
+from streams.lag import Behind
 from streams.records import Action, Audited, Settled, Source, TypePaused
-from tests.web.fakes import NOON, FakeWorker, halves
+from tests.web.fakes import NOON, FakeWorker, an_id, halves
 from web.others import Peer
 
 SCRIPTS: Final = {
@@ -58,6 +61,12 @@ def infected() -> tuple[FakeWorker, FakeWorker]:
     for number, script in enumerate(ALL):
         _node_runs((one, other), number, script)
         _letters(one, number, script)
+    for number, worker in enumerate((one, other)):
+        waits = ItemWork(worker.here.partitions[0], an_id(worker, "queued"), 0, 0, ALL[0], 1)
+        worker.feeders[ALL[0]].add(waits)
+        worker.behind = {script: Behind(9, number, 9, 100.0) for script in ALL}
+        status = SourceState(problem=" ".join(ALL), since=NOON)
+        worker.app.bridge = SimpleNamespace(status=status)
     for partition, script in zip(one.here.partitions, ALL, strict=False):
         action = Action(id="a", who=script)
         one.pausing.change(partition, TypePaused(event_type=ALL[2], paused=True, action=action, at=NOON))

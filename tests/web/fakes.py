@@ -20,6 +20,7 @@ from agents.testing import Outcome
 from agents.trying import TrialError, Tried
 from agents.work import ItemWork
 from port.models import LogLevel, LogLine, Result
+from streams.lag import Behind
 from streams.messages import NodeRunMessage
 from streams.records import (
     Action,
@@ -47,6 +48,7 @@ from web.counted import Counts, HandlerCounts
 from web.declared import ArrayShown, Declaration, Kind, RetryShown
 from web.here import Here
 from web.letterbox import Letters
+from web.status import LoopLag
 
 PARTITIONS = 8
 NOON = 1_800_000_000.0
@@ -164,7 +166,7 @@ class FakeWorker:
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None)),
+            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
@@ -181,6 +183,9 @@ class FakeWorker:
         """What handlers were called for in dry runs."""
         self.published: list[tuple[Mapping[str, JsonValue], str, str]] = []
         """Test messages, each with the ids of its node run."""
+        self.loop_lag = LoopLag()
+        self.behind: dict[str, Behind] = {}
+        """How far it is behind, by topic."""
         self.pausing = Pausing()
         self.pausing.take_back = lambda partition, event_type: None
         self.pausing.go_on = self.feeder.add
@@ -217,13 +222,13 @@ class FakeWorker:
             "event_types": ("greet",),
         }
         applied = self.ledger.arrival(partition, Arrival.model_validate(known | fields))
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
 
     def outcome(self, event: NodeRunEvent) -> None:
         """Something becomes of it."""
         partition = self.rows.partition = self.here.partition_of(event.node_run_id)
         applied = self.ledger.outcome(partition, event)
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
 
     async def ask(self, event: AskedEvent, action: Action, seconds: float) -> Became | None:
         """Somebody asks for something by hand."""
@@ -231,7 +236,7 @@ class FakeWorker:
         self.asked.append(event)
         partition = self.rows.partition = self.here.partition_of(event.node_run_id)
         applied = self.ledger.outcome(partition, event)
-        self.overview.changed(partition, applied.before, applied.run)
+        self.overview.changed(partition, applied.before, applied.run, applied.item)
         return Became(applied.note, applied.why)
 
     async def ask_to_pause(self, event: TypePaused, seconds: float) -> int:

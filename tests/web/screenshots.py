@@ -64,7 +64,7 @@ async def main(arguments: list[str]) -> None:
     """Write the pictures."""
     workers = team()
     seed(*workers)
-    around = Around(buckets=last_hour())
+    around = Around(steps=last_hour())
     async with browser() as chromium, paired(*workers, around) as (first, _):
         if arguments:
             await everything(chromium, first.url, Path(arguments[0]))

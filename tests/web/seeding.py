@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
+from streams.lag import Behind
 from streams.records import Action, Audited, ItemDeferred, Settled, Source, TypePaused
 from tests.web.fakes import NOON, FakeWorker, halves
-from web.charts import Bucket
 from web.counted import Counts
 from web.declared import ArrayShown, Declaration, Kind, RetryShown
+from web.series import Latency, Step
 
 NODES = [
     ("deploy-service", "request-deployment", "deployment.requested"),
@@ -78,7 +79,12 @@ def seed(*workers: FakeWorker) -> None:
     for number in range(26):
         _arrives(_owner(workers, node_run_id_of(number)), number)
     for worker in workers:
-        worker.app.port.budget.remaining = 13_482
+        worker.app.port.budget.remaining, worker.app.port.budget.limit = 13_482, 15_000
+        worker.behind = {
+            "acme.runs": Behind(0, 0, 0, 0.0),
+            "acme.port-runs.arrivals": Behind(14, 3, 9, 0.0),
+            "acme.port-runs.outcomes": Behind(2, 1, 2, 0.0),
+        }
         _handlers(worker)
     post = workers[0].post
     for offset, (reason, raw) in LETTERS.items():
@@ -218,21 +224,26 @@ def _audit() -> list[Audited]:
     ]
 
 
-def last_hour() -> list[Bucket]:
-    """Numbers as a worker counts them."""
+def last_hour() -> list[Step]:
+    """Numbers as a worker counts them, in steps of a minute."""
     begin = datetime.fromtimestamp(NOON, UTC) - timedelta(minutes=60)
     return [_minute(begin + timedelta(minutes=number), number) for number in range(60)]
 
 
-def _minute(at: datetime, number: int) -> Bucket:
+def _minute(at: datetime, number: int) -> Step:
     wave = 1 + 0.5 * math.sin(number / 7) + 0.12 * math.sin(number * 1.9)
-    received = round(420 * wave)
     failed = round(4 + 3 * math.sin(number / 3)) + (38 if number in (41, 42) else 0)
-    return Bucket(
+    succeeded = max(0, round(415 * (1 + 0.5 * math.sin((number - 0.4) / 7))) - failed)
+    return Step(
         at=at,
-        received=received,
-        succeeded=max(0, round(415 * (1 + 0.5 * math.sin((number - 0.4) / 7))) - failed),
-        failed=failed,
-        p50=0.21 + 0.03 * math.sin(number / 4),
-        p99=0.9 + 0.25 * math.sin(number / 5) + (1.1 if number in (41, 42) else 0),
+        received=round(420 * wave),
+        completed={"SUCCESS": succeeded, "FAILED": failed},
+        open=round(40 * wave),
+        handler=Latency(
+            count=succeeded,
+            p50=0.21 + 0.03 * math.sin(number / 4),
+            p99=0.9 + 0.25 * math.sin(number / 5) + (1.1 if number in (41, 42) else 0),
+        ),
+        report=None,
+        loop_lag=0.004,
     )

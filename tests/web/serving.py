@@ -17,10 +17,10 @@ from playwright.async_api import Browser, async_playwright
 from tables.overview import LATEST
 from tests.web.fakes import FakeWorker
 from tests.web.sites import Around, site_of
-from web.charts import Bucket
 from web.index import Index
 from web.others import Peer
 from web.search import Lists
+from web.series import Step
 from web.site import CALLBACK, LeftAlone
 
 NO_PAGES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/events", "/find", CALLBACK})
@@ -85,8 +85,10 @@ async def _running(worker: FakeWorker, around: Around, index: Index) -> AsyncIte
     for partition, node_run_id in worker.overview.latest(LATEST):
         run = worker.ledger.run(partition, node_run_id)
         assert run is not None
-        index.changed(partition, run)
-    site = site_of(worker, around)
+        index.changed(partition, None, run, None)
+        for item in worker.ledger.items(partition, run):
+            index.changed(partition, run, run, item)
+    site = site_of(worker, replace(around, failed=index))
     site = replace(site, areas=[*site.areas, Lists(site.here, index, site.others, site.pages)])
     application = web.Application()
     site.install(application)
@@ -104,12 +106,12 @@ async def _running(worker: FakeWorker, around: Around, index: Index) -> AsyncIte
 async def served(
     worker: FakeWorker,
     token: str = "",
-    buckets: Sequence[Bucket] = (),
+    steps: Sequence[Step] = (),
     samples: Sequence[LeftAlone] = (),
     read_token: str = "",
 ) -> AsyncIterator[str]:
     """Serve the views of a worker, and yield where."""
-    around = Around(token, read_token, buckets=buckets, samples=samples, patience=PATIENCE)
+    around = Around(token, read_token, steps=steps, samples=samples, patience=PATIENCE)
     async with running(worker, around) as views:
         yield views.url
 

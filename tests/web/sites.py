@@ -13,21 +13,31 @@ from tests.web.fakes import PARTITIONS, FakeWorker
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
-from web.charts import Bucket
+from web.front import Failed, Looked
 from web.handlers import Handlers
 from web.health import Readiness
+from web.index import FailedRun
 from web.letters import LetterViews
 from web.metrics import Gauges
 from web.others import Others, Peer, Seal
 from web.owners import Owners
 from web.pages import Pages
+from web.series import SeriesShown, SeriesViews, Step
 from web.site import Area, LeftAlone, Site, Strangers
-from web.status import LoopLag, Status
+from web.status import Status
 from web.stuck import Stuck
 from web.trials import Trials
 from web.workers import Workers
 
 URLS = Urls((SecretStr("k" * 32),), "org", "https://runs.example/prefix")
+
+
+class NothingFailed:
+    """A worker without an index: none of its node runs has failed."""
+
+    async def failed(self, since: float, limit: int) -> tuple[int, list[FailedRun]]:
+        """Return none."""
+        return 0, []
 
 
 @dataclass
@@ -42,7 +52,11 @@ class Around:
     peers: Sequence[Peer] = ()
     """The group, as all workers are told."""
     samples: Sequence[LeftAlone] = ()
-    buckets: Sequence[Bucket] = ()
+    steps: Sequence[Step] = ()
+    """The last hour of each worker."""
+    step_seconds: int = 60
+    failed: Failed | None = None
+    """Knows what has failed lately; None for nothing."""
     areas: Sequence[Area] = ()
     urls: Urls = URLS
     watch: Watch = field(default_factory=lambda: Watch([], lambda: False))
@@ -69,6 +83,7 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         seconds=around.patience,
     )
     readiness = Readiness(worker.worker, here.dispatch, settled=around.settled)
+    status = Status(here, readiness, worker.loop_lag)
     registry = CollectorRegistry()
     registry.register(Gauges(here, readiness, {"handler-greet": worker.feeder}, around.watch))
     owners = Owners(here, readiness, others)
@@ -97,11 +112,24 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         watch=around.watch,
         others=others,
         owners=owners,
-        workers=Workers(Status(here, readiness, LoopLag()), others, pages, asks=bool(around.token)),
+        workers=Workers(status, others, pages, asks=bool(around.token)),
+        looked=Looked(
+            failed=around.failed or NothingFailed(),
+            behind=lambda: worker.behind,
+            letters=post.letters,
+            series=SeriesViews(lambda: _series(worker, around), others),
+            status=status,
+            watch=around.watch,
+            pausing=worker.pausing,
+            deadlines=dict.fromkeys(worker.feeders, 300.0),
+        ),
         areas=[
             *around.areas,
             handlers,
             Stuck(here, pages, others, worker.pausing, worker.declarations, worker.clock),
         ],
-        buckets=lambda: around.buckets,
     )
+
+
+def _series(worker: FakeWorker, around: Around) -> SeriesShown:
+    return SeriesShown(worker=worker.app.incarnation, step_seconds=around.step_seconds, steps=list(around.steps))

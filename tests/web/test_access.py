@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.web.conftest import Client, NewClient
+from tests.web.conftest import NewClient
+from tests.web.pairs import Client
 from web.auth import CSRF_HEADER, SESSION_COOKIE
 
 TOKEN = "a-long-random-token"

@@ -159,7 +159,7 @@ async def test_without_a_script_all_is_there_to_read(one_browser: Browser, worke
     worker.arrive("wfnr_a")
     worker.end("wfnr_a")
     context = await one_browser.new_context(java_script_enabled=False)
-    async with served(worker, buckets=last_hour()) as url, looking(context, url) as seen:
+    async with served(worker, steps=last_hour()) as url, looking(context, url) as seen:
         page = seen.page
         await page.goto(url)
         await expect(page.get_by_role("img", name="Latency, at most 2.2 s")).to_be_visible()

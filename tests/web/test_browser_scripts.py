@@ -72,7 +72,7 @@ _TEXT: Final = """() => [
 async def url() -> AsyncIterator[str]:
     one, other = infected()
     samples = [LeftAlone(script, number, script) for number, script in enumerate(ALL)]
-    around = Around(peers=strangers(), samples=samples, buckets=last_hour())
+    around = Around(peers=strangers(), samples=samples, steps=last_hour())
     async with paired(one, other, around) as (first, _):
         yield first.url
 
@@ -122,6 +122,18 @@ async def test_none_runs_in_a_list(seen: Seen, path: str) -> None:
 
 
 @_guarded
+async def test_none_runs_in_the_reasons_of_the_overview(seen: Seen) -> None:
+    await seen.goto("/")
+    await check(seen)
+    # Workers that are none, lags, what keeps the source away; of each event type a place that is waited for.
+    for place, texts in ((".problems", ALL), (".small", ALL), (".now", ALL[:1])):
+        shown = " ".join(await seen.page.locator(place).all_text_contents())
+        assert [script for script in texts if as_shown(script) not in shown] == [], place
+    await updated(seen.page)
+    await check(seen)
+
+
+@_guarded
 @pytest.mark.parametrize("name", SCRIPTS)
 async def test_none_runs_in_a_node_run(seen: Seen, name: str) -> None:
     script = as_shown(SCRIPTS[name])
@@ -158,7 +170,13 @@ async def test_none_runs_in_what_is_asked_for(seen: Seen, name: str) -> None:
     )
     await check(seen)
     assert as_shown(script)[:150].replace("\n", "") in (await seen.page.evaluate(_TEXT)).replace("\n", "")
-    for path in (f"/find?id={given}", f"/?state={given}", f"/nothing/{given}", f"/node-runs/{given}"):
+    for path in (
+        f"/find?id={given}",
+        f"/?state={given}",
+        f"/failures?within={given}",
+        f"/nothing/{given}",
+        f"/node-runs/{given}",
+    ):
         await seen.goto(path)
         seen.expected("400 (Bad Request)", "404 (Not Found)")
         await check(seen)

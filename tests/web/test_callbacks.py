@@ -16,8 +16,9 @@ from port.models import Result
 from streams.records import ItemCompleted, ItemDeferred
 from tables.state import Item, NodeRun
 from tests.agents.test_callbacks import mutated
-from tests.web.conftest import Client, NewClient
+from tests.web.conftest import NewClient
 from tests.web.fakes import NOON, FakeWorker
+from tests.web.pairs import Client
 
 ID = "wfnr_a"
 DONE = {"result": "SUCCESS", "output": {"host": "10.0.0.7"}}

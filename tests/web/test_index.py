@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from port.models import Result
+from streams.records import Settled
 from tables.state import Item, NodeRun, State
+from web.grouping import group_of
 from web.index import MOST_PENDING, Failures, Index, Query, TooWideError
 
 HOSTILE = ["'", "' OR 1=1 --", "%", "_", "\x00", "\ud800", "a'; DROP TABLE node_runs; --", '"']
@@ -30,6 +32,18 @@ def run(number: int, **fields: object) -> NodeRun:
 def failed(number: int, error: str, at: float = 2000.0) -> NodeRun:
     item = Item(index=0, message=0, event_type="type.a", attempt=3, result=Result.FAILED, error=error, ended_at=at)
     return run(number, failed=1, covered=1, result=Result.FAILED, last_ended_at=at, item=item)
+
+
+def tell(index: Index, partition: int, run: NodeRun, item: Item | None = None) -> None:
+    """Tell of a change of a node run that is known."""
+    index.changed(partition, run, run, item)
+
+
+def item(index: int, error: str | None, at: float = 2000.0, **fields: object) -> Item:
+    """Return an item of an array."""
+    result = Result.SUCCESS if error is None else Result.FAILED
+    known = {"index": index, "message": 0, "event_type": "type.a", "result": result, "error": error, "ended_at": at}
+    return Item.model_validate(known | fields)
 
 
 @pytest.fixture
@@ -75,7 +89,7 @@ async def test_what_is_found_is_what_the_node_runs_say(
     for number in range(0, 100, 7):
         runs[number] = failed(number, "broken")
     for number, one in enumerate(runs):
-        index.changed(number % 8, one)
+        tell(index, number % 8, one)
 
     def matches(one: NodeRun) -> bool:
         texts = (one.node_run_id, one.workflow_run_id or "")
@@ -95,7 +109,7 @@ async def test_what_is_found_is_what_the_node_runs_say(
 
 async def test_what_takes_too_long_is_given_up(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3000):
-        index.changed(0, run(number))
+        tell(index, 0, run(number))
     await index.caught_up()
     monkeypatch.setattr("web.index.SEARCH_SECONDS", 0.0)
     monkeypatch.setattr("web.index._STEPS", 100)
@@ -108,14 +122,14 @@ async def test_what_takes_too_long_is_given_up(index: Index, monkeypatch: pytest
 @pytest.mark.parametrize("query", [Query(), Query(event_type="type.1"), Query(state=State.WAITING)])
 async def test_pages_have_no_gap_and_nothing_twice_while_node_runs_come(index: Index, query: Query) -> None:
     for number in range(100):
-        index.changed(0, run(number))
+        tell(index, 0, run(number))
     expected = await found(index, query)
     seen: list[str] = []
     after, coming = None, 1000
     while True:
         page = await index.search(query, 7, after)
         seen += [node_run_id for _, node_run_id in page.node_runs]
-        index.changed(1, run(coming))
+        tell(index, 1, run(coming))
         coming += 1
         if page.after is None:
             break
@@ -125,44 +139,122 @@ async def test_pages_have_no_gap_and_nothing_twice_while_node_runs_come(index: I
 
 async def test_a_partition_that_is_lost_is_not_shown(index: Index) -> None:
     for number in range(10):
-        index.changed(number % 2, failed(number, "broken"))
+        tell(index, number % 2, failed(number, "broken"))
     index.drop(1)
     assert await found(index, Query()) == [f"wfnr_{number:04d}" for number in (8, 6, 4, 2, 0)]
     assert await found(index, Query(event_type="type.1")) == []
-    assert [group.count for group in await index.failures(10)] == [5]
-    index.changed(1, run(1))
+    assert [group.items for group in await index.failures(10)] == [5]
+    tell(index, 1, run(1))
     assert "wfnr_0001" in await found(index, Query())
 
 
 async def test_a_node_run_is_shown_as_it_stands(index: Index) -> None:
-    index.changed(0, run(1))
+    tell(index, 0, run(1))
     assert await found(index, Query(state=State.REPORTING)) == []
-    index.changed(0, failed(1, "broken"))
+    tell(index, 0, failed(1, "broken"))
     assert await found(index, Query(state=State.REPORTING)) == ["wfnr_0001"]
     assert await found(index, Query(state=State.WAITING)) == []
 
 
 async def test_failures_are_grouped_and_mended_ones_are_none(index: Index) -> None:
     for number in range(5):
-        index.changed(0, failed(number, "no host\nTraceback", 2000.0 + number))
-    index.changed(0, failed(7, "password=hunter2 refused", 1.0))
-    index.changed(0, failed(8, "soon mended"))
-    index.changed(0, run(8))
+        tell(index, 0, failed(number, "no host\nTraceback", 2000.0 + number))
+    tell(index, 0, failed(7, "password=hunter2 refused", 1.0))
+    tell(index, 0, failed(8, "soon mended"))
+    tell(index, 0, run(8, item=Item(index=0, message=0, reopened=3)))
     groups = await index.failures(10)
     assert groups == [
-        Failures("type.a", "no host", 5, 2004.0, "wfnr_0004"),
-        Failures("type.a", "password=*** refused", 1, 1.0, "wfnr_0007"),
+        Failures(group_of("type.a", "no host"), "type.a", "no host", 5, 5, 2004.0, "wfnr_0004"),
+        Failures(group_of("type.a", "password=*** refused"), "type.a", "password=*** refused", 1, 1, 1.0, "wfnr_0007"),
     ]
     assert await index.failures(1) == groups[:1]
+    assert [group.items for group in await index.failures(10, since=2003.0)] == [2]
+
+
+async def told(index: Index) -> list[tuple[str, int, int]]:
+    return [(group.message, group.items, group.node_runs) for group in await index.failures(10)]
+
+
+async def test_items_of_arrays_are_grouped_by_their_own_messages(index: Index) -> None:
+    for number in range(2):
+        array = run(number, items=4, array=True, failed=3)
+        tell(index, 0, array, item(0, f"no host after {number + 2} s"))
+        tell(index, 0, array, item(1, "no host after 3.5 s", at=2001.0 + number))
+        tell(index, 0, array, item(2, "KeyError: 'name'", event_type="type.b"))
+        tell(index, 0, array, item(3, None))
+    assert await told(index) == [("no host after 3.5 s", 4, 2), ("KeyError: 'name'", 2, 2)]
+    assert (await index.failures(1))[0].node_run_id == "wfnr_0001"
+
+
+async def test_who_has_a_failure_is_found_by_it(index: Index) -> None:
+    for number in range(30):
+        tell(index, 0, run(number, items=2, array=True))
+    for number in (3, 17):
+        tell(index, 0, run(number, items=2, array=True, failed=1), item(1, f"HTTP 503 from 10.0.0.{number}"))
+    tell(index, 0, run(5, items=2, array=True, failed=1), item(1, "HTTP 404 from 10.0.0.5"))
+    failure = group_of("type.a", "HTTP 503 from 10.1.2.3")
+    assert await found(index, Query(failure=failure)) == ["wfnr_0017", "wfnr_0003"]
+    assert await found(index, Query(failure=failure, until=1005.0)) == ["wfnr_0003"]
+    assert await found(index, Query(failure=group_of("type.b", "HTTP 503 from 10.1.2.3"))) == []
+
+
+async def test_an_item_that_is_taken_up_again_leaves_its_group(index: Index) -> None:
+    array = run(1, items=2, array=True, failed=1)
+    tell(index, 0, array, item(1, "no host"))
+    assert await told(index) == [("no host", 1, 1)]
+    again = Item(index=1, message=0, event_type="type.a", attempt=1, error="no host", reopened=1, undone=(2000.0,))
+    tell(index, 0, run(1, items=2, array=True), again)
+    assert await told(index) == []
+    tell(index, 0, array, item(1, "no disk", attempt=2, reopened=1))
+    assert await told(index) == [("no disk", 1, 1)]
+    tell(index, 0, run(1, items=2, array=True), item(1, None, attempt=3, reopened=2))
+    assert await told(index) == []
+    # The same where it stands in its node run's row.
+    tell(index, 0, failed(2, "no host"))
+    assert await told(index) == [("no host", 1, 1)]
+    tell(index, 0, run(2, item=again.model_copy(update={"index": 0})))
+    assert await told(index) == []
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_what_a_walk_tells_late_is_not_newer(index: Index, *, apart: bool) -> None:
+    tell(index, 0, run(1, workflow="new"))
+    if apart:
+        assert await found(index, Query()) == ["wfnr_0001"]
+    index.changed(0, None, failed(1, "no host"), None)
+    index.changed(0, None, failed(2, "no host"), None)
+    assert await found(index, Query(workflow="new")) == ["wfnr_0001"]
+    assert await told(index) == [("no host", 1, 1)]
+    assert [one.node_run_id for one in (await index.failed(0.0, 5))[1]] == ["wfnr_0002"]
+
+
+async def test_what_failed_lately(index: Index) -> None:
+    for number in range(8):
+        tell(index, 0, failed(number, f"no host {number}\nTraceback", 2000.0 + number))
+    tell(index, 1, run(9, settled=Settled.REFUSED, settled_at=2100.0, covered=1, reason="token=abc is wrong"))
+    tell(index, 1, run(10, items=2, array=True, failed=1, covered=2, result=Result.FAILED, last_ended_at=2050.0))
+    # Enough of its items succeeded.
+    tell(index, 1, run(11, items=2, array=True, failed=1, covered=2, result=Result.SUCCESS), item(1, "no host"))
+    number, latest = await index.failed(2004.0, 3)
+    assert number == 6
+    assert [(one.node_run_id, one.at, one.message) for one in latest] == [
+        ("wfnr_0009", 2100.0, "token=*** is wrong"),
+        ("wfnr_0010", 2050.0, "1 of 2 items failed"),
+        ("wfnr_0007", 2007.0, "no host 7"),
+    ]
+    tell(index, 0, run(7))
+    assert (await index.failed(2004.0, 1))[0] == 5
+    index.drop(1)
+    assert (await index.failed(2004.0, 1))[0] == 3
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_what_is_asked_for_is_a_value_and_nothing_else(index: Index, text: str) -> None:
-    index.changed(0, run(1))
+    tell(index, 0, run(1))
     text = text.encode(errors="replace").decode()
     for query in (Query(event_type=text), Query(workflow=text), Query(text=text)):
         assert await found(index, query) == []
-    index.changed(0, run(2, event_types=(text,), workflow=text, node=text))
+    tell(index, 0, run(2, event_types=(text,), workflow=text, node=text))
     for query in (Query(event_type=text), Query(workflow=text), Query(text=text)):
         assert await found(index, query) == ["wfnr_0002"]
     assert len(await found(index, Query())) == 2
@@ -170,8 +262,8 @@ async def test_what_is_asked_for_is_a_value_and_nothing_else(index: Index, text:
 
 async def test_many_changes_at_once(index: Index) -> None:
     for number in range(3 * MOST_PENDING):
-        index.changed(0, run(number))
-        index.changed(0, run(number, workflow="again"))
+        tell(index, 0, run(number))
+        tell(index, 0, run(number, workflow="again"))
     assert len(await found(index, Query(workflow="again"), 10 * MOST_PENDING)) == 3 * MOST_PENDING
 
 
@@ -179,6 +271,6 @@ async def test_what_is_left_of_an_earlier_one_is_replaced(tmp_path: Path) -> Non
     (tmp_path / "index.sqlite").write_bytes(b"no database")
     index = Index(tmp_path / "index.sqlite")
     await index.start()
-    index.changed(0, run(1))
+    tell(index, 0, run(1))
     assert await found(index, replace(Query(), workflow="workflow-1")) == ["wfnr_0001"]
     await index.stop()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -11,39 +11,12 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
 from streams.records import RunCancelled
-from tests.web.conftest import Client, NewClient
-from tests.web.fakes import FakeWorker, an_id, halves
+from tests.web.conftest import NewClient
+from tests.web.fakes import FakeWorker
+from tests.web.pairs import BEARER, TOKEN, Pair
 from web.others import Peer, Roster, Seal
 
-TOKEN = "a-long-random-token"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Pair:
-    """The clients of two workers; the first has the even partitions, the second the odd ones."""
-
-    first: Client
-    second: Client
-    one: FakeWorker
-    other: FakeWorker
-    ids: tuple[str, str]
-    """A node run of each."""
-
-
-@pytest.fixture
-async def pair(new_client: NewClient, worker: FakeWorker, peers: list[Peer]) -> Pair:
-    other = FakeWorker("host-other")
-    halves(worker, other)
-    first, second = await new_client(TOKEN), await new_client(worker=other)
-    for client, one in ((first, worker), (second, other)):
-        one.app.conf.canonical_url = str(client.make_url("")).rstrip("/")
-        peers.append(Peer(one.app.incarnation, one.app.conf.canonical_url, frozenset(one.here.partitions)))
-    ids = an_id(worker), an_id(other)
-    worker.arrive(ids[0])
-    other.arrive(ids[1])
-    return Pair(first, second, worker, other, ids)
 
 
 @pytest.fixture

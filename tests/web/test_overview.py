@@ -2,13 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tables.state import State
 from tests.web.fakes import FakeWorker
 from web.charts import HEIGHT, WIDTH, Bucket, charts
-from web.data import Foreign, NodeRunList, NodeRunShown, PortShown, node_run_shown
-from web.health import NotReady
+from web.data import Foreign, MissingWorker, NodeRunList, NodeRunShown, PortShown, node_run_shown
+from web.others import Missing
+from web.overview import FailedShown, OldestShown, OverviewShown, Pulse, SourceStatus, TopicLag, WorkShown, added_up
 from web.timeline import MOST_MOMENTS, timeline
-from web.wellness import problems
+from web.wellness import LATE, OLD_LAG_SECONDS, problems
 
 NOW = datetime(2027, 1, 15, 9, tzinfo=UTC)
 
@@ -17,17 +20,124 @@ def _buckets(*p99: float | None, received: int = 4) -> list[Bucket]:
     return [Bucket(NOW + timedelta(minutes=n), received, 2, 1, one, one) for n, one in enumerate(p99)]
 
 
-def _list(**port: object) -> NodeRunList:
-    known = {"unreachable_since": None, "reports_waiting": 0, "oldest_received_at": None, "rate_limit_remaining": None}
-    return NodeRunList(
-        counts=dict.fromkeys(State, 0),
+def pulse(**fields: object) -> Pulse:
+    known: dict[str, object] = {
+        "worker": "host-1",
+        "url": "",
+        "partitions": [],
+        "assigned": [],
+        "version": "1",
+        "state": "ready",
+        "recovery_remaining": 0,
+        "uptime_seconds": 1.0,
+        "memory_bytes": 1,
+        "loop_lag_seconds": 0.01,
+        "running": {},
+        "waiting": 0,
+        "stuck": None,
+    }
+    return Pulse.model_validate(known | fields)
+
+
+def lag(seconds: float, records: int = 7, topic: str = "o.runs", partition: int = 2) -> TopicLag:
+    return TopicLag(
+        topic=topic, records=records, worst_partition=partition, worst_records=records, oldest_seconds=seconds
+    )
+
+
+def oldest(seconds: float, node_run_id: str = "wfnr_a") -> OldestShown:
+    return OldestShown(node_run_id=node_run_id, index=0, event_type="greet", seconds=seconds)
+
+
+def overview(
+    *,
+    port: dict[str, object] | None = None,
+    work: dict[str, object] | None = None,
+    counts: dict[State, int] | None = None,
+    **fields: object,
+) -> OverviewShown:
+    away = {"unreachable_since": None, "reports_waiting": 0, "oldest_received_at": None, "rate_limit_remaining": None}
+    idle: dict[str, object] = {
+        "running": 0,
+        "queued": 0,
+        "oldest": None,
+        "held": 0,
+        "near_deadline": 0,
+        "paused": {},
+    }
+    latest = NodeRunList(
+        counts=dict.fromkeys(State, 0) | (counts or {}),
         node_runs=[],
         examined=0,
         workers=[],
         missing=[],
         foreign=Foreign(counts={}, samples=[]),
-        port=PortShown.model_validate(known | port),
+        port=PortShown.model_validate(away | (port or {})),
     )
+    known: dict[str, object] = {
+        "at": NOW,
+        "workers": [pulse()],
+        "lags": [],
+        "sources": [],
+        "work": WorkShown.model_validate(idle | (work or {})),
+        "failed": FailedShown(number=0, latest=[]),
+        "dead_letters": 0,
+        "latest": latest,
+    }
+    return OverviewShown.model_validate(known | fields)
+
+
+GONE = MissingWorker(worker="host-2", url="http://x", partitions=[1], why="nobody listens there")
+AWAY = SourceStatus(worker="host-1", connected=False, problem="no broker answers", since=NOW)
+NOT_WELL = [
+    (overview(missing_workers=[GONE]), "bad", "host-2 gives no answer: nobody listens there", "/workers"),
+    (overview(missing=[1, 3]), "bad", "partitions 1, 3", "/workers"),
+    (overview(workers=[pulse(stuck="stuck: router")]), "bad", "no progress: stuck: router", "/workers"),
+    (overview(workers=[pulse(state="recovering")]), "bad", "host-1 is not ready: recovering", "/workers"),
+    (overview(sources=[AWAY]), "bad", "cannot copy from the source: no broker answers", "/workers"),
+    (overview(port={"unreachable_since": NOW}), "bad", "does not answer", "/node-runs?state=reporting"),
+    (
+        overview(port={"oldest_waits_since": NOW - timedelta(minutes=6)}),
+        "bad",
+        "report waits for 6 min 0 s",
+        "/node-runs?state=reporting",
+    ),
+    (overview(counts={State.REFUSED: 2}), "bad", "has refused 2 reports", "/stuck"),
+    (overview(lags=[lag(61.0), lag(0.0)]), "bad", "7 records of o.runs wait, the oldest for 1 min 1 s", "/workers"),
+    (overview(dead_letters=1), "bad", "1 dead letter came", "/dead-letters"),
+    (
+        overview(port={"rate_limit_remaining": 749, "rate_limit": 15_000}),
+        "warning",
+        "749 calls left of 15,000 of the organization's rate limit",
+        "#port",
+    ),
+    (overview(port={"rate_limit_remaining": 7}), "warning", "7 calls left of the", "#port"),
+    (overview(failed=FailedShown(number=10, latest=[])), "warning", "10 node runs failed", "/failures?within=hour"),
+    (overview(work={"oldest": oldest(301.0)}), "warning", "of greet waits for a free place", "/node-runs/wfnr_a"),
+    (overview(work={"near_deadline": 1}), "warning", "1 call near the deadline", "/node-runs?state=running"),
+    (overview(work={"paused": {"greet": 4}}), "warning", "greet is paused: 4 items wait", "/handlers"),
+    (overview(work={"held": 1}), "warning", "1 item waits for a handler", "/stuck"),
+    (overview(workers=[pulse(loop_lag_seconds=1.5)]), "warning", "host-1 was late by 1.5 s", "/workers"),
+]
+
+
+class TestAddedUp:
+    def test_lags_have_the_worst_partition_and_the_oldest_record(self) -> None:
+        one = overview(lags=[lag(3.0, 7), lag(0.0, 1, "o.arrivals")])
+        other = overview(lags=[lag(9.0, 4, partition=5)])
+        shown = added_up([one, other], 10, Missing(partitions=[], workers=[]))
+        assert shown.lags == [
+            lag(0.0, 1, "o.arrivals"),
+            TopicLag(topic="o.runs", records=11, worst_partition=2, worst_records=7, oldest_seconds=9.0),
+        ]
+
+    def test_work_is_summed_up_and_dead_letters_are_everybodys(self) -> None:
+        one = overview(work={"running": 2, "queued": 1, "paused": {"a": 0}}, dead_letters=3)
+        other = overview(work={"running": 3, "oldest": oldest(4.0), "paused": {"a": 2, "b": 1}}, dead_letters=3)
+        shown = added_up([one, other], 10, Missing(partitions=[7], workers=[GONE]))
+        assert (shown.work.running, shown.work.queued, shown.work.oldest) == (5, 1, oldest(4.0))
+        assert (shown.work.paused, shown.dead_letters) == ({"a": 2, "b": 1}, 3)
+        assert (shown.missing, shown.missing_workers, shown.scope) == ([7], [GONE], "all workers")
 
 
 def _shown(worker: FakeWorker, items: int = 100) -> NodeRunShown:
@@ -36,11 +146,11 @@ def _shown(worker: FakeWorker, items: int = 100) -> NodeRunShown:
 
 class TestCharts:
     def test_no_line_is_made_of_one_bucket(self) -> None:
-        assert charts([]) is None
-        assert charts(_buckets(1.0)) is None
+        assert charts([], 60) is None
+        assert charts(_buckets(1.0), 60) is None
 
     def test_a_line_has_a_gap_where_nothing_ended(self) -> None:
-        drawn = charts(_buckets(2.0, None, 1.0, 0.0))
+        drawn = charts(_buckets(2.0, None, 1.0, 0.0), 60)
         assert drawn is not None
         assert drawn.latency is not None
         [_, p99] = drawn.latency.lines
@@ -49,31 +159,59 @@ class TestCharts:
         assert (drawn.succeeded, drawn.failed) == (8, 4)
 
     def test_there_is_no_latency_where_nothing_ended(self) -> None:
-        drawn = charts(_buckets(None, None, received=0))
+        drawn = charts(_buckets(None, None, received=0), 60)
         assert drawn is not None
         assert drawn.latency is None
 
     def test_many_buckets_are_put_together(self) -> None:
-        drawn = charts(_buckets(*[float(n) for n in range(360)]))
+        drawn = charts(_buckets(*[float(n) for n in range(360)]), 10)
         assert drawn is not None
         assert drawn.latency is not None
-        assert (drawn.throughput.top, drawn.latency.top) == (24, 359.0)
+        assert (drawn.throughput.top, drawn.latency.top) == (24.0, 359.0)
         assert drawn.throughput.lines[0].path.count("L") == 59
         assert drawn.throughput.lines[0].path.endswith(f"L{WIDTH:.1f} 0.0")
         assert f"{HEIGHT:.1f}" not in drawn.throughput.lines[0].path
 
+    def test_numbers_are_of_a_minute_whatever_a_column_is(self) -> None:
+        for step_seconds, rate in ((10, 24.0), (60, 4.0)):
+            drawn = charts(_buckets(None, None, None), step_seconds)
+            assert drawn is not None
+            assert drawn.throughput.lines[0].latest == rate
+
+    def test_every_column_is_whole(self) -> None:
+        # Of 61 the first is left out: it would be half a column.
+        drawn = charts(_buckets(*[1.0] * 61), 10)
+        assert drawn is not None
+        assert drawn.throughput.lines[0].path == "M0.0 0.0h.1" + "".join(
+            f"L{number * WIDTH / 29:.1f} 0.0" for number in range(1, 30)
+        )
+
 
 class TestProblems:
     def test_none_where_all_is_well(self) -> None:
-        assert problems(_list(rate_limit_remaining=5000), None, NOW) == []
+        assert problems(overview(port={"rate_limit_remaining": 5000, "rate_limit": 15_000}), 0) == []
 
-    def test_each_is_said(self) -> None:
-        shown = _list(unreachable_since=NOW, oldest_received_at=NOW - timedelta(minutes=6), rate_limit_remaining=7)
-        shown.counts[State.REFUSED] = 2
-        said = problems(shown, NotReady.RECOVERING, NOW)
-        for word in ("recovering", "does not answer", "older than 5 minutes", "7 calls", "refused the reports of 2"):
-            assert any(word in one for one in said), word
-        assert len(said) == 5
+    @pytest.mark.parametrize(("shown", "severity", "said", "to"), NOT_WELL)
+    def test_each_is_said_and_leads_on(self, shown: OverviewShown, severity: str, said: str, to: str) -> None:
+        [one] = problems(shown, 100)
+        assert (one.severity, one.to) == (severity, to)
+        assert said in one.text
+
+    def test_just_below_is_well(self) -> None:
+        shown = overview(
+            lags=[lag(OLD_LAG_SECONDS)],
+            work={"oldest": oldest(LATE.total_seconds())},
+            failed=FailedShown(number=10, latest=[]),
+            port={"oldest_waits_since": NOW - LATE, "rate_limit_remaining": 750, "rate_limit": 15_000},
+            workers=[pulse(loop_lag_seconds=1.0), pulse(state="no-partitions"), pulse(state="source-away")],
+        )
+        assert problems(shown, 101) == []
+
+    def test_the_worst_is_first(self) -> None:
+        shown = overview(work={"paused": {"greet": 1}, "held": 2}, dead_letters=1, missing=[3])
+        told = problems(shown, 0)
+        assert [one.severity for one in told] == ["bad", "bad", "warning", "warning"]
+        assert told[0].text == "No worker shows partitions 3."
 
 
 class TestTimeline:

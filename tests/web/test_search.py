@@ -140,6 +140,23 @@ async def test_failures_by_message(new_client: NewClient, worker: FakeWorker) ->
     assert "hunter2" not in page
 
 
+async def test_a_group_leads_to_the_node_runs_that_have_it(new_client: NewClient, worker: FakeWorker) -> None:
+    for number in range(6):
+        worker.arrive(f"wfnr_{number}", count=2)
+        worker.end(f"wfnr_{number}", 0, error=f"no host {number}" if number % 2 else "no disk")
+        worker.end(f"wfnr_{number}", 1)
+    client = await new_client()
+    page = Elements(await (await client.get("/failures", headers=BROWSER)).text())
+    [first, second] = [str(link["href"]) for link in page.named("a") if "?failure=" in str(link["href"])]
+    shown = [sorted(await ids(client, path.replace("/node-runs", "/api/search"))) for path in (first, second)]
+    assert sorted(shown) == [["wfnr_0", "wfnr_2", "wfnr_4"], ["wfnr_1", "wfnr_3", "wfnr_5"]]
+    assert await ids(client, f"{first.replace('/node-runs', '/api/search')}&state=waiting") == []
+    kept = Elements(await (await client.get(first, headers=BROWSER)).text())
+    [box] = [field for field in kept.named("input") if field.get("name") == "failure"]
+    assert f"/node-runs?failure={box['value']}" == first
+    assert "checked" in box
+
+
 async def test_nothing_hostile_is_markup(new_client: NewClient, worker: FakeWorker) -> None:
     worker.arrive("wfnr_a", workflow=HOSTILE, node=HOSTILE, event_types=(HOSTILE,))
     worker.end("wfnr_a", error=HOSTILE)
@@ -165,8 +182,15 @@ async def test_the_page_keeps_what_was_asked_for(new_client: NewClient, worker: 
 
 
 @pytest.mark.parametrize(
-    "query", ["state=odd", "limit=0", "since=yesterday", "until=2027-99", "after=x,y", f"workflow={'x' * 201}"]
+    "query",
+    ["state=odd", "limit=0", "since=yesterday", "until=2027-99", "after=x,y", "failure=0'", f"workflow={'x' * 201}"],
 )
 async def test_what_cannot_be_asked_for(new_client: NewClient, query: str) -> None:
     client = await new_client()
     assert (await client.get(f"/api/search?{query}")).status == 400
+
+
+async def test_how_far_back_one_may_look(new_client: NewClient) -> None:
+    client = await new_client()
+    for within, status in (("hour", 200), ("day", 200), ("all", 200), ("", 200), ("week", 400)):
+        assert (await client.get(f"/api/failures?within={within}")).status == status

@@ -314,7 +314,9 @@ class TestList:
             "unreachableSince": None,
             "reportsWaiting": 0,
             "oldestReceivedAt": None,
+            "oldestWaitsSince": None,
             "rateLimitRemaining": None,
+            "rateLimit": None,
         }
         lines = (await (await client.get("/metrics")).text()).splitlines()
         assert {"port_runs_port_unreachable_seconds 0.0", "port_runs_rate_limit_remaining NaN"} <= set(lines)
