@@ -219,7 +219,7 @@ class Here:
             if len(items) == limit or room <= 0:
                 return items, index
             item = items[index] = self.node_runs.item(partition, run, index)
-            room -= 0 if item is None else len(item.output or "") + len(item.error or "") + len(item.trace or "")
+            room -= 0 if item is None else item.size
         return items, None
 
     def _messages(self, partition: int, run: NodeRun) -> tuple[tuple[tuple[Message, bool], ...], bool]:
