@@ -159,7 +159,7 @@ class Telling:
         # A lone surrogate could not be written as UTF-8.
         line = LogLine(level=level, message=text.encode(errors="replace").decode())
         with self._lock:
-            if context.has_logged:
+            if context.has_logged and key not in self._muted:
                 self._latest[key] = context.lines
             buffer = self._buffers.get(key)
             first = buffer is None
@@ -306,6 +306,7 @@ class Telling:
             if goes_on:
                 self._muted.add(key)
             told = self._progress.pop(key, None)
+            self._latest.pop(key, None)
         self._flush(key)
         if told is None:
             return

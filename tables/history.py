@@ -111,7 +111,7 @@ class RunHistory(BaseModel):
     tries: Tries | None = None
     """Those before the last answer."""
     cancelled: Again | None = None
-    """When the workflow run was found to be cancelled, or who cancelled the node run."""
+    """Who cancelled the node run, and when; nobody (`""`) where its workflow run was found to be cancelled."""
 
 
 def with_call(earlier: EarlierCalls | None, call: EarlierCall) -> EarlierCalls:

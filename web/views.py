@@ -15,10 +15,10 @@ from faust.web.drivers.aiohttp import Web
 from agents.asking import ask, ask_to_pause, write
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
-from agents.reporter import reports, tells
+from agents.reporter import reports, settler, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
-from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
+from agents.shared import arrivals, callbacks, calls, dispatch, holding, node_runs, overview, pausing, specs, telling
 from port.models import Result
 from streams.app import app, settings
 from streams.messages import Foreign, NodeRunMessage
@@ -54,6 +54,8 @@ here: Final = Here(
     {event_type: one.feeder for event_type, one in handler_agents.items()},
     holding,
     telling,
+    calls,
+    settler.tries_of,
 )
 
 

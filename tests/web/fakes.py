@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import cast
+from typing import Final, cast
 
 from pydantic import SecretStr
 
 from agents.asked import AskedEvent, Became
 from agents.callbacks import Callbacks
+from agents.cancelling import RunningCalls
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
 from agents.pausing import Pausing
 from agents.telling import Telling
 from agents.work import ItemWork
+from port.ids import is_workflow_run_id
 from port.models import Result
 from streams.messages import NodeRunMessage
 from streams.records import (
@@ -28,6 +30,7 @@ from streams.records import (
     ReportAnswered,
     Settled,
     Source,
+    Tries,
     TypePaused,
 )
 from streams.tail import Taken
@@ -43,6 +46,14 @@ from web.letters import Letters
 PARTITIONS = 8
 NOON = 1_800_000_000.0
 """2027-01-15T08:00:00Z."""
+
+
+PORT: Final = "https://app.getport.io/organization/run?runId="
+
+
+def run_url(workflow_run_id: str | None) -> str | None:
+    """Return where a workflow run is at Port, as the setting's default has it."""
+    return f"{PORT}{workflow_run_id}" if is_workflow_run_id(workflow_run_id) else None
 
 
 class MemoryRows:
@@ -129,7 +140,7 @@ class FakeWorker:
         dispatch.active = set(range(PARTITIONS))
         self.app = SimpleNamespace(
             owned=frozenset(range(PARTITIONS)),
-            settings=SimpleNamespace(partitions=PARTITIONS),
+            settings=SimpleNamespace(partitions=PARTITIONS, run_url=run_url),
             incarnation=incarnation,
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
@@ -141,7 +152,20 @@ class FakeWorker:
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
         self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", ""))
-        self.here = Here(self.worker, ledger, self.overview, dispatch, self.feeders, self.holding, self.telling)
+        self.calls = RunningCalls()
+        self.tries: dict[str, Tries] = {}
+        """Of the reports that are on their way."""
+        self.here = Here(
+            self.worker,
+            ledger,
+            self.overview,
+            dispatch,
+            self.feeders,
+            self.holding,
+            self.telling,
+            self.calls,
+            self.tries.get,
+        )
         self.post = FakePost()
         self.pausing = Pausing()
         self.pausing.take_back = lambda partition, event_type: None

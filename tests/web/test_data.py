@@ -56,7 +56,11 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
             "url": "http://127.0.0.1:6066",
             "partitions": list(range(8)),
         },
-        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None},
+        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None, "tries": None},
+        "answers": [],
+        "answersLeftOut": 0,
+        "cancellation": None,
+        "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
             {
                 "index": 0,
@@ -76,6 +80,10 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "heldUntil": None,
                 "deferredUntil": None,
                 "decidedBy": None,
+                "calledAt": "2027-01-15T08:00:20Z",
+                "logs": None,
+                "calls": [],
+                "callsLeftOut": 0,
             }
         ],
         "nextItem": None,
