@@ -379,7 +379,7 @@ async def test_an_answer_says_which_tries_there_were_before(desk: Desk) -> None:
     )
     seen: list[int] = []
 
-    def watch(_: RetryDetails) -> None:
+    def watch(details: RetryDetails) -> None:
         tries = desk.settler.tries_of(ID)
         assert tries is not None
         seen.append(tries.count)

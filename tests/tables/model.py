@@ -709,7 +709,8 @@ class World:
         )
         what = f"{run.node_run_id} item {item.index}: its calls {calls}"
         require(len(calls) <= MOST_KEPT, f"{what} are too many")
-        require(len(set(calls)) == len(calls), f"{what} are not one each")
+        each = {(call.attempt, call.how, call.decided_by) for call in known}
+        require(len(each) == len(calls), f"{what} are not one each")
         require(
             [attempt for attempt, _ in calls] == sorted(attempt for attempt, _ in calls), f"{what} are out of order"
         )

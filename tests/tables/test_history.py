@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,10 +242,12 @@ def _next(item: Item | None, choice: int, at: float) -> NodeRunEvent | None:
     attempt = 0 if item is None else item.attempt
     if item is not None and item.result is not None:
         return again(item, at) if item.result is Result.FAILED else None
+    said = {"result": Result.FAILED, "error": "no", "digest": str(at), "by": By.CALLBACK, "at": at}
+    word = ItemCompleted.model_validate({"node_run_id": ID, "index": 0} | said)
     if item is not None and item.deferred_until is not None:
-        said = {"result": Result.FAILED, "error": "no", "digest": str(at), "by": By.CALLBACK, "at": at}
-        word = ItemCompleted.model_validate({"node_run_id": ID, "index": 0} | said)
         return word if choice % 2 else DeferralExpired(node_run_id=ID, index=0, until=item.deferred_until)
+    if choice % 8 == 7:
+        return word
     if choice % 4 == 0:
         return finished(error="broken", at=at).model_copy(update={"attempt": attempt + 1})
     if choice % 4 == 1:
@@ -254,17 +258,20 @@ def _next(item: Item | None, choice: int, at: float) -> NodeRunEvent | None:
     return retry(attempt=attempt + 1, due_at=at + 5).model_copy(update=times)
 
 
-def _left_behind(event: NodeRunEvent, change: Change) -> tuple[int, How] | None:
-    """Return which call is an earlier one by what was applied."""
+Ended: TypeAlias = tuple[int, How, By | None]
+
+
+def _left_behind(item: Item | None, event: NodeRunEvent, change: Change) -> Ended | None:
+    """Return which end of an item is an earlier one by what was applied."""
     if change.note is not Note.APPLIED:
         return None
     match event:
         case ItemRetry():
-            return event.attempt, How.RAISED
+            return event.attempt, How.RAISED, None
         case ItemDeferred():
-            return event.attempt, How.DEFERRED
+            return event.attempt, How.DEFERRED, None
         case ItemAgain() if event.ended_at is not None:
-            return event.attempt, How.FAILED
+            return event.attempt, How.FAILED, None if item is None else item.decided_by
     return None
 
 
@@ -275,7 +282,7 @@ def test_each_call_is_remembered_once_and_in_order_whatever_comes_again(choices:
         patch.setattr(tables.history, "MOST_KEPT", most)
         run, item = received(count=2, array=True), None
         sent: list[NodeRunEvent] = []
-        expected: list[tuple[int, How]] = []
+        expected: list[Ended] = []
         for number, choice in enumerate(choices):
             # Half of what comes has come before.
             event = sent[choice // 2 % len(sent)] if choice % 2 and sent else _next(item, choice // 2, 1000.0 + number)
@@ -284,21 +291,21 @@ def test_each_call_is_remembered_once_and_in_order_whatever_comes_again(choices:
             sent.append(event)
             change = apply(run, item, event)
             assert change.run is not None
+            if (one := _left_behind(item, event, change)) is not None:
+                expected.append(one)
             if change.note is Note.APPLIED:
                 run, item = change.run, change.item
             elif change.item is not None:
                 assert change.item == item, "what comes again changes nothing"
-            if (one := _left_behind(event, change)) is not None:
-                expected.append(one)
             _check(item, expected, most)
 
 
-def _check(item: Item | None, expected: list[tuple[int, How]], most: int) -> None:
+def _check(item: Item | None, expected: list[Ended], most: int) -> None:
     earlier = None if item is None else item.earlier
     calls = () if earlier is None else earlier.calls
     assert len(set(expected)) == len(expected)
     shown = expected if len(expected) <= most else [expected[0], *expected[1 - most :]]
-    assert [(call.attempt, call.how) for call in calls] == shown
+    assert [(call.attempt, call.how, call.decided_by) for call in calls] == shown
     assert (0 if earlier is None else earlier.left_out) == len(expected) - len(shown)
     ends = [call.ended_at for call in calls if call.ended_at is not None]
     assert ends == sorted(ends)

@@ -1,6 +1,7 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -9,6 +10,7 @@ from pydantic import SecretStr
 from agents.asked import AskedEvent, Became
 from agents.callbacks import Callbacks
 from agents.cancelling import RunningCalls
+from agents.context import Context
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
@@ -16,7 +18,7 @@ from agents.pausing import Pausing
 from agents.telling import Telling
 from agents.work import ItemWork
 from port.ids import is_workflow_run_id
-from port.models import Result
+from port.models import LogLevel, Result
 from streams.messages import NodeRunMessage
 from streams.records import (
     Action,
@@ -26,6 +28,8 @@ from streams.records import (
     DeadLetter,
     ItemFinished,
     ItemRetry,
+    Line,
+    Lines,
     NodeRunEvent,
     ReportAnswered,
     Settled,
@@ -40,6 +44,7 @@ from tables.ledger import Applied, Ledger
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Note
+from tests.agents.examples import context
 from web.here import Here
 from web.letters import Letters
 
@@ -48,12 +53,22 @@ NOON = 1_800_000_000.0
 """2027-01-15T08:00:00Z."""
 
 
+_STATUS: Final = {Settled.REPORTED: 200, Settled.OUTPUT_REFUSED: 413}
 PORT: Final = "https://app.getport.io/organization/run?runId="
 
 
 def run_url(workflow_run_id: str | None) -> str | None:
     """Return where a workflow run is at Port, as the setting's default has it."""
     return f"{PORT}{workflow_run_id}" if is_workflow_run_id(workflow_run_id) else None
+
+
+def lines(*texts: str) -> Lines:
+    """Return some lines, as a call has logged them."""
+    return Lines(
+        latest=tuple(
+            Line(at=NOON + 9 + number / 10, level=LogLevel.INFO, text=text) for number, text in enumerate(texts)
+        )
+    )
 
 
 class MemoryRows:
@@ -174,6 +189,8 @@ class FakeWorker:
         """What went to other workers."""
         self.asked: list[AskedEvent] = []
         """What was asked for by hand."""
+        self.kept: list[Context] = []
+        """The contexts of calls that run on."""
         self._offset = 0
 
     def lose(self, partition: int) -> None:
@@ -249,7 +266,16 @@ class FakeWorker:
         self.feeder.add(work)
         return work
 
-    def defer(self, node_run_id: str, index: int = 0, error: str = "not yet", event_type: str = "greet") -> None:
+    def defer(
+        self,
+        node_run_id: str,
+        index: int = 0,
+        error: str = "not yet",
+        event_type: str = "greet",
+        attempt: int = 1,
+        logs: Lines | None = None,
+        worker: str = "w",
+    ) -> None:
         """A handler asks to be called again. Needs a running event loop."""
         self.outcome(
             ItemRetry(
@@ -257,10 +283,13 @@ class FakeWorker:
                 index=index,
                 message=0,
                 event_type=event_type,
-                attempt=1,
+                attempt=attempt,
                 due_at=NOON + 600,
                 error=error,
-                worker="w",
+                worker=worker,
+                started_at=NOON + 8 + attempt,
+                ended_at=NOON + 8.5 + attempt,
+                logs=logs,
             )
         )
         key = (node_run_id, index)
@@ -274,6 +303,8 @@ class FakeWorker:
         error: str | None = None,
         trace: str | None = None,
         event_type: str = "greet",
+        attempt: int = 1,
+        logs: Lines | None = None,
     ) -> None:
         """A handler ends."""
         self.outcome(
@@ -282,7 +313,7 @@ class FakeWorker:
                 index=index,
                 message=0,
                 event_type=event_type,
-                attempt=1,
+                attempt=attempt,
                 result=Result.SUCCESS if error is None else Result.FAILED,
                 output=output if error is None else None,
                 error=error,
@@ -290,8 +321,16 @@ class FakeWorker:
                 worker=self.app.incarnation,
                 started_at=NOON + 20,
                 ended_at=NOON + 21.5,
+                logs=logs,
             )
         )
+
+    def log(self, node_run_id: str, *texts: str, index: int = 0) -> None:
+        """A call that runs logs something."""
+        made = replace(context(index=index), node_run_id=node_run_id, host=self.telling)
+        for text in texts:
+            made.log("%s", text)
+        self.kept.append(made)
 
     def report(self, node_run_id: str) -> None:
         """Its report is on the way to Port."""
@@ -300,12 +339,26 @@ class FakeWorker:
         run = self.ledger.run(partition, node_run_id)
         dispatch.act(partition, Applied(Note.APPLIED, run, run))
 
-    def settle(self, node_run_id: str, settled: Settled = Settled.REPORTED, reason: str = "") -> None:
+    def settle(
+        self,
+        node_run_id: str,
+        settled: Settled = Settled.REPORTED,
+        reason: str = "",
+        body: Body = Body.FULL,
+        report: int = 0,
+        tries: Tries | None = None,
+    ) -> None:
         """Port answers."""
-        status = 200 if settled is Settled.REPORTED else 404
         self.outcome(
             ReportAnswered(
-                node_run_id=node_run_id, body=Body.FULL, settled=settled, status=status, reason=reason, at=NOON + 30
+                node_run_id=node_run_id,
+                body=body,
+                settled=settled,
+                status=_STATUS.get(settled, 404),
+                reason=reason,
+                report=report,
+                at=NOON + 30 + 10 * report + 5 * (body is Body.SMALL),
+                tries=tries,
             )
         )
 

@@ -166,4 +166,4 @@ async def test_without_a_script_all_is_there_to_read(one_browser: Browser, worke
         await expect(page.get_by_role("button", name="Pause updates")).to_be_hidden()
         await page.get_by_role("link", name="wfnr_a").click()
         await expect(page.get_by_text('"said": "hello"')).to_be_visible()
-        await expect(page.locator(".timeline li")).to_have_count(4)
+        await expect(page.locator(".timeline > li")).to_have_count(5)
