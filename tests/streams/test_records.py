@@ -59,8 +59,6 @@ NEW_IN_FORMAT_2 = {
     RunCancelled,
     ItemAgain,
     ReportAgain,
-    Tries,
-    Try,
     TypePaused,
     Audited,
 }
