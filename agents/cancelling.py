@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 POLLS_PER_SECOND: Final = 2.0
 """Of one worker, at most: a twenty-fifth of what Port allows the organization. With more long calls each workflow run
 is looked at the less often."""
+_EPOCH: Final = time.time() - time.monotonic()
+"""When the monotonic clock was 0, in epoch seconds."""
 _ROUND_SECONDS: Final = 1.0
 """Between two looks at which workflow runs are due."""
 
@@ -95,6 +97,11 @@ class RunningCalls:
             del calls[call.index]
             if not calls:
                 del self._calls[call.node_run_id]
+
+    def began_at(self, node_run_id: str, index: int) -> float | None:
+        """Return when the call for an item began, in epoch seconds; None where none runs."""
+        call = self._calls.get(node_run_id, {}).get(index)
+        return None if call is None else _EPOCH + call.since
 
     def cancel(self, node_run_id: str, index: int, reason: str) -> bool:
         """Cancel the call for an item; False where none runs. Where it has just ended, its end counts."""

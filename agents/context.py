@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from pydantic import JsonValue
 
 from agents.cancelling import Cancellation
+from agents.lines import LatestLines
 from agents.resources import SESSION, Resource
 from port.models import LogLevel
 from port.secrets import Decryption
@@ -81,6 +83,8 @@ class Alone:
 
 
 _ALONE: Final = Alone()
+_FIRST_LINE: Final = threading.Lock()
+"""Held where a call may be logging its first line: two threads of it must not keep their lines apart."""
 _STEP: Final = 0.25
 """Seconds within which a thread that waits notices that the worker is to stop."""
 
@@ -113,6 +117,16 @@ class Context:
     """The worker's own: how it is told that the call is cancelled."""
     host: Host = field(default=_ALONE, repr=False, compare=False)
     """The worker's own: what stands behind the methods."""
+
+    @cached_property
+    def lines(self) -> LatestLines:
+        """The worker's own: what the call has logged. It is there from the first line on."""
+        return LatestLines()
+
+    @property
+    def has_logged(self) -> bool:
+        """The worker's own: whether the call has logged anything."""
+        return "lines" in self.__dict__
 
     @property
     def idempotency_key(self) -> str:
@@ -195,7 +209,8 @@ class Context:
         """Write a line into the node run's log at Port, and the worker's; `***` stands for secret inputs.
 
         Lines are sent in one call when the item has ended, every few seconds while it runs long. They are best effort:
-        a line can be lost with its worker, or left out where there are too many; the report never waits for them.
+        a line can be lost with its worker, or left out where there are too many; the report never waits for them. The
+        latest lines of the call stand in the web views, too.
 
         Raises:
             ValueError: there is no such level.
@@ -205,6 +220,10 @@ class Context:
         if self.decryption is not None:
             text = self.decryption.masked(text)
         logger.log(_LEVELS[level], "[%s] %s", self.idempotency_key, text)
+        if not self.has_logged:
+            with _FIRST_LINE:
+                _ = self.lines
+        self.lines.add(level, text)
         self.host.log(self, level, text)
 
     def progress(self, done: float, total: float | None = None) -> None:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread, current_thread
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypedDict, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from agents.contract import CallNext, Context, Deferred, Fail, Handler, Middleware, Output, RetryLater
 from port.models import Result
-from streams.records import ItemDeferred, ItemFinished, ItemRetry
+from streams.records import ItemDeferred, ItemFinished, ItemRetry, Lines
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -234,7 +234,7 @@ def _result(
     except Fail as failure:
         return _final(call, failure, started_at, ended_at)
     except RetryLater as later:
-        return _retry(call, _said(later), ended_at + later.seconds)
+        return _retry(call, _said(later), ended_at + later.seconds, started_at, ended_at, asked=True)
     except asyncio.CancelledError:
         return _again(call, "the handler was cancelled", None, started_at, ended_at)
     except Exception as error:
@@ -299,10 +299,19 @@ def _again(call: Call, error: str, trace: str | None, started_at: float, ended_a
     attempt = call.context.attempt
     if attempt >= call.handler.retry.attempts:
         return _failed(call, error, started_at, ended_at, trace)
-    return _retry(call, error, ended_at + call.handler.retry.pause(attempt), trace)
+    return _retry(call, error, ended_at + call.handler.retry.pause(attempt), started_at, ended_at, trace=trace)
 
 
-def _retry(call: Call, error: str, due_at: float, trace: str | None = None) -> ItemRetry:
+def _retry(
+    call: Call,
+    error: str,
+    due_at: float,
+    started_at: float,
+    ended_at: float,
+    *,
+    trace: str | None = None,
+    asked: bool = False,
+) -> ItemRetry:
     context = call.context
     return ItemRetry(
         node_run_id=context.node_run_id,
@@ -314,6 +323,10 @@ def _retry(call: Call, error: str, due_at: float, trace: str | None = None) -> I
         error=_clean(call, error),
         trace=trace,
         worker=call.worker,
+        started_at=started_at,
+        ended_at=ended_at,
+        asked=asked,
+        **_logged(call),
     )
 
 
@@ -330,6 +343,7 @@ def _deferred(call: Call, deferred: Deferred, started_at: float, ended_at: float
         worker=call.worker,
         started_at=started_at,
         at=ended_at,
+        **_logged(call),
     )
 
 
@@ -362,7 +376,17 @@ def _finished(
         worker=call.worker,
         started_at=started_at,
         ended_at=ended_at,
+        **_logged(call),
     )
+
+
+class _Logged(TypedDict, total=False):
+    logs: Lines
+
+
+def _logged(call: Call) -> _Logged:
+    # Most calls log nothing, and an event is validated faster without the field.
+    return {"logs": call.context.lines.kept()} if call.context.has_logged else {}
 
 
 def _clean(call: Call, text: str) -> str:

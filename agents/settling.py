@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from itertools import takewhile
@@ -19,7 +20,7 @@ import stamina
 from agents.work import ReportWork, TellWork
 from port.client import Answer, AnswerKind, PortClient
 from port.models import LogLevel, LogLine, Result, WorkflowRun
-from streams.records import Body, ReportAnswered, Settled
+from streams.records import Body, ReportAnswered, Settled, Tries, Try
 from tables.report import report_body
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun, Stop
@@ -32,6 +33,9 @@ UNKNOWN_SECONDS: Final = 10.0
 """So long after its message a node run that Port does not know (404) may yet become known: the message may have been
 quicker than what Port's API reads from."""
 _WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.UNAUTHORIZED})
+_SETTLES_NOTHING: Final = _WAIT | {AnswerKind.RATE_LIMITED}
+MOST_TRIES: Final = 5
+"""The tries of a report that are remembered each; of the others, how many there were."""
 _DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
 
 ToPort: TypeAlias = ReportWork | TellWork
@@ -56,6 +60,17 @@ class _NotNowError(Exception):
         self.answer = answer
 
 
+@dataclass
+class _Tried:
+    """The tries of a report that settled nothing."""
+
+    count: int = 0
+    latest: deque[Try] = field(default_factory=lambda: deque(maxlen=MOST_TRIES))
+
+    def shown(self) -> Tries:
+        return Tries(count=self.count, latest=tuple(self.latest))
+
+
 class Settler:
     """Calls Port for the reporter.
 
@@ -78,6 +93,13 @@ class Settler:
         self._pause_ends = float("-inf")
         self.answers = 0
         """How many answers there were, good ones and others."""
+        self._tried: dict[str, _Tried] = {}
+        """Of the reports that are on their way, and were answered by nothing that settles them."""
+
+    def tries_of(self, node_run_id: str) -> Tries | None:
+        """Return the tries so far of a report that is on its way; None where there was none."""
+        tried = self._tried.get(node_run_id)
+        return None if tried is None else tried.shown()
 
     @property
     def pausing(self) -> bool:
@@ -92,11 +114,17 @@ class Settler:
 
         async def send() -> Answer:
             answer = await self._port.report(run.node_run_id, run.workflow_run_id, body, before)
-            unknown = answer.kind is AnswerKind.NOT_FOUND and self._may_become_known(run)
-            return replace(answer, kind=AnswerKind.UNAVAILABLE) if unknown else answer
+            if answer.kind is AnswerKind.NOT_FOUND and self._may_become_known(run):
+                answer = replace(answer, kind=AnswerKind.UNAVAILABLE)
+            if answer.kind in _SETTLES_NOTHING:
+                self._note(run.node_run_id, answer)
+            return answer
 
-        answer = await self._until_answered(work, send)
-        settled, reason = await self._settled(work, run, answer)
+        try:
+            answer = await self._until_answered(work, send)
+            settled, reason = await self._settled(work, run, answer)
+        finally:
+            tried = self._tried.pop(run.node_run_id, None)
         return ReportAnswered(
             v=2 if settled is Settled.CANCELLED or run.report else 1,
             node_run_id=run.node_run_id,
@@ -106,7 +134,13 @@ class Settler:
             status=answer.status,
             reason=reason,
             at=self._clock(),
+            tries=None if tried is None else tried.shown(),
         )
+
+    def _note(self, node_run_id: str, answer: Answer) -> None:
+        tried = self._tried.setdefault(node_run_id, _Tried())
+        tried.count += 1
+        tried.latest.append(Try(at=self._clock(), status=answer.status))
 
     async def tell(self, work: TellWork, run: NodeRun, item: Item) -> Answer:
         """Write how an item ended after the report into the node run's log."""

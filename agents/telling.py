@@ -13,13 +13,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from agents.callbacks import Callbacks
 from agents.context import Context
+from agents.lines import LatestLines
 from agents.resources import Resource
 from agents.work import LinesWork
 from port.client import Answer, AnswerKind
 from port.models import LogLevel, LogLine, NodeRunUpdate, Status
+from streams.records import Lines
 
 logger = logging.getLogger(__name__)
 LINES_SECONDS: Final = 5.0
@@ -123,6 +126,8 @@ class Telling:
         self._lock = threading.Lock()
         self._buffers: dict[Key, _Buffer] = {}
         self._lines: dict[str, list[LogLine]] = {}
+        self._latest: WeakValueDictionary[Key, LatestLines] = WeakValueDictionary()
+        """What the calls that are being made have logged: each call has its own, as long as there is the call."""
         self._progress: dict[Key, _Told] = {}
         self._muted: set[Key] = set()
         self._waiting = 0
@@ -142,6 +147,11 @@ class Telling:
         told = self._progress.get((node_run_id, index))
         return None if told is None else told.now
 
+    def lines_of(self, node_run_id: str, index: int) -> Lines | None:
+        """Return the latest lines of an item that runs here; None where it has logged nothing."""
+        latest = self._latest.get((node_run_id, index))
+        return None if latest is None else latest.kept()
+
     def log(self, context: Context, level: LogLevel, text: str) -> None:
         """Take a line. Called from any thread."""
         key = _key(context)
@@ -149,6 +159,8 @@ class Telling:
         # A lone surrogate could not be written as UTF-8.
         line = LogLine(level=level, message=text.encode(errors="replace").decode())
         with self._lock:
+            if context.has_logged and key not in self._muted:
+                self._latest[key] = context.lines
             buffer = self._buffers.get(key)
             first = buffer is None
             if buffer is None:
@@ -294,6 +306,7 @@ class Telling:
             if goes_on:
                 self._muted.add(key)
             told = self._progress.pop(key, None)
+            self._latest.pop(key, None)
         self._flush(key)
         if told is None:
             return

@@ -19,7 +19,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from port.models import LogLine, Result
+from port.models import LogLevel, LogLine, Result
 
 FORMAT: Final = 2
 
@@ -104,6 +104,39 @@ class Action(BaseModel):
     """How the asker is known, such as `web` or `cli: anna`; never a secret."""
 
 
+_LINE_CHARACTERS: Final = 64
+"""What a line takes beside its text."""
+
+
+class Line(BaseModel):
+    """A line that a call has logged."""
+
+    model_config = ConfigDict(frozen=True)
+    at: float
+    """In epoch seconds."""
+    level: LogLevel
+    text: str
+
+    @property
+    def size(self) -> int:
+        """How many characters it takes, roughly."""
+        return _LINE_CHARACTERS + len(self.text)
+
+
+class Lines(BaseModel):
+    """The latest lines that a call has logged; who makes them keeps them few, with the secrets of the call masked."""
+
+    model_config = ConfigDict(frozen=True)
+    latest: tuple[Line, ...] = ()
+    left_out: int = 0
+    """How many there were before."""
+
+    @property
+    def size(self) -> int:
+        """How many characters they take, roughly."""
+        return sum(line.size for line in self.latest)
+
+
 class ItemFinished(Record):
     """An item ended: the handler returned, failed for good, its deadline passed, or it was cancelled."""
 
@@ -123,6 +156,8 @@ class ItemFinished(Record):
     worker: str
     started_at: float
     ended_at: float
+    logs: Lines | None = None
+    """What the call has logged; None where that is nothing. It went to Port, too."""
 
 
 class ItemRetry(Record):
@@ -140,6 +175,13 @@ class ItemRetry(Record):
     trace: str | None = None
     """As of `ItemFinished`."""
     worker: str
+    started_at: float | None = None
+    """When the call was; None in a record of an earlier version."""
+    ended_at: float | None = None
+    asked: bool = False
+    """Whether the handler asked for it; else it raised."""
+    logs: Lines | None = None
+    """As of `ItemFinished`."""
 
 
 class ItemDeferred(Record):
@@ -160,6 +202,8 @@ class ItemDeferred(Record):
     started_at: float
     at: float
     """When the handler returned."""
+    logs: Lines | None = None
+    """As of `ItemFinished`."""
 
 
 class By(StrEnum):
@@ -303,6 +347,25 @@ class Settled(StrEnum):
     """Port had ended the node run itself, as one of a workflow run that was cancelled."""
 
 
+class Try(BaseModel):
+    """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
+
+    model_config = ConfigDict(frozen=True)
+    at: float
+    """When that was known, in epoch seconds."""
+    status: int | None = None
+    """None where no answer came."""
+
+
+class Tries(BaseModel):
+    """The tries of a report that settled nothing."""
+
+    model_config = ConfigDict(frozen=True)
+    count: int
+    latest: tuple[Try, ...]
+    """The last few of them."""
+
+
 class ReportAnswered(Record):
     """Port answered a report for good."""
 
@@ -315,6 +378,8 @@ class ReportAnswered(Record):
     report: int = 0
     """Which report of the node run it was: 0 the first, one more after each that was asked for by hand."""
     at: float
+    tries: Tries | None = None
+    """Those of this worker before that answer; None where it was the first."""
 
 
 class FailureTold(Record):

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from port.ids import is_workflow_run_id
 from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
 
@@ -112,6 +113,23 @@ def _public_url(value: str) -> str:
     return value.rstrip("/")
 
 
+NO_LINK: Final = "off"
+RUN_ID: Final = "{workflowRunId}"
+"""Stands in `PORT_RUN_URL` for the id of a workflow run."""
+_RUN_URL: Final = r"https?://[^/?#@\s{}]+[/?#][^\s{}\"'<>]*\{workflowRunId\}[^\s{}\"'<>]*"
+_RUN_URLS: Final = {
+    "https://api.getport.io": f"https://app.getport.io/organization/run?runId={RUN_ID}",
+    "https://api.us.getport.io": f"https://app.us.getport.io/organization/run?runId={RUN_ID}",
+}
+"""By `PORT_API_BASE_URL`, as Port documents it for runs of actions."""
+
+
+def _run_url(value: str) -> str:
+    if value and value != NO_LINK and not re.fullmatch(_RUN_URL, value, re.ASCII):
+        raise ValueError(f"write http(s)://host/… with {RUN_ID} once behind the host, or {NO_LINK} for no link")
+    return value
+
+
 class Settings(BaseSettings):
     """Every setting of a worker; the variable is the field's name in capitals. Durations are in seconds."""
 
@@ -129,6 +147,7 @@ class Settings(BaseSettings):
     port_client_id: str = Field(min_length=1)
     port_client_secret: SecretStr = Field(min_length=1)
     port_api_base_url: Annotated[str, AfterValidator(_url)] = "https://api.getport.io"
+    port_run_url: Annotated[str, AfterValidator(_run_url)] = ""
 
     kafka_brokers: Names = ("127.0.0.1:9092",)
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
@@ -216,6 +235,13 @@ class Settings(BaseSettings):
     def signing_keys(self) -> tuple[SecretStr, ...]:
         """The keys of callbacks: the first one signs, all are accepted; none where `SIGNING_KEY` is not set."""
         return tuple(map(SecretStr, _parts(self.signing_key)))
+
+    def run_url(self, workflow_run_id: str | None) -> str | None:
+        """Return where people look at a workflow run at Port; None where that, or the run, is not known."""
+        template = self.port_run_url or _RUN_URLS.get(self.port_api_base_url, NO_LINK)
+        if template == NO_LINK or workflow_run_id is None or not is_workflow_run_id(workflow_run_id):
+            return None
+        return template.replace(RUN_ID, workflow_run_id)
 
     @property
     def app_id(self) -> str:

@@ -297,8 +297,7 @@ class Ledger(NodeRuns):
             self.rows.delete(partition, key)
 
     def _write_item(self, partition: int, run: NodeRun, item: Item) -> NodeRun:
-        small = len(item.output or "") + len(item.error or "") + len(item.trace or "") <= INLINE_BYTES
-        if item.index == 0 and not run.array and small:
+        if item.index == 0 and not run.array and item.size <= INLINE_BYTES:
             return run.model_copy(update={"v": max(run.v, item.v), "item": item})
         self.rows.put(partition, _key("i", run.node_run_id, _number(item.index)), item.encode())
         # An earlier, small state of the item must not stand before this one.

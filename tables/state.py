@@ -27,6 +27,7 @@ from streams.records import (
     ItemDeferred,
     ItemFinished,
     ItemRetry,
+    Lines,
     NodeRunEvent,
     Record,
     ReportAgain,
@@ -34,6 +35,20 @@ from streams.records import (
     RunCancelled,
     Settled,
     Source,
+)
+from tables.history import (
+    Again,
+    EarlierAnswer,
+    EarlierCall,
+    EarlierCalls,
+    How,
+    RunHistory,
+    called_again,
+    first_line,
+    with_answer,
+    with_call,
+    with_cancellation,
+    with_tries,
 )
 
 _SHOWN_EVENT_TYPES: Final = 8
@@ -95,6 +110,25 @@ class Item(Record):
     """When the ends were that were undone by that: what had said them may come again."""
     late: bool = False
     """Whether it was taken up again after the report: then its end is told in the node run's log."""
+    logs: Lines | None = None
+    """What the call has logged that ended it."""
+    earlier: EarlierCalls | None = None
+    """Its calls before that one; None where there was none."""
+
+    @property
+    def size(self) -> int:
+        """How many characters its texts have, roughly."""
+        size = len(self.output or "") + len(self.error or "") + len(self.trace or "")
+        size += 0 if self.logs is None else self.logs.size
+        return size if self.earlier is None else size + self.earlier.size
+
+    @property
+    def called_at(self) -> float | None:
+        """When the call began that ended it; None where it has not ended, or no call has ended it."""
+        if self.result is None or self.started_at == self.ended_at:
+            return None
+        known = self.earlier is not None and self.earlier.calls[-1].started_at == self.started_at
+        return None if known else self.started_at
 
 
 class Message(Record):
@@ -149,6 +183,8 @@ class NodeRun(Record):
     """Ends after the report that are not yet in the node run's log: of failures, and of items taken up again."""
     digest: str
     """Of the first message."""
+    history: RunHistory | None = None
+    """For the views; None where there is nothing to remember."""
     item: Item | None = None
     message: Message | None = None
 
@@ -337,6 +373,7 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
         worker=event.worker,
         started_at=event.started_at,
         ended_at=event.ended_at,
+        logs=event.logs,
         **_kept(item),
     )
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
@@ -351,13 +388,23 @@ class _Kept(TypedDict, total=False):
     reopened: int | None
     undone: tuple[float, ...]
     late: bool
+    earlier: EarlierCalls | None
 
 
 def _kept(item: Item | None) -> _Kept:
-    """Return what an item keeps through its further calls: that it was taken up again."""
-    if item is None or item.reopened is None:
+    """Return what an item keeps through its further calls: the earlier ones, and that it was taken up again."""
+    if item is None:
         return {}
-    return {"reopened": item.reopened, "undone": item.undone, "late": item.late}
+    if item.reopened is None:
+        return {"earlier": item.earlier}
+    return {"reopened": item.reopened, "undone": item.undone, "late": item.late, "earlier": item.earlier}
+
+
+def _with_call(item: Item | None, call: EarlierCall) -> _Kept:
+    """Return what an item keeps, with a call that was not its last."""
+    kept = _kept(item)
+    kept["earlier"] = with_call(kept.get("earlier"), call)
+    return kept
 
 
 def _awaits_word(item: Item, event: ItemFinished) -> bool:
@@ -425,7 +472,9 @@ def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
         return Change(run, Note.REFUSED, why="every item has ended: there is nothing to cancel any more")
     if run.covered is not None or run.stopped is Stop.OVER:
         return Change(run, Note.DUPLICATE)
-    stopped = run.model_copy(update={"v": 2, "stopped": Stop.OVER if event.over else Stop.RUN})
+    cancelled = Again.of(event.action, event.at) if event.action is not None else Again(who="", at=event.at)
+    stopping = {"stopped": Stop.OVER if event.over else Stop.RUN, "history": with_cancellation(run.history, cancelled)}
+    stopped = run.model_copy(update={"v": 2} | stopping)
     return Change(closed(stopped, grace), Note.DUPLICATE if stopped == run else Note.APPLIED)
 
 
@@ -434,6 +483,16 @@ def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
         return Change(run, Note.LATE)
     if _has_gone_on(item, event.attempt):
         return Change(run, Note.DUPLICATE, item=item)
+    call = EarlierCall(
+        attempt=event.attempt,
+        how=How.RETRY if event.asked else How.RAISED,
+        started_at=event.started_at,
+        ended_at=event.ended_at,
+        error=first_line(event.error),
+        worker=event.worker,
+        due_at=event.due_at,
+        logs=event.logs,
+    )
     waiting = Item(
         index=event.index,
         message=event.message,
@@ -444,7 +503,7 @@ def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
         trace=event.trace,
         worker=event.worker,
         v=event.v if item is None or item.reopened is None else 2,
-        **_kept(item),
+        **_with_call(item, call),
     )
     return Change(run, Note.APPLIED, item=waiting)
 
@@ -459,6 +518,15 @@ def _item_deferred(run: NodeRun, item: Item | None, event: ItemDeferred) -> Chan
         return Change(run, Note.LATE)
     if _has_gone_on(item, event.attempt):
         return Change(run, Note.DUPLICATE, item=item)
+    call = EarlierCall(
+        attempt=event.attempt,
+        how=How.DEFERRED,
+        started_at=event.started_at,
+        ended_at=event.at,
+        worker=event.worker,
+        due_at=event.until,
+        logs=event.logs,
+    )
     deferred = Item(
         v=2,
         index=event.index,
@@ -468,7 +536,7 @@ def _item_deferred(run: NodeRun, item: Item | None, event: ItemDeferred) -> Chan
         worker=event.worker,
         started_at=event.started_at,
         deferred_until=event.until,
-        **_kept(item),
+        **_with_call(item, call),
     )
     return Change(run, Note.APPLIED, item=deferred)
 
@@ -509,17 +577,19 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
     made all the same, for what it does, and its end is told in the node run's log. Where Port has refused the report it
     knows of none: the node run is open again, and reported anew.
     """
+    asked = Again.of(event.action, event.at)
     if item is None or event.index >= run.items:
         return Change(run, Note.REFUSED, item=item, why="the item has not been called yet")
     if item.reopened is not None and item.result is None and event.ended_at in item.undone:
         # After a crash the item's row may have survived and its node run's row not: then it is this that opens it.
-        return Change(_opened(run), Note.DUPLICATE, item=item)
+        return Change(_opened(run, asked), Note.DUPLICATE, item=item)
     if (item.attempt, item.ended_at) != (event.attempt, event.ended_at):
         return Change(run, Note.REFUSED, item=item, why="it has gone on meanwhile: look again")
     if (why := _obstacle(run, item)) is not None:
         return Change(run, Note.REFUSED, item=item, why=why)
     if item.result is None:
-        return Change(run, Note.APPLIED, item=item.model_copy(update={"v": 2, "due_at": None}))
+        now = {"v": 2, "due_at": None, "earlier": called_again(item.earlier, asked)}
+        return Change(run, Note.APPLIED, item=item.model_copy(update=now))
     again = Item(
         v=2,
         index=item.index,
@@ -533,8 +603,24 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
         reopened=item.attempt + (item.decided is not None),
         undone=(*item.undone, event.ended_at or 0.0)[-_MOST_UNDONE:],
         late=run.settled is not None and run.settled is not Settled.REFUSED,
+        earlier=with_call(item.earlier, _undone(item, asked)),
     )
-    return Change(_opened(run.model_copy(update={"v": 2, "failed": run.failed - 1})), Note.APPLIED, item=again)
+    return Change(_opened(run.model_copy(update={"v": 2, "failed": run.failed - 1}), asked), Note.APPLIED, item=again)
+
+
+def _undone(item: Item, again: Again) -> EarlierCall:
+    """Return the end of an item that is taken up again, as one of its earlier calls."""
+    return EarlierCall(
+        attempt=item.attempt,
+        how=How.FAILED,
+        started_at=item.called_at,
+        ended_at=item.ended_at,
+        error=first_line(item.error),
+        worker=item.worker,
+        decided_by=item.decided_by,
+        logs=item.logs,
+        again=again,
+    )
 
 
 def _obstacle(run: NodeRun, item: Item) -> str | None:
@@ -552,22 +638,32 @@ def _obstacle(run: NodeRun, item: Item) -> str | None:
     return "its failure is just being told in the node run's log" if _is_untold(run, item) else None
 
 
-def _opened(run: NodeRun) -> NodeRun:
+def _opened(run: NodeRun, asked: Again) -> NodeRun:
     """Return a node run with an item that was taken up again."""
     if run.settled is Settled.REFUSED:
-        run = _again(run).model_copy(update={"covered": None, "result": None, "untold": 0})
+        run = _again(run, asked).model_copy(update={"covered": None, "result": None, "untold": 0})
     return run.model_copy(update={"grace_from": None})
 
 
-def _again(run: NodeRun) -> NodeRun:
+def _again(run: NodeRun, asked: Again) -> NodeRun:
     """Return a node run whose report Port has refused as one that is yet to be reported."""
+    refused = EarlierAnswer(
+        report=run.report,
+        body=run.body,
+        settled=Settled.REFUSED,
+        status=run.status,
+        reason=first_line(run.reason),
+        at=run.settled_at,
+        tries=None if run.history is None else run.history.tries,
+        again=asked,
+    )
     fresh = {"v": 2, "report": run.report + 1, "settled": None, "settled_at": None, "body": Body.FULL}
-    return run.model_copy(update=fresh)
+    return run.model_copy(update=fresh | {"history": with_answer(run.history, refused)})
 
 
 def _report_again(run: NodeRun, event: ReportAgain) -> Change:
     if run.settled is Settled.REFUSED and event.report == run.report:
-        return Change(_again(run), Note.APPLIED)
+        return Change(_again(run, Again.of(event.action, event.at)), Note.APPLIED)
     if event.report < run.report:
         return Change(run, Note.DUPLICATE)
     return Change(run, Note.REFUSED, why="Port has not refused its report")
@@ -584,12 +680,27 @@ def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
         return Change(run, Note.LATE)
     if run.settled is not None or event.body is not run.body or event.report != run.report:
         return Change(run, Note.DUPLICATE)
-    answered = {"status": event.status, "reason": event.reason or None}
+    answered: dict[str, object] = {"status": event.status, "reason": event.reason or None}
     if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:
-        return Change(run.model_copy(update=answered | {"body": Body.SMALL}), Note.APPLIED)
+        smaller = {"body": Body.SMALL, "history": with_answer(run.history, _earlier(event))}
+        return Change(run.model_copy(update=answered | smaller), Note.APPLIED)
+    if event.tries is not None:
+        answered["history"] = with_tries(run.history, event.tries)
     settled = Settled.REFUSED if event.settled is Settled.OUTPUT_REFUSED else event.settled
     settling = {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at}
     return Change(run.model_copy(update=answered | settling), Note.APPLIED)
+
+
+def _earlier(event: ReportAnswered) -> EarlierAnswer:
+    return EarlierAnswer(
+        report=event.report,
+        body=event.body,
+        settled=event.settled,
+        status=event.status,
+        reason=first_line(event.reason),
+        at=event.at,
+        tries=event.tries,
+    )
 
 
 def _failure_told(run: NodeRun, item: Item | None, event: FailureTold) -> Change:

@@ -13,9 +13,10 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from agents.telling import Progress
-from port.models import Result
+from port.models import LogLevel, Result
 from streams.messages import event_type, items_of
-from streams.records import By
+from streams.records import Body, By, Lines, Settled, Tries
+from tables.history import Again, EarlierAnswer, EarlierCall, How, RunHistory
 from tables.state import Item, Message, NodeRun, State
 from web.masking import masked, masked_text
 
@@ -142,6 +143,52 @@ class ProgressShown(Shown):
     total: int | float | None
 
 
+class LineShown(Shown):
+    """A line that a call has logged."""
+
+    at: datetime | None
+    level: LogLevel
+    text: str
+
+
+class LinesShown(Shown):
+    """The latest lines that a call has logged."""
+
+    latest: list[LineShown]
+    left_out: int
+    """How many there were before."""
+
+
+class AgainShown(Shown):
+    """Who asked for something by hand, and when."""
+
+    who: str
+    at: datetime | None
+
+
+class CallShown(Shown):
+    """A call of an item's handler that did not end the item, or not for good."""
+
+    attempt: int
+    how: How
+    """`retry`: it asked to be called again; `raised`, with retries left; `deferred`: another system was to say how the
+    item ended; `failed`: the item had FAILED, and was taken up again by hand."""
+    started_at: datetime | None
+    """Null where another than the handler had said that the item FAILED."""
+    ended_at: datetime | None
+    duration_seconds: float | None
+    error: str | None
+    """The first line."""
+    worker: str | None
+    due_at: datetime | None
+    """When it was to be called again, or until when another system could say how it ended."""
+    decided_by: By | None
+    """Who had said that the item FAILED, where it was not its handler."""
+    logs: LinesShown | None
+    again: AgainShown | None
+    """Who wanted it called again."""
+
+
 class ItemShown(Shown):
     """An item of a node run."""
 
@@ -167,6 +214,14 @@ class ItemShown(Shown):
     """Until when another system may say how it ended."""
     decided_by: By | None
     """Who said how it ended, where it was not its handler."""
+    called_at: datetime | None = None
+    """When the call began that has ended it, or that runs."""
+    logs: LinesShown | None = None
+    """What that call has logged."""
+    calls: list[CallShown] = []
+    """The first of its earlier calls, and the latest, in order."""
+    calls_left_out: int = 0
+    """How many there were between the first and the others."""
 
 
 class SourceShown(Shown):
@@ -191,6 +246,37 @@ class MessageShown(Shown):
     note: str | None
 
 
+class TryShown(Shown):
+    """A try of a report that settled nothing."""
+
+    at: datetime | None
+    status: int | None
+    """Of Port's answer; null where none came."""
+
+
+class TriesShown(Shown):
+    """The tries of a report that settled nothing."""
+
+    count: int
+    latest: list[TryShown]
+
+
+class AnswerShown(Shown):
+    """An answer of Port to a report that was not the last one."""
+
+    body: Body
+    settled: Settled
+    """`output_refused`: a small body was sent next."""
+    status: int | None
+    reason: str | None
+    """The first line."""
+    at: datetime | None
+    tries: TriesShown | None
+    """Those before that answer."""
+    again: AgainShown | None
+    """Who wanted the node run reported again."""
+
+
 class ReportShown(Shown):
     """The report to Port."""
 
@@ -199,6 +285,8 @@ class ReportShown(Shown):
     status: int | None
     """Of Port's last answer."""
     reason: str | None
+    tries: TriesShown | None = None
+    """Those before that answer; where the report is on its way, those since."""
 
 
 class NodeRunShown(NodeRunLine):
@@ -207,6 +295,14 @@ class NodeRunShown(NodeRunLine):
     scope: str = SCOPE
     worker: WorkerShown
     report: ReportShown | None
+    answers: list[AnswerShown] = []
+    """The first of Port's earlier answers to reports, and the latest, in order."""
+    answers_left_out: int = 0
+    """How many there were between the first and the others."""
+    cancellation: AgainShown | None = None
+    """Who cancelled the node run, and when; `who` is empty where its workflow run was found to be cancelled."""
+    port_url: str | None = None
+    """Its workflow run at Port, where the setting `PORT_RUN_URL` says where that is."""
     items: list[ItemShown]
     next_item: int | None
     """The first item that is not in this answer; ask with `?from=`."""
@@ -335,6 +431,13 @@ class Read:
     """Those of them that are held, and until when."""
     progress: Mapping[int, Progress]
     """How far those of them are that have said so."""
+    began: Mapping[int, float]
+    """When the calls began that run for them."""
+    logged: Mapping[int, Lines]
+    """What these calls have logged."""
+    tries: Tries | None
+    """Those of a report that is on its way."""
+    port_url: str | None
     next_item: int | None
     messages: tuple[tuple[Message, bool], ...]
     """Each with whether its text is to be shown."""
@@ -345,24 +448,81 @@ def node_run_shown(read: Read) -> NodeRunShown:
     """Return a node run with its items and messages. Takes its time with large ones: call it in a thread."""
     run = read.run
     messages, event_types = _messages(read.messages)
-    report = None
-    if run.covered is not None:
-        report = ReportShown(
-            covered_items=run.covered,
-            body=run.body.value,
-            status=run.status,
-            reason=None if run.reason is None else masked_text(run.reason),
-        )
+    history = run.history or RunHistory()
     items = [_item(read, index, item, event_types.get(index)) for index, item in read.items.items()]
     details = {
         "worker": read.worker,
-        "report": report,
+        "report": _report(read, history),
+        "answers": list(map(_answer, history.answers)),
+        "answers_left_out": history.left_out,
+        "cancellation": _again(history.cancelled),
+        "port_url": read.port_url,
         "items": items,
         "next_item": read.next_item,
         "messages": messages,
         "more_messages": read.more_messages,
     }
     return NodeRunShown.model_validate(_line(run, read.partition, read.state) | details)
+
+
+def _report(read: Read, history: RunHistory) -> ReportShown | None:
+    run = read.run
+    if run.covered is None:
+        return None
+    return ReportShown(
+        covered_items=run.covered,
+        body=run.body.value,
+        status=run.status,
+        reason=None if run.reason is None else masked_text(run.reason),
+        tries=_tries(read.tries if run.settled is None else history.tries),
+    )
+
+
+def _answer(answer: EarlierAnswer) -> AnswerShown:
+    return AnswerShown(
+        body=answer.body,
+        settled=answer.settled,
+        status=answer.status,
+        reason=None if answer.reason is None else masked_text(answer.reason),
+        at=instant(answer.at),
+        tries=_tries(answer.tries),
+        again=_again(answer.again),
+    )
+
+
+def _tries(tries: Tries | None) -> TriesShown | None:
+    if tries is None:
+        return None
+    return TriesShown(
+        count=tries.count, latest=[TryShown(at=instant(one.at), status=one.status) for one in tries.latest]
+    )
+
+
+def _again(again: Again | None) -> AgainShown | None:
+    return None if again is None else AgainShown(who=again.who, at=instant(again.at))
+
+
+def _call(call: EarlierCall) -> CallShown:
+    return CallShown(
+        attempt=call.attempt,
+        how=call.how,
+        started_at=instant(call.started_at),
+        ended_at=instant(call.ended_at),
+        duration_seconds=_between(call.started_at, call.ended_at),
+        error=None if call.error is None else masked_text(call.error),
+        worker=call.worker,
+        due_at=instant(call.due_at),
+        decided_by=call.decided_by,
+        logs=_lines(call.logs),
+        again=_again(call.again),
+    )
+
+
+def _lines(lines: Lines | None) -> LinesShown | None:
+    if lines is None:
+        return None
+    latest = [LineShown(at=instant(one.at), level=one.level, text=masked_text(one.text)) for one in lines.latest]
+    return LinesShown(latest=latest, left_out=lines.left_out)
 
 
 def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageShown], dict[int, str | None]]:
@@ -423,6 +583,10 @@ def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> 
         held_until=instant(read.held.get(index)),
         deferred_until=instant(known.deferred_until),
         decided_by=known.decided_by,
+        called_at=instant(read.began.get(index, known.called_at)),
+        logs=_lines(read.logged.get(index, known.logs)),
+        calls=[] if known.earlier is None else list(map(_call, known.earlier.calls)),
+        calls_left_out=0 if known.earlier is None else known.earlier.left_out,
     )
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
+from agents.cancelling import RunningCalls
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
 from agents.telling import Telling
 from agents.work import ItemWork
+from streams.records import Tries
 from streams.topics import partition_of
 from streams.worker import Worker
 from tables.ledger import NodeRuns
@@ -69,7 +71,9 @@ class Now:
 
 @dataclass(frozen=True)
 class Here:
-    """The worker, its ledger, the feeders of its handlers by event type, what it holds, and what handlers tell."""
+    """The worker, its ledger, the feeders of its handlers by event type, what it holds, what handlers tell, the calls
+    that run, and the tries of the reports that are on their way, by node run.
+    """
 
     worker: Worker
     node_runs: NodeRuns
@@ -78,6 +82,8 @@ class Here:
     feeders: Mapping[str, Feeder[ItemWork]]
     holding: Holding
     telling: Telling
+    calls: RunningCalls
+    tries_of: Callable[[str], Tries | None]
 
     @property
     def partitions(self) -> list[int]:
@@ -201,16 +207,22 @@ class Here:
         except NotOwnedError:
             raise NotHereError(partition, owned=False) from None
         now, due = self.now(), set(self.dispatch.due.keys(partition))
+        running = frozenset(now.running.get(node_run_id, ()))
+        running_here = [index for index in items if index in running]
         return Read(
             run=run,
             partition=partition,
             state=now.state(run),
             worker=self.worker_shown(),
             items=items,
-            running=frozenset(now.running.get(node_run_id, ())),
+            running=running,
             deferred=frozenset(index for index in items if (node_run_id, index) in due),
             held=_known(items, lambda index: self.holding.until(partition, node_run_id, index)),
             progress=_known(items, lambda index: self.telling.progress_of(node_run_id, index)),
+            began=_known(running_here, lambda index: self.calls.began_at(node_run_id, index)),
+            logged=_known(running_here, lambda index: self.telling.lines_of(node_run_id, index)),
+            tries=self.tries_of(node_run_id),
+            port_url=self.worker.settings.run_url(run.workflow_run_id),
             next_item=next_item,
             messages=messages,
             more_messages=more,
@@ -228,7 +240,7 @@ class Here:
             if len(items) == limit or room <= 0:
                 return items, index
             item = items[index] = self.node_runs.item(partition, run, index)
-            room -= 0 if item is None else len(item.output or "") + len(item.error or "") + len(item.trace or "")
+            room -= 0 if item is None else item.size
         return items, None
 
     def _messages(self, partition: int, run: NodeRun) -> tuple[tuple[tuple[Message, bool], ...], bool]:

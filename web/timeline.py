@@ -1,17 +1,31 @@
-"""What happened to a node run, in order, as far as its state knows: earlier attempts of an item are not kept."""
+"""What happened to a node run, in order, as far as its state remembers it: see `tables.history`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from streams.records import By, Settled
+from tables.history import How
 from tables.state import State
-from web.data import ItemShown, ItemState, MessageShown, NodeRunShown
+from web.data import AnswerShown, CallShown, ItemShown, ItemState, LinesShown, MessageShown, NodeRunShown, TriesShown
 
 MOST_MOMENTS: Final = 60
 """How many a page shows; those in the middle are left out first."""
+_ERROR_CHARACTERS: Final = 200
+_SAID_BY: Final = {
+    By.CALLBACK: "said by a callback",
+    By.CLI: "completed by hand, on the command line",
+    By.WEB: "completed by hand, in the web views",
+}
+_ENDS: Final = {
+    How.RETRY: ("asked to be called again", "waits"),
+    How.RAISED: ("raised, and is called again", "bad"),
+    How.DEFERRED: ("deferred: waits for a callback", "waits"),
+    How.FAILED: ("FAILED", "bad"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,12 @@ class Moment:
     detail: str = ""
     since: float | None = None
     """Seconds since the receipt of the first message."""
+    due: datetime | None = None
+    """When what it leads to is due."""
+    lines: LinesShown | None = None
+    """What the call has logged that ended so, or that runs."""
+    key: str = ""
+    """What it is called within the page, where it has lines."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +72,14 @@ def _moments(run: NodeRunShown) -> Iterator[Moment]:
         yield _received(message)
     if not run.messages and run.received_at is not None:
         yield Moment(run.received_at, "Received", "received")
+    yield from _waited(run)
     for item in run.items:
-        yield from _of_item(item, alone=run.item_count == 1)
-    yield from _reported(run)
+        yield from _of_item(item, "" if run.item_count == 1 else f"Item {item.index}: ")
+    if run.cancellation is not None:
+        by_hand = run.cancellation.who
+        what = "Cancelled by hand" if by_hand else "The workflow run was found to be cancelled"
+        yield Moment(run.cancellation.at, what, "bad", by_hand)
+    yield from _reports(run)
 
 
 def _received(message: MessageShown) -> Moment:
@@ -64,43 +89,116 @@ def _received(message: MessageShown) -> Moment:
     return Moment(source.timestamp, "Received", "received", where)
 
 
-def _of_item(item: ItemShown, *, alone: bool) -> Iterator[Moment]:
-    name = "" if alone else f"Item {item.index}: "
-    if item.started_at is not None:
-        yield Moment(item.started_at, f"{name}attempt {max(item.attempt, 1)} started", "started", item.worker or "")
+def _waited(run: NodeRunShown) -> Iterator[Moment]:
+    """Yield how long it took until the first call, of the items that are shown."""
+    calls = [one.started_at for item in run.items for one in item.calls[:1]]
+    calls += [item.called_at for item in run.items if not item.calls]
+    first = min((at for at in calls if at is not None), default=None)
+    if run.received_at is None:
+        return
+    if first is not None:
+        seconds = max(0.0, (first - run.received_at).total_seconds())
+        yield Moment(run.received_at, "Waiting", "waits", f"{seconds:,.1f} s until the first call")
+    elif run.report is None and any(item.state is ItemState.WAITING for item in run.items):
+        yield Moment(None, "Waiting", "waits", "for the first call")
+
+
+def _of_item(item: ItemShown, name: str) -> Iterator[Moment]:
+    for number, call in enumerate(item.calls):
+        yield from _call(item, call, name)
+        if not number and item.calls_left_out:
+            yield Moment(call.ended_at, f"{name}{item.calls_left_out} further calls are left out", "waits")
+    attempt = item.attempt if item.result is not None else item.attempt + 1
+    if item.called_at is not None:
+        yield Moment(item.called_at, f"{name}attempt {max(attempt, 1)} started", "started", item.worker or "")
     if item.result is not None:
-        yield Moment(
-            item.ended_at,
-            f"{name}{item.result}",
-            "good" if item.result == "SUCCESS" else "bad",
-            "" if item.decided_by is None else "decided by another than its handler",
-        )
+        how = (item.error or "")[:_ERROR_CHARACTERS] if item.decided_by is None else _SAID_BY[item.decided_by]
+        ended = Moment(item.ended_at, f"{name}{item.result}", "good" if item.result == "SUCCESS" else "bad", how)
+        yield _with_lines(ended, item.logs, f"{item.index}-{attempt}")
         return
     if item.state is ItemState.RUNNING:
-        yield Moment(None, f"{name}running", "started")
+        yield _with_lines(Moment(None, f"{name}running", "started"), item.logs, f"{item.index}-{attempt}")
+        return
     for at, what in (
         (item.due_at, "is called again"),
         (item.held_until, "held for a handler until then"),
         (item.deferred_until, "waits for a callback until then"),
     ):
         if at is not None:
-            yield Moment(at, f"{name}{what}", "waits", (item.error or "")[:200] if at is item.due_at else "")
+            yield Moment(at, f"{name}{what}", "waits")
 
 
-def _reported(run: NodeRunShown) -> Iterator[Moment]:
-    if run.report is None:
+def _call(item: ItemShown, call: CallShown, name: str) -> Iterator[Moment]:
+    if call.started_at is not None:
+        yield Moment(call.started_at, f"{name}attempt {call.attempt} started", "started", call.worker or "")
+    what, kind = _ENDS[call.how]
+    detail = (call.error or "")[:_ERROR_CHARACTERS] if call.decided_by is None else _SAID_BY[call.decided_by]
+    # An earlier version did not write when a call ended.
+    ended = Moment(call.ended_at or call.due_at, f"{name}{what}", kind, detail, due=call.due_at)
+    yield _with_lines(ended, call.logs, f"{item.index}-{call.attempt}-{call.how}")
+    if call.again is not None:
+        yield Moment(call.again.at, f"{name}to be called again, by hand", "received", call.again.who)
+
+
+def _with_lines(moment: Moment, lines: LinesShown | None, key: str) -> Moment:
+    return moment if lines is None else replace(moment, lines=lines, key=f"lines-{key}")
+
+
+def _reports(run: NodeRunShown) -> Iterator[Moment]:
+    for number, answer in enumerate(run.answers):
+        yield from _answered(answer)
+        if not number and run.answers_left_out:
+            yield Moment(answer.at, f"{run.answers_left_out} further answers of Port are left out", "reports")
+    report = run.report
+    if report is None:
         return
+    yield from _tried(report.tries)
     if run.ended_at is None:
-        status = run.report.status
-        yield Moment(None, "Report on its way to Port", "reports", "" if status is None else f"last answer: {status}")
+        yield Moment(None, "Report on its way to Port", "reports", _so_far(run))
         return
-    answer = "no answer" if run.report.status is None else f"HTTP {run.report.status}"
     yield Moment(
         run.ended_at,
-        f"Port answered the report: {answer}",
+        f"Port answered the report: {_status(report.status)}",
         "bad" if run.state is State.REFUSED else "good",
-        f"covers {run.report.covered_items} of {run.item_count}, {run.report.body} body",
+        f"covers {report.covered_items} of {run.item_count}, {report.body} body",
     )
+
+
+def _answered(answer: AnswerShown) -> Iterator[Moment]:
+    yield from _tried(answer.tries)
+    what = f"Port answered the report: {_status(answer.status)}"
+    smaller = answer.settled is Settled.OUTPUT_REFUSED
+    detail = ": ".join(
+        part
+        for part in ("its output was refused, a small body is next" if smaller else "refused", answer.reason)
+        if part
+    )
+    yield Moment(answer.at, what, "bad", detail)
+    if answer.again is not None:
+        yield Moment(answer.again.at, "To be reported again, by hand", "received", answer.again.who)
+
+
+def _tried(tries: TriesShown | None) -> Iterator[Moment]:
+    if tries is None:
+        return
+    before = tries.count - len(tries.latest)
+    for number, one in enumerate(tries.latest):
+        detail = f"after {before} other tries" if before and not number else ""
+        yield Moment(one.at, f"Report tried: {_status(one.status)}; it is tried again", "reports", detail)
+
+
+def _so_far(run: NodeRunShown) -> str:
+    tries = None if run.report is None else run.report.tries
+    if tries is not None and tries.latest:
+        return (
+            f"{tries.count} {'try' if tries.count == 1 else 'tries'} so far, last: {_status(tries.latest[-1].status)}"
+        )
+    status = None if run.report is None else run.report.status
+    return "" if status is None else f"last answer: {status}"
+
+
+def _status(status: int | None) -> str:
+    return "no answer" if status is None else f"HTTP {status}"
 
 
 def _place(moment: Moment) -> tuple[bool, float]:
@@ -112,4 +210,4 @@ def _since(received_at: datetime | None, moment: Moment) -> Moment:
     if received_at is None or moment.at is None:
         return moment
     seconds = (moment.at - received_at).total_seconds()
-    return Moment(moment.at, moment.what, moment.kind, moment.detail, seconds if seconds > 0 else None)
+    return replace(moment, since=seconds if seconds > 0 else None)

@@ -14,11 +14,11 @@ from faust.web.drivers.aiohttp import Web
 from agents.asking import ask, ask_to_pause, write
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
-from agents.reporter import reports, tells
+from agents.reporter import reports, settler, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
 from agents.sending import Sent, publish, signed
-from agents.shared import arrivals, callbacks, dispatch, holding, node_runs, overview, pausing, specs, telling
+from agents.shared import arrivals, callbacks, calls, dispatch, holding, node_runs, overview, pausing, specs, telling
 from agents.trying import Tried
 from port.nodes import NodeExecution
 from port.secrets import secret_fields
@@ -68,6 +68,8 @@ here: Final = Here(
     {event_type: one.feeder for event_type, one in handler_agents.items()},
     holding,
     telling,
+    calls,
+    settler.tries_of,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -135,6 +136,15 @@ class TestRunningCalls:
         calls.cancel_all("wfnr_a", "none is left")
         assert not calls.cancel("wfnr_a", 0, "why")
         assert list(calls) == []
+
+    def test_they_say_when_they_began(self) -> None:
+        calls, call = RunningCalls(), RunningCall(0, "wfnr_a", 1, "wfr_a", Cancellation())
+        calls.add(call)
+        began_at = calls.began_at("wfnr_a", 1)
+        assert began_at is not None
+        assert abs(began_at - time.time()) < 60
+        assert calls.began_at("wfnr_a", 1) == began_at
+        assert (calls.began_at("wfnr_a", 0), calls.began_at("wfnr_b", 1)) == (None, None)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import MappingProxyType
 import pytest
 from pydantic import BaseModel, Field, JsonValue, RootModel, field_validator
 
-from agents.contract import CallNext, Context, Fail, HandlerFunction, Output, Retry, RetryLater
+from agents.contract import CallNext, Context, Deferred, Fail, HandlerFunction, Output, Retry, RetryLater
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES, MAX_TRACE_CHARACTERS, Call, Ended, Threads, execute
 from port.models import Result
 from streams.records import ItemFinished, ItemRetry
@@ -569,3 +570,46 @@ def test_a_thread_is_named_after_its_function() -> None:
         return threading.current_thread().name
 
     assert Threads().submit(named).result(10).endswith("named")
+
+
+async def test_an_event_has_what_its_call_has_logged_and_no_field_where_that_is_nothing() -> None:
+    async def quiet(event: dict[str, object], ctx: Context) -> None: ...
+
+    async def fails(event: dict[str, object], ctx: Context) -> None:
+        ctx.log("trying %d", ctx.attempt, level="DEBUG")
+        raise Fail("no")
+
+    async def retries(event: dict[str, object], ctx: Context) -> None:
+        ctx.log("busy")
+        raise RetryLater("5s")
+
+    async def defers(event: dict[str, object], ctx: Context) -> Deferred:
+        ctx.log("begun elsewhere")
+        return Deferred("1h")
+
+    async def hangs(event: dict[str, object], ctx: Context) -> None:
+        ctx.log("the last word")
+        await asyncio.Event().wait()
+
+    assert b"logs" not in (await execute(call_of(quiet), Threads())).event.encode()
+    for function, text in (
+        (fails, "trying 1"),
+        (retries, "busy"),
+        (defers, "begun elsewhere"),
+        (hangs, "the last word"),
+    ):
+        event = (await execute(call_of(function, deadline=0.05 if function is hangs else 10.0), Threads())).event
+        assert event.logs is not None
+        assert [line.text for line in event.logs.latest] == [text]
+        assert abs(event.logs.latest[0].at - time.time()) < 60
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_retry_says_when_the_call_was_and_whether_it_asked_for_it(asked: bool) -> None:
+    async def again(event: dict[str, object]) -> None:
+        raise RetryLater("5s") if asked else KeyError("x")
+
+    clock = iter((10.0, 12.5))
+    event = (await execute(call_of(again, retries=2), Threads(), clock=lambda: next(clock))).event
+    assert isinstance(event, ItemRetry)
+    assert (event.started_at, event.ended_at, event.asked) == (10.0, 12.5, asked)

@@ -178,3 +178,19 @@ def test_a_context_shows_no_secret() -> None:
     context = call(fails).context
     assert "decryption" not in repr(context)
     assert context == dataclasses.replace(context, decryption=None)
+
+
+async def test_what_it_logs_is_masked_where_it_stays_with_the_item() -> None:
+    def handle(event: Login, ctx: Context) -> None:
+        plain = event.password.get_secret_value()
+        # Masked before it is cut: half of a secret would not be found.
+        ctx.log("x" * 490 + plain)
+        ctx.log("logging in with %s", plain, level="WARN")
+        raise RetryLater("1s", "not yet")
+
+    event = await ended(call(handle))
+    assert event.logs is not None
+    first, second = event.logs.latest
+    assert first.text == "x" * 490 + "***"
+    assert (second.level.value, second.text) == ("WARN", "logging in with ***")
+    assert "canary" not in event.model_dump_json()

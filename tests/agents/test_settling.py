@@ -9,7 +9,7 @@ import pytest
 import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from agents.settling import UNKNOWN_SECONDS, Settler
+from agents.settling import MOST_TRIES, UNKNOWN_SECONDS, Settler
 from agents.work import ReportWork, TellWork
 from local.emulator import Emulator, FaultRule, FaultSettings
 from local.emulator.state import NodeRunSpec
@@ -369,3 +369,52 @@ async def test_a_report_of_a_run_that_was_cancelled_at_port_ends_calmly(desk: De
     assert (answered.settled, answered.status) == (Settled.CANCELLED, 409)
     assert "its workflow run was cancelled" in answered.reason
     assert desk.result == "FAILED"
+
+
+async def test_an_answer_says_which_tries_there_were_before(desk: Desk) -> None:
+    desk.fail(
+        FaultRule(paths=("report",), reset=True, count=1),
+        FaultRule(paths=("report",), status=429, count=1),
+        FaultRule(paths=("report",), status=503, count=5),
+    )
+    seen: list[int] = []
+
+    def watch(details: RetryDetails) -> None:
+        tries = desk.settler.tries_of(ID)
+        assert tries is not None
+        seen.append(tries.count)
+
+    set_on_retry_hooks([watch])
+    try:
+        answered = await desk.report(frozen())
+    finally:
+        set_on_retry_hooks(None)
+    assert answered.tries is not None
+    assert (answered.settled, answered.status, answered.tries.count) == (Settled.REPORTED, 200, 7)
+    assert [(one.at, one.status) for one in answered.tries.latest] == [(500.0, 503)] * MOST_TRIES
+    assert seen == sorted(seen)
+    assert seen[0] >= 1
+    assert desk.settler.tries_of(ID) is None, "it is over"
+
+
+async def test_a_try_without_an_answer_has_no_status(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), reset=True, count=1))
+    answered = await desk.report(frozen())
+    assert answered.tries is not None
+    assert [one.status for one in answered.tries.latest] == [None]
+
+
+async def test_an_answer_at_once_has_no_tries(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=413, count=1))
+    assert (await desk.report(frozen())).tries is None
+    assert b"tries" not in (await desk.report(frozen())).encode()
+
+
+async def test_the_tries_of_a_report_whose_partition_goes_are_forgotten(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=503))
+    report = asyncio.create_task(desk.report(frozen()))
+    await until(lambda: desk.settler.tries_of(ID) is not None)
+    desk.here.clear()
+    with pytest.raises(NotOwnedError):
+        await report
+    assert desk.settler.tries_of(ID) is None

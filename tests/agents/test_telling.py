@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Callable
@@ -225,3 +226,34 @@ async def test_a_thread_that_goes_on_tells_no_progress_and_its_last_lines(
     ctx.progress(1)
     assert desk.telling.progress_of(ID, 0) == Progress(1, None), "the next call of the item is listened to"
     await desk.telling.ended(ctx)
+
+
+async def test_the_lines_of_a_call_are_seen_while_it_is_made(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINES_SECONDS", SOON)
+    ctx = desk.context(3)
+    assert desk.telling.lines_of(ID, 3) is None
+    ctx.log("begun")
+    await until(lambda: desk.works == [ID])
+    assert desk.lines() == [("INFO", "begun")]
+    ctx.log("goes on", level="WARN")
+    seen = desk.telling.lines_of(ID, 3)
+    assert seen is not None
+    assert [(line.level.value, line.text) for line in seen.latest] == [("INFO", "begun"), ("WARN", "goes on")]
+    await desk.telling.ended(ctx)
+    assert desk.telling.lines_of(ID, 3) is None
+
+
+async def test_what_a_call_logs_after_its_end_is_not_taken_for_the_next_ones(desk: Desk) -> None:
+    late = desk.context()
+    late.log("in time")
+    await desk.telling.ended(late, goes_on=True)
+    late.log("too late")
+    assert desk.telling.lines_of(ID, 0) is None
+    desk.telling.forget(late)
+
+
+async def test_the_lines_of_a_call_that_is_over_take_no_memory(desk: Desk) -> None:
+    for index in range(100):
+        desk.context(index).log("quick")
+    gc.collect()
+    assert [desk.telling.lines_of(ID, index) for index in range(100)] == [None] * 100

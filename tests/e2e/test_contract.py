@@ -43,6 +43,7 @@ def slow(event: dict, ctx: Context) -> dict:
 @handles("until told")
 def until_told(event: dict, ctx: Context) -> dict:
     ctx.progress(1)
+    ctx.log("waiting")
     while not ctx.wait(60):
         pass
     ctx.log("told to stop")
@@ -96,7 +97,12 @@ def test_what_a_handler_can_do_beside_its_work(new_cluster: NewCluster) -> None:
 
         waits = cluster.publish({"eventType": "until told"})
         eventually(lambda: record.read_on() and record.reports(waits), "it tells that it runs")
+        shown = worker.get(f"/api/node-runs/{waits}").json
+        [item] = shown["items"]
+        assert (shown["state"], item["state"], item["calls"]) == ("running", "running", [])
+        assert [line["text"] for line in item["logs"]["latest"]] == ["waiting"]
+        assert shown["receivedAt"] <= item["calledAt"] <= item["logs"]["latest"][0]["at"]
         assert worker.stop() == 0
-    eventually(lambda: record.logs(waits) == ["told to stop"], "its last line is told")
+    eventually(lambda: record.logs(waits) == ["waiting", "told to stop"], "its last line is told")
     assert record.reports(waits)[-1]["body"]["output"] == {"stopped": True, "by": "middleware of until told"}
     assert "the resource is closed" in worker.log.read_text()

@@ -247,6 +247,10 @@ def test_a_body_that_is_refused_is_followed_by_a_small_one(
     assert small["output"]["note"] == "Port refused the output of this node run; it is kept where the handlers run."
     if result == "FAILED":
         assert small["output"]["error"] == {"message": "1 of 1 items failed"}
+    [answer] = shown["answers"]
+    assert (answer["status"], answer["settled"], answer["body"]) == (status, "output_refused", "full")
+    assert "a fault that was switched on" in answer["reason"]
+    assert shown["report"]["status"] == 200
     [item] = shown["items"]
     kept = item["output"] if result == "SUCCESS" else {"error": {"message": item["error"]}}
     assert kept == full["output"], "what Port did not take"
@@ -394,11 +398,28 @@ def test_an_outage_is_waited_out_with_the_same_body(running: Running, outage: st
     rule = {"paths": ["report"], "count": 20} | OUTAGES[outage]
     running.fail(rule)
     ids = running.publish(10)
-    running.settled(ids, "reported")
+    seen = {shown["nodeRunId"]: shown["report"]["tries"] for shown in running.settled(ids, "reported")}
     assert sum(len(running.statuses(one)) for one in ids) == 10 + cast("int", rule["count"])
+    for one in ids:
+        *tried, _ = running.statuses(one)
+        tries = seen[one[1]] or {"count": 0, "latest": []}
+        assert tries["count"] == len(tried), "each try is told"
+        assert [told["status"] for told in tries["latest"]] == tried[-len(tries["latest"]) :]
     assert all(running.statuses(one)[-1] == 200 for one in ids)
     assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in ids)
     assert running.named("run") == []
+
+
+def test_the_tries_of_a_report_are_seen_while_it_is_on_its_way(running: Running) -> None:
+    running.fail({"paths": ["report"], "status": 502})
+    [one] = running.publish()
+    eventually(lambda: running.record.read_on() and len(running.statuses(one)) > 1, "it is tried again")
+    tries = shown_now(running, one)["report"]["tries"]
+    assert tries["count"] >= 1
+    assert {told["status"] for told in tries["latest"]} == {502}
+    running.fail()
+    [shown] = running.settled([one], "reported")
+    assert shown["report"]["tries"]["count"] == len(running.statuses(one)) - 1
 
 
 def test_a_port_that_hangs_is_waited_for(running: Running) -> None:

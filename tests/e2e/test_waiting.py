@@ -23,6 +23,7 @@ from agents import Context, Retry, RetryLater, handles
 async def flaky(event: dict, ctx: Context) -> dict:
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(json.dumps([event["name"], ctx.attempt, time.time()]) + "\\n")
+    ctx.log("attempt %d of %s", ctx.attempt, event["name"])
     if event["name"] == "quick":
         return {}
     if ctx.attempt == 2:
@@ -126,6 +127,21 @@ def test_a_retry_keeps_its_count_and_due_time(story: Story) -> None:
         "result": "FAILED",
         "output": {"error": {"message": "ConnectionError: the cluster is gone"}},
     }
+
+
+def test_each_attempt_is_seen_with_its_lines_as_before_the_kill(story: Story) -> None:
+    before, after, calls = story.before["retried"], story.after["retried"], story.called("retried")
+    assert [(call["attempt"], call["how"]) for call in after["calls"]] == [(1, "raised"), (2, "retry")]
+    assert after["calls"] == before["calls"]
+    first, second = after["calls"]
+    assert (first["error"], second["error"]) == ("ConnectionError: the cluster is gone", "the cluster is busy")
+    assert first["worker"] == second["worker"] != after["worker"], "the last call was the new worker's"
+    assert second["dueAt"] == before["dueAt"]
+    for call, (attempt, called_at) in zip((*after["calls"], after), calls, strict=True):
+        [line] = call["logs"]["latest"]
+        assert (line["level"], line["text"]) == ("INFO", f"attempt {attempt} of retried")
+        began_at = at(call["startedAt"] if "how" in call else call["calledAt"])
+        assert began_at <= called_at <= at(line["at"]) <= at(call["endedAt"])
 
 
 def test_a_retry_holds_no_slot_while_it_waits(story: Story) -> None:

@@ -343,3 +343,45 @@ class TestCallbacks:
         [line] = lines_of(load_with, SIGNING_KEY=given)
         assert line.startswith("SIGNING_KEY: each key needs 32 characters or more")
         assert given.strip(",")[:16] not in line or not given.strip(",")
+
+
+class TestLinkToPort:
+    @pytest.mark.parametrize(
+        ("given", "link"),
+        [
+            ({}, "https://app.getport.io/organization/run?runId=wfr_1"),
+            (
+                {"PORT_API_BASE_URL": "https://api.us.getport.io/"},
+                "https://app.us.getport.io/organization/run?runId=wfr_1",
+            ),
+            ({"PORT_API_BASE_URL": "http://127.0.0.1:8090"}, None),
+            ({"PORT_RUN_URL": "off"}, None),
+            ({"PORT_RUN_URL": "http://port.example/runs/{workflowRunId}/x"}, "http://port.example/runs/wfr_1/x"),
+        ],
+    )
+    def test_where_a_workflow_run_is(self, load_with: Load, given: dict[str, str], link: str | None) -> None:
+        assert load_with(**given).run_url("wfr_1") == link
+
+    @pytest.mark.parametrize("workflow_run_id", [None, "", "r_1", "wfr_", "wfr_a/../b", "wfr_a b", "javascript:1"])
+    def test_no_link_is_made_of_what_is_no_id(self, load_with: Load, workflow_run_id: str | None) -> None:
+        assert load_with().run_url(workflow_run_id) is None
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "https://app.getport.io/run",
+            "app.getport.io/{workflowRunId}",
+            "javascript:alert({workflowRunId})//",
+            "https://{workflowRunId}.example/",
+            "https://a{workflowRunId}",
+            "https://u:p@a.example/{workflowRunId}",
+            "https://a.example/{other}/{workflowRunId}",
+            "https://a.example/{workflowRunId}/{workflowRunId}",
+            'https://a.example/"{workflowRunId}',
+            "https://a.example/ {workflowRunId}",
+            "OFF",
+        ],
+    )
+    def test_what_is_no_template(self, load_with: Load, given: str) -> None:
+        [line] = lines_of(load_with, PORT_RUN_URL=given)
+        assert line.startswith("PORT_RUN_URL: write http(s)://host/… with {workflowRunId} once")

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, TypeAlias
 
-from port.models import Result
+from port.models import LogLevel, Result
 from streams.records import (
     Action,
     Arrival,
@@ -42,18 +42,22 @@ from streams.records import (
     ItemDeferred,
     ItemFinished,
     ItemRetry,
+    Line,
+    Lines,
     NodeRunEvent,
     ReportAgain,
     ReportAnswered,
     RunCancelled,
     Settled,
 )
+from tables.history import MOST_KEPT, How
 from tables.ledger import Applied, Ledger, NodeRuns
 from tables.report import report_body
 from tables.state import (
     AwaitWord,
     Cancel,
     EndGrace,
+    Item,
     ItemAsk,
     NodeRun,
     Note,
@@ -208,6 +212,10 @@ class World:
         """What other systems have said, some of it more than once."""
         self.decided: dict[tuple[str, int], tuple[str, int | None]] = {}
         """By which word an item has ended, where the ledger has said so."""
+        self.calls: dict[tuple[str, int], set[tuple[int, How]]] = {}
+        """The calls that are an item's earlier ones, and how they ended, where the ledger has said so."""
+        self.answers: dict[str, set[tuple[int, Body]]] = {}
+        """The reports that Port has answered otherwise than at last, likewise."""
         self.places: dict[tuple[str, str], range] = {}
         self.cancels = deque(scenario.cancels)
         self.noticed: set[str] = set()
@@ -428,6 +436,8 @@ class World:
                 del self.worker.jobs[key]
         if isinstance(event, ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred):
             self._note(event, applied)
+        if applied.note is Note.APPLIED:
+            self._remember(event, applied)
         if isinstance(event, RunCancelled) and applied.note is Note.APPLIED:
             self.stopped[event.node_run_id] = event.over
         self._ask(applied)
@@ -447,6 +457,23 @@ class World:
             self.deferred[place] = item.reopened
         if isinstance(event, ItemCompleted) and applied.note is Note.APPLIED and item is not None and item.decided:
             self.decided[place] = (item.decided, item.reopened)
+
+    def _remember(self, event: Arrival | NodeRunEvent, applied: Applied) -> None:
+        """Take note of what is over now: the views are to show it whatever happens."""
+        match event:
+            case ItemRetry():
+                self._over(event.node_run_id, event.index, event.attempt, How.RAISED)
+            case ItemDeferred():
+                self._over(event.node_run_id, event.index, event.attempt, How.DEFERRED)
+            case ItemAgain() if event.ended_at is not None:
+                self._over(event.node_run_id, event.index, event.attempt, How.FAILED)
+            case ReportAnswered() if applied.run is not None and applied.run.settled is None:
+                self.answers.setdefault(event.node_run_id, set()).add((event.report, event.body))
+            case ReportAgain() if applied.before is not None:
+                self.answers.setdefault(event.node_run_id, set()).add((event.report, applied.before.body))
+
+    def _over(self, node_run_id: str, index: int, attempt: int, how: How) -> None:
+        self.calls.setdefault((node_run_id, index), set()).add((attempt, how))
 
     def _ask(self, applied: Applied) -> None:
         node_runs = self.worker.node_runs
@@ -533,6 +560,9 @@ class World:
                 due_at=self.clock,
                 error=f"again, at {self.clock}",
                 worker="w",
+                started_at=self.clock,
+                ended_at=self.clock,
+                logs=Lines(latest=(Line(at=self.clock, level=LogLevel.INFO, text=LARGE if how > 7 else "short"),)),
             )
             self._send(job, retry, how)
             return
@@ -650,6 +680,7 @@ class World:
             word, again = self.decided.get((run.node_run_id, item.index), (None, None))
             kept = word in (None, item.decided) or again != item.reopened
             require(kept, f"an accepted word is lost: {word} of {item}")
+            self._check_history(run, item)
         failed = [item.index for item in items if item.result is Result.FAILED]
         counts = Counter(item.result for item in items)
         expected = (counts[Result.SUCCESS], len(failed), counts[Result.CANCELLED])
@@ -668,6 +699,27 @@ class World:
         told = {(node_run_id, index) for node_run_id, index, _ in self.port.told}
         untold = [index for index in failed if index >= covered and (run.node_run_id, index) not in told]
         require(not untold, f"{run.node_run_id}: late failures {untold} were not told")
+
+    def _check_history(self, run: NodeRun, item: Item) -> None:
+        """What is over is remembered once, and in order."""
+        known = () if item.earlier is None else item.earlier.calls
+        calls, left_out = (
+            [(call.attempt, call.how) for call in known],
+            0 if item.earlier is None else item.earlier.left_out,
+        )
+        what = f"{run.node_run_id} item {item.index}: its calls {calls}"
+        require(len(calls) <= MOST_KEPT, f"{what} are too many")
+        each = {(call.attempt, call.how, call.decided_by) for call in known}
+        require(len(each) == len(calls), f"{what} are not one each")
+        require(
+            [attempt for attempt, _ in calls] == sorted(attempt for attempt, _ in calls), f"{what} are out of order"
+        )
+        future = item.result is not Result.CANCELLED and any(attempt > item.attempt for attempt, _ in calls)
+        require(not future, f"{what} are of the future")
+        ends = [call.ended_at or 0.0 for call in known if call.how is not How.FAILED]
+        require(ends == sorted(ends), f"{what} ended at {ends}")
+        lost = self.calls.get((run.node_run_id, item.index), set()).difference(calls)
+        require(len(lost) <= left_out, f"{what}, and {lost} are lost")
 
     def _truth(self, run: NodeRun, ends: Sequence[Result]) -> Result:
         """Say how a node run whose covered items ended so has ended, by the policy that its first message brought."""
@@ -690,6 +742,10 @@ class World:
         return Result.SUCCESS if counts[Result.SUCCESS] >= needed else Result.FAILED
 
     def _check_report(self, run: NodeRun) -> None:
+        answers = [] if run.history is None else [(one.report, one.body) for one in run.history.answers]
+        lost = self.answers.get(run.node_run_id, set()).difference(answers)
+        require(len(set(answers)) == len(answers) <= MOST_KEPT, f"{run.node_run_id}: its answers {answers}")
+        require(not lost, f"{run.node_run_id}: its answers {answers}, and {lost} are lost")
         final = self.port.final.get(run.node_run_id)
         if run.settled is Settled.CANCELLED:
             require(run.node_run_id in self.port.over and final is None, f"{run.node_run_id} is settled as cancelled")

@@ -10,7 +10,10 @@ Of the pure functions:
 - *body from unfrozen counters*: the small body says how many items there are, not how many are covered;
 - *the last word wins*: a callback decides an item that has ended;
 - *the end of a deferral wins*: it fails an item that a callback has completed;
-- *a deferred item is called again*.
+- *a deferred item is called again*;
+- *a retry that comes again is remembered twice*;
+- *earlier calls forgotten*: an item's end leaves nothing of the calls before it;
+- *an earlier answer forgotten*: of Port, to a report that was sent again.
 
 Of the ledger's writes:
 - *node run's row written first*, before the rows of its details;
@@ -36,7 +39,8 @@ import tables.ledger
 import tables.report
 import tables.state
 import tests.tables.model
-from streams.records import Arrival, DeferralExpired, ItemCompleted, ItemFinished, Source
+from streams.records import Arrival, DeferralExpired, ItemCompleted, ItemFinished, ItemRetry, Source
+from tables.history import Again, EarlierCall, How, with_call
 from tables.ledger import Ledger
 from tables.state import AwaitWord, Change, Item, ItemAsk, Message, NodeRun, Run
 from tests.tables.histories import profile, search
@@ -48,6 +52,9 @@ _SEARCH = settings(profile(4000), derandomize=True, phases=[Phase.generate], rep
 
 _item_finished = tables.state._item_finished
 _item_completed = tables.state._item_completed
+_item_retry = tables.state._item_retry
+_kept = tables.state._kept
+_again = tables.state._again
 _deferral_expired = tables.state._deferral_expired
 _ask_of_item = tables.state.ask_of_item
 _freeze = tables.state._freeze
@@ -72,6 +79,24 @@ def _expires_all(run: NodeRun, item: Item | None, event: DeferralExpired, grace:
 def _calls_again(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
     ask = _ask_of_item(run, index, item)
     return Run(index, None) if isinstance(ask, AwaitWord) else ask
+
+
+def _remembers_twice(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
+    change = _item_retry(run, item, event)
+    if item is None or change.item is not item:
+        return change
+    twice = with_call(item.earlier, EarlierCall(attempt=event.attempt, how=How.RAISED))
+    return replace(change, item=item.model_copy(update={"earlier": twice}))
+
+
+def _forgets_calls(item: Item | None) -> tables.state._Kept:
+    kept = _kept(item)
+    kept.pop("earlier", None)
+    return kept
+
+
+def _forgets_answers(run: NodeRun, asked: Again) -> NodeRun:
+    return _again(run, asked).model_copy(update={"history": None})
 
 
 def _freezes_early(run: NodeRun, grace: float) -> NodeRun:
@@ -158,6 +183,9 @@ def _resumes_nothing(self: Ledger, partition: int, node_run_id: str) -> bool:
         pytest.param(tables.state, "_item_completed", _last_word, id="the last word wins"),
         pytest.param(tables.state, "_deferral_expired", _expires_all, id="the end of a deferral wins"),
         pytest.param(tests.tables.model, "ask_of_item", _calls_again, id="a deferred item is called again"),
+        pytest.param(tables.state, "_item_retry", _remembers_twice, id="a retry that comes again is remembered twice"),
+        pytest.param(tables.state, "_kept", _forgets_calls, id="earlier calls forgotten"),
+        pytest.param(tables.state, "_again", _forgets_answers, id="an earlier answer forgotten"),
         pytest.param(tables.state, "closed", _freezes_early, id="freezes too early"),
         pytest.param(tables.ledger, "apply_arrival", _covers_late_items, id="lets the report cover late items"),
         pytest.param(tables.ledger, "recount", _no_recount, id="recount forgotten"),

@@ -8,8 +8,8 @@ from typing import Any, Final
 from agents.work import ItemWork
 from streams.bridge import SourceState
 from streams.lag import Behind
-from streams.records import Action, Audited, Settled, Source, TypePaused
-from tests.web.fakes import NOON, FakeWorker, an_id, halves
+from streams.records import Action, Audited, Body, ReportAgain, Settled, Source, Tries, Try, TypePaused
+from tests.web.fakes import NOON, FakeWorker, an_id, halves, lines
 from web.others import Peer
 
 SCRIPTS: Final = {
@@ -97,13 +97,21 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
     two = f"wfnr_{number}"
     worker = _owner(workers, two)
     worker.arrive(two, text=text, count=2, **fields)
-    worker.end(two, 0, output=json.dumps({script: [script, {script: script}]}), event_type=script)
+    logs, tries = lines(script, script), Tries(count=9, latest=(Try(at=NOON + 29),))
+    worker.defer(two, 0, error=script, event_type=script, logs=logs, worker=script)
+    output = json.dumps({script: [script, {script: script}]})
+    worker.end(two, 0, output=output, event_type=script, attempt=2, logs=logs)
     worker.end(two, 1, error=script, trace=script, event_type=script)
-    worker.settle(two, Settled.REFUSED, script)
+    worker.settle(two, Settled.OUTPUT_REFUSED, script)
+    worker.settle(two, Settled.REFUSED, script, Body.SMALL, tries=tries)
+    action = Action(id=f"again{number}", who=script)
+    worker.outcome(ReportAgain(node_run_id=two, report=0, action=action, at=NOON + 36))
+    worker.settle(two, Settled.REFUSED, script, report=1)
 
     failed = f"wfnr_failed{number}"
     worker = _owner(workers, failed)
-    worker.arrive(failed, **fields)
+    # The one whose workflow run can be linked to.
+    worker.arrive(failed, **fields | {"workflow_run_id": f"wfr_{number}"})
     worker.end(failed, error=script, trace=script, event_type=script)
 
     waits = f"wfnr_waits{number}"
@@ -120,6 +128,7 @@ def _node_runs(workers: Sequence[FakeWorker], number: int, script: str) -> None:
     worker = _owner(workers, runs)
     worker.arrive(runs, text=script, **fields)
     worker.run(runs)
+    worker.log(runs, script, script)
 
 
 def _letters(worker: FakeWorker, number: int, script: str) -> None:

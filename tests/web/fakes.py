@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Final, cast
 
 from pydantic import JsonValue, SecretStr
 from pydantic_core import to_json
 
 from agents.asked import AskedEvent, Became
 from agents.callbacks import Callbacks
+from agents.cancelling import RunningCalls
+from agents.context import Context
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
@@ -19,6 +22,7 @@ from agents.telling import Telling
 from agents.testing import Outcome
 from agents.trying import TrialError, Tried
 from agents.work import ItemWork
+from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
@@ -30,10 +34,13 @@ from streams.records import (
     DeadLetter,
     ItemFinished,
     ItemRetry,
+    Line,
+    Lines,
     NodeRunEvent,
     ReportAnswered,
     Settled,
     Source,
+    Tries,
     TypePaused,
 )
 from streams.samples import SamplesByName
@@ -44,6 +51,7 @@ from tables.ledger import Applied, Ledger
 from tables.overview import Overview
 from tables.rows import NotOwnedError
 from tables.state import Note
+from tests.agents.examples import context
 from web.counted import Counts, HandlerCounts
 from web.declared import ArrayShown, Declaration, Kind, RetryShown
 from web.here import Here
@@ -53,6 +61,24 @@ from web.status import LoopLag
 PARTITIONS = 8
 NOON = 1_800_000_000.0
 """2027-01-15T08:00:00Z."""
+
+
+_STATUS: Final = {Settled.REPORTED: 200, Settled.OUTPUT_REFUSED: 413}
+PORT: Final = "https://app.getport.io/organization/run?runId="
+
+
+def run_url(workflow_run_id: str | None) -> str | None:
+    """Return where a workflow run is at Port, as the setting's default has it."""
+    return f"{PORT}{workflow_run_id}" if is_workflow_run_id(workflow_run_id) else None
+
+
+def lines(*texts: str) -> Lines:
+    """Return some lines, as a call has logged them."""
+    return Lines(
+        latest=tuple(
+            Line(at=NOON + 9 + number / 10, level=LogLevel.INFO, text=text) for number, text in enumerate(texts)
+        )
+    )
 
 
 class MemoryRows:
@@ -159,7 +185,7 @@ class FakeWorker:
         dispatch.active = set(range(PARTITIONS))
         self.app = SimpleNamespace(
             owned=frozenset(range(PARTITIONS)),
-            settings=SimpleNamespace(partitions=PARTITIONS),
+            settings=SimpleNamespace(partitions=PARTITIONS, run_url=run_url),
             incarnation=incarnation,
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
@@ -171,7 +197,20 @@ class FakeWorker:
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
         self.telling = Telling({}, Callbacks((SecretStr("k" * 32),), "org", ""))
-        self.here = Here(self.worker, ledger, self.overview, dispatch, self.feeders, self.holding, self.telling)
+        self.calls = RunningCalls()
+        self.tries: dict[str, Tries] = {}
+        """Of the reports that are on their way."""
+        self.here = Here(
+            self.worker,
+            ledger,
+            self.overview,
+            dispatch,
+            self.feeders,
+            self.holding,
+            self.telling,
+            self.calls,
+            self.tries.get,
+        )
         self.post = FakePost()
         self.declarations = {event_type: declared_as(event_type) for event_type in event_types}
         self.counted: dict[str, Counts] = {}
@@ -193,6 +232,8 @@ class FakeWorker:
         """What went to other workers."""
         self.asked: list[AskedEvent] = []
         """What was asked for by hand."""
+        self.kept: list[Context] = []
+        """The contexts of calls that run on."""
         self._offset = 0
 
     def lose(self, partition: int) -> None:
@@ -284,7 +325,16 @@ class FakeWorker:
         self.feeder.add(work)
         return work
 
-    def defer(self, node_run_id: str, index: int = 0, error: str = "not yet", event_type: str = "greet") -> None:
+    def defer(
+        self,
+        node_run_id: str,
+        index: int = 0,
+        error: str = "not yet",
+        event_type: str = "greet",
+        attempt: int = 1,
+        logs: Lines | None = None,
+        worker: str = "w",
+    ) -> None:
         """A handler asks to be called again. Needs a running event loop."""
         self.outcome(
             ItemRetry(
@@ -292,10 +342,13 @@ class FakeWorker:
                 index=index,
                 message=0,
                 event_type=event_type,
-                attempt=1,
+                attempt=attempt,
                 due_at=NOON + 600,
                 error=error,
-                worker="w",
+                worker=worker,
+                started_at=NOON + 8 + attempt,
+                ended_at=NOON + 8.5 + attempt,
+                logs=logs,
             )
         )
         key = (node_run_id, index)
@@ -310,6 +363,7 @@ class FakeWorker:
         trace: str | None = None,
         event_type: str = "greet",
         attempt: int = 1,
+        logs: Lines | None = None,
     ) -> None:
         """A handler ends."""
         self.outcome(
@@ -326,8 +380,16 @@ class FakeWorker:
                 worker=self.app.incarnation,
                 started_at=NOON + 20,
                 ended_at=NOON + 21.5,
+                logs=logs,
             )
         )
+
+    def log(self, node_run_id: str, *texts: str, index: int = 0) -> None:
+        """A call that runs logs something."""
+        made = replace(context(index=index), node_run_id=node_run_id, host=self.telling)
+        for text in texts:
+            made.log("%s", text)
+        self.kept.append(made)
 
     def report(self, node_run_id: str) -> None:
         """Its report is on the way to Port."""
@@ -336,12 +398,26 @@ class FakeWorker:
         run = self.ledger.run(partition, node_run_id)
         dispatch.act(partition, Applied(Note.APPLIED, run, run))
 
-    def settle(self, node_run_id: str, settled: Settled = Settled.REPORTED, reason: str = "") -> None:
+    def settle(
+        self,
+        node_run_id: str,
+        settled: Settled = Settled.REPORTED,
+        reason: str = "",
+        body: Body = Body.FULL,
+        report: int = 0,
+        tries: Tries | None = None,
+    ) -> None:
         """Port answers."""
-        status = 200 if settled is Settled.REPORTED else 404
         self.outcome(
             ReportAnswered(
-                node_run_id=node_run_id, body=Body.FULL, settled=settled, status=status, reason=reason, at=NOON + 30
+                node_run_id=node_run_id,
+                body=body,
+                settled=settled,
+                status=_STATUS.get(settled, 404),
+                reason=reason,
+                report=report,
+                at=NOON + 30 + 10 * report + 5 * (body is Body.SMALL),
+                tries=tries,
             )
         )
 

@@ -4,7 +4,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import FakeWorker, lines
 from tests.web.looking import looking
 from tests.web.seeding import last_hour
 from tests.web.serving import served
@@ -37,6 +37,23 @@ async def test_a_page_shows_at_once_what_comes(one_browser: Browser, worker: Fak
         await expect(page.locator(".timeline")).to_contain_text("Port answered the report: HTTP 200")
         await expect(page.get_by_text("Traceback: here")).to_be_visible()
         await expect(page.locator("#payload-0 pre")).to_be_hidden()
+
+
+async def test_many_lines_of_a_call_are_folded_and_stay_as_somebody_left_them(
+    one_browser: Browser, worker: FakeWorker
+) -> None:
+    worker.arrive("wfnr_a")
+    worker.defer("wfnr_a", logs=lines("one of a few", "two of a few"))
+    worker.defer("wfnr_a", attempt=2, logs=lines(*[f"one of many: {number}" for number in range(8)]))
+    async with served(worker) as url, looking(await one_browser.new_context(), url) as seen:
+        page = seen.page
+        await page.goto(f"{url}/node-runs/wfnr_a")
+        await expect(page.get_by_text("two of a few")).to_be_visible()
+        await expect(page.get_by_text("one of many: 7")).to_be_hidden()
+        await page.get_by_text("8 log lines").click()
+        worker.end("wfnr_a", attempt=3)
+        await expect(page.locator(".timeline")).to_contain_text("attempt 3 started")
+        await expect(page.get_by_text("one of many: 7")).to_be_visible()
 
 
 async def test_pause_is_remembered(one_browser: Browser, worker: FakeWorker) -> None:
@@ -166,4 +183,4 @@ async def test_without_a_script_all_is_there_to_read(one_browser: Browser, worke
         await expect(page.get_by_role("button", name="Pause updates")).to_be_hidden()
         await page.get_by_role("link", name="wfnr_a").click()
         await expect(page.get_by_text('"said": "hello"')).to_be_visible()
-        await expect(page.locator(".timeline li")).to_have_count(4)
+        await expect(page.locator(".timeline > li")).to_have_count(5)

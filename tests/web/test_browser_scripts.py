@@ -11,7 +11,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.web.conftest import LeftAlone
 from tests.web.corpus import ALL, SCRIPTS, infected, number_of, strangers
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import PORT, FakeWorker
 from tests.web.looking import BULK, PAGES, Seen, looking
 from tests.web.seeding import last_hour
 from tests.web.serving import paired, served
@@ -48,12 +48,18 @@ _INTRUDERS: Final = """() => {
     + "strong style summary svg table tbody td textarea th thead time title tr ul").split(" "));
   const once = { main: 1, script: 1, style: 1, title: 1, link: 1, meta: 3, header: 1 };
   const wrong = [];
+  // The one link that leads elsewhere, with an id that was checked.
+  const toPort = (one, name, value) => one.localName === "a" && name === "href" && one.rel === "noreferrer noopener"
+    && one.textContent === "Open in Port"
+    && /^https:\\/\\/app\\.getport\\.io\\/organization\\/run\\?runId=wfr_[A-Za-z0-9_-]{1,64}$/.test(value);
+  let links = 0;
   for (const one of document.querySelectorAll("*")) {
     if (!known.has(one.localName)) wrong.push(one.outerHTML.slice(0, 200));
     for (const { name, value } of one.attributes) {
       if (/^on|^srcdoc$|^style$/i.test(name)) wrong.push(`${one.localName} ${name}=${value}`);
       const leads = /^(href|src|action|formaction|data|xlink:href)$/i.test(name) && one.localName !== "link";
-      if (leads && new URL(value, location.href).origin !== location.origin) wrong.push(`${name}=${value}`);
+      if (!leads || new URL(value, location.href).origin === location.origin) continue;
+      if (!toPort(one, name, value) || ++links > 1) wrong.push(`${name}=${value}`);
     }
   }
   for (const [name, number] of Object.entries(once)) {
@@ -142,9 +148,27 @@ async def test_none_runs_in_a_node_run(seen: Seen, name: str) -> None:
     await updated(seen.page)
     await check(seen)
     text = await seen.page.evaluate(_TEXT)
-    # Workflow and the rest, error, trace, Port's reason; as JSON message and output.
-    assert text.count(script) >= 6
+    # Workflow and the rest, error, trace, lines, Port's reasons, who asked; as JSON message and output.
+    assert text.count(script) >= 14
     assert as_json(SCRIPTS[name]) in text
+    moments = await seen.page.locator(".timeline").evaluate("(one) => one.textContent")
+    # What is long is cut there.
+    assert moments.count(script[:200]) >= 8
+    assert await seen.page.get_by_role("link", name="Open in Port").count() == 0, "its workflow run has no proper id"
+
+
+@_guarded
+@pytest.mark.parametrize("name", SOME)
+async def test_none_runs_in_a_call_that_is_made_and_the_link_to_port_leads_there(seen: Seen, name: str) -> None:
+    await seen.goto(f"/node-runs/wfnr_runs{number_of(name)}")
+    await check(seen)
+    moments = await seen.page.locator(".timeline").evaluate("(one) => one.textContent")
+    assert moments.count(as_shown(SCRIPTS[name])) >= 2
+    await seen.goto(f"/node-runs/wfnr_failed{number_of(name)}")
+    await check(seen)
+    link = seen.page.get_by_role("link", name="Open in Port")
+    assert await link.get_attribute("href") == f"{PORT}wfr_{number_of(name)}"
+    assert await link.get_attribute("target") is None
 
 
 @_guarded

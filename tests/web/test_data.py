@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from port.models import Result
+from streams.records import Body, Settled, Tries, Try
 from tests.agents.examples import context
-from tests.web.fakes import NOON, FakeWorker
+from tests.web.fakes import NOON, FakeWorker, lines
 from web.data import ItemState, NodeRunShown, instant, node_run_shown
 
 
@@ -56,7 +57,11 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
             "url": "http://127.0.0.1:6066",
             "partitions": list(range(8)),
         },
-        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None},
+        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None, "tries": None},
+        "answers": [],
+        "answersLeftOut": 0,
+        "cancellation": None,
+        "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
             {
                 "index": 0,
@@ -76,6 +81,10 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "heldUntil": None,
                 "deferredUntil": None,
                 "decidedBy": None,
+                "calledAt": "2027-01-15T08:00:20Z",
+                "logs": None,
+                "calls": [],
+                "callsLeftOut": 0,
             }
         ],
         "nextItem": None,
@@ -130,6 +139,60 @@ async def test_a_stack_trace_progress_and_until_when_an_item_is_held(worker: Fak
     assert [item["state"] for item in items] == ["ended", "running", "deferred"]
     assert items[1]["heldUntil"] is None
     assert datetime.fromisoformat(items[2]["heldUntil"]) > datetime.now(UTC)
+
+
+async def test_earlier_calls_with_their_lines_and_earlier_answers(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    worker.defer("wfnr_a", error="password=p", logs=lines("Bearer abcdefgh"))
+    worker.end("wfnr_a", attempt=2, logs=lines("done"))
+    worker.settle("wfnr_a", Settled.OUTPUT_REFUSED, "token=abc is too large")
+    worker.settle("wfnr_a", body=Body.SMALL, tries=Tries(count=1, latest=(Try(at=NOON + 31, status=502),)))
+    seen = as_json(worker)
+    [item] = seen["items"]
+    assert item["calls"] == [
+        {
+            "attempt": 1,
+            "how": "raised",
+            "startedAt": "2027-01-15T08:00:09Z",
+            "endedAt": "2027-01-15T08:00:09.500000Z",
+            "durationSeconds": 0.5,
+            "error": "password=***",
+            "worker": "w",
+            "dueAt": "2027-01-15T08:10:00Z",
+            "decidedBy": None,
+            "logs": {
+                "latest": [{"at": "2027-01-15T08:00:09Z", "level": "INFO", "text": "Bearer ***"}],
+                "leftOut": 0,
+            },
+            "again": None,
+        }
+    ]
+    assert [line["text"] for line in item["logs"]["latest"]] == ["done"]
+    assert seen["answers"] == [
+        {
+            "body": "full",
+            "settled": "output_refused",
+            "status": 413,
+            "reason": "token=*** is too large",
+            "at": "2027-01-15T08:00:30Z",
+            "tries": None,
+            "again": None,
+        }
+    ]
+    assert seen["report"]["tries"] == {"count": 1, "latest": [{"at": "2027-01-15T08:00:31Z", "status": 502}]}
+
+
+async def test_a_worker_of_an_earlier_version_does_not_say_what_is_new(worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    worker.end("wfnr_a")
+    worker.settle("wfnr_a")
+    known = as_json(worker)
+    for name in ("answers", "answersLeftOut", "cancellation", "portUrl"):
+        del known[name]
+    del known["report"]["tries"]
+    for name in ("calledAt", "logs", "calls", "callsLeftOut"):
+        del known["items"][0][name]
+    assert NodeRunShown.model_validate(known).items[0].calls == []
 
 
 def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -> None:

@@ -4,10 +4,23 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from agents.cancelling import Cancellation, RunningCall
+from streams.records import (
+    Action,
+    Body,
+    ItemAgain,
+    ItemCompleted,
+    ItemDeferred,
+    ReportAgain,
+    RunCancelled,
+    Settled,
+    Tries,
+    Try,
+)
 from tables.state import State
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import NOON, FakeWorker, lines
 from web.charts import HEIGHT, WIDTH, Bucket, charts
-from web.data import Foreign, MissingWorker, NodeRunList, NodeRunShown, PortShown, node_run_shown
+from web.data import Foreign, MissingWorker, NodeRunList, NodeRunShown, PortShown, instant, node_run_shown
 from web.others import Missing
 from web.overview import FailedShown, OldestShown, OverviewShown, Pulse, SourceStatus, TopicLag, WorkShown, added_up
 from web.timeline import MOST_MOMENTS, timeline
@@ -218,15 +231,99 @@ class TestTimeline:
     def test_from_the_receipt_to_ports_answer(self) -> None:
         worker = FakeWorker()
         worker.arrive("wfnr_a")
-        assert [moment.what for moment in timeline(_shown(worker)).moments] == ["Received"]
+        assert said(worker) == ["Received", "Waiting"]
         worker.end("wfnr_a", error="no")
         told = timeline(_shown(worker)).moments
-        assert [one.what for one in told] == ["Received", "attempt 1 started", "FAILED", "Report on its way to Port"]
-        assert told[2].since == 20.5
+        assert [one.what for one in told] == [
+            "Received",
+            "Waiting",
+            "attempt 1 started",
+            "FAILED",
+            "Report on its way to Port",
+        ]
+        assert told[1].detail == "19.0 s until the first call"
+        assert (told[3].since, told[3].detail) == (20.5, "no")
         worker.settle("wfnr_a")
         last = timeline(_shown(worker)).moments[-1]
         assert (last.what, last.kind) == ("Port answered the report: HTTP 200", "good")
         assert last.detail == "covers 1 of 1, full body"
+
+    async def test_each_attempt_with_its_end_when_the_next_is_due_and_its_lines(self) -> None:
+        worker = FakeWorker()
+        worker.arrive("wfnr_a")
+        worker.defer("wfnr_a", error="token=abc is busy", logs=lines("trying with password=p", "still"))
+        worker.defer("wfnr_a", attempt=2)
+        worker.end("wfnr_a", attempt=3, logs=lines("done"))
+        told = timeline(_shown(worker)).moments
+        assert [one.what for one in told[2:-1]] == [
+            "attempt 1 started",
+            "raised, and is called again",
+            "attempt 2 started",
+            "raised, and is called again",
+            "attempt 3 started",
+            "SUCCESS",
+        ]
+        assert (told[3].detail, told[3].due) == ("token=*** is busy", instant(NOON + 600))
+        assert told[3].lines is not None
+        assert [line.text for line in told[3].lines.latest] == ["trying with password=***", "still"]
+        assert told[1].detail == "8.0 s until the first call"
+        assert told[7].lines is not None
+        keys = [one.key for one in told if one.lines is not None]
+        assert keys == ["lines-0-1-raised", "lines-0-3"]
+
+    async def test_a_deferral_and_the_word_that_ends_it(self) -> None:
+        worker = FakeWorker()
+        worker.arrive("wfnr_a")
+        known = {"node_run_id": "wfnr_a", "index": 0}
+        deferred = {"message": 0, "attempt": 1, "until": NOON + 900, "worker": "w", "started_at": NOON + 9}
+        worker.outcome(ItemDeferred.model_validate(known | deferred | {"at": NOON + 10}))
+        assert said(worker)[2:] == [
+            "attempt 1 started",
+            "deferred: waits for a callback",
+            "waits for a callback until then",
+        ]
+        word = {"result": "SUCCESS", "output": "{}", "digest": "d", "by": "callback", "at": NOON + 50}
+        worker.outcome(ItemCompleted.model_validate(known | word))
+        told = timeline(_shown(worker)).moments
+        assert [one.what for one in told[2:5]] == ["attempt 1 started", "deferred: waits for a callback", "SUCCESS"]
+        assert (told[4].detail, told[4].at) == ("said by a callback", instant(NOON + 50))
+
+    def test_what_was_done_by_hand(self) -> None:
+        worker, action = FakeWorker(), Action(id="a", who="cli: anna")
+        worker.arrive("wfnr_a", count=2)
+        worker.end("wfnr_a", 0, error="no")
+        seen = {"node_run_id": "wfnr_a", "action": action}
+        again = seen | {"index": 0, "attempt": 1, "ended_at": NOON + 21.5, "at": NOON + 100}
+        worker.outcome(ItemAgain.model_validate(again))
+        worker.outcome(RunCancelled.model_validate(seen | {"over": False, "at": NOON + 200}))
+        told = timeline(_shown(worker)).moments
+        assert [(one.what, one.detail) for one in told[-2:]] == [
+            ("Item 0: to be called again, by hand", "cli: anna"),
+            ("Cancelled by hand", "cli: anna"),
+        ]
+        assert "Item 0: FAILED" in [one.what for one in told]
+
+    def test_each_answer_of_port_and_the_tries_before_it(self) -> None:
+        worker, tries = FakeWorker(), Tries(count=7, latest=(Try(at=NOON + 28, status=503), Try(at=NOON + 29)))
+        worker.arrive("wfnr_a")
+        worker.end("wfnr_a")
+        worker.tries["wfnr_a"] = tries
+        assert timeline(_shown(worker)).moments[-1].detail == "7 tries so far, last: no answer"
+        worker.settle("wfnr_a", Settled.OUTPUT_REFUSED, "too large", tries=worker.tries.pop("wfnr_a"))
+        assert timeline(_shown(worker)).moments[-1].detail == "last answer: 413"
+        worker.settle("wfnr_a", Settled.REFUSED, "unknown", Body.SMALL)
+        action = Action(id="a", who="web")
+        worker.outcome(ReportAgain(node_run_id="wfnr_a", report=0, action=action, at=NOON + 36))
+        worker.settle("wfnr_a", report=1)
+        told = [(one.what, one.detail) for one in timeline(_shown(worker)).moments[4:]]
+        assert told == [
+            ("Report tried: HTTP 503; it is tried again", "after 5 other tries"),
+            ("Report tried: no answer; it is tried again", ""),
+            ("Port answered the report: HTTP 413", "its output was refused, a small body is next: too large"),
+            ("Port answered the report: HTTP 404", "refused: unknown"),
+            ("To be reported again, by hand", "web"),
+            ("Port answered the report: HTTP 200", "covers 1 of 1, full body"),
+        ]
 
     async def test_what_is_to_come(self) -> None:
         worker = FakeWorker()
@@ -237,6 +334,40 @@ class TestTimeline:
         assert ("Item 0: is called again", "waits") in told
         assert told[-1] == ("Item 1: running", "started")
 
+    async def test_a_call_that_is_made_with_what_it_has_logged_so_far(self) -> None:
+        worker = FakeWorker()
+        worker.arrive("wfnr_a")
+        worker.defer("wfnr_a")
+        worker.run("wfnr_a")
+        worker.calls.add(RunningCall(0, "wfnr_a", 0, None, Cancellation()))
+        worker.log("wfnr_a", "begun", "goes on")
+        told = timeline(_shown(worker)).moments
+        assert sorted(one.what for one in told) == [
+            "Received",
+            "Waiting",
+            "attempt 1 started",
+            "attempt 2 started",
+            "raised, and is called again",
+            "running",
+        ]
+        assert told[-1].what == "running"
+        assert told[-1].lines is not None
+        assert [line.text for line in told[-1].lines.latest] == ["begun", "goes on"]
+
+    async def test_of_many_calls_the_first_and_the_latest(self) -> None:
+        worker = FakeWorker()
+        worker.arrive("wfnr_a")
+        for attempt in range(1, 31):
+            worker.defer("wfnr_a", attempt=attempt)
+        told = said(worker)
+        assert len([what for what in told if what.startswith("attempt")]) == 20
+        assert told[2:6] == [
+            "attempt 1 started",
+            "raised, and is called again",
+            "10 further calls are left out",
+            "attempt 12 started",
+        ]
+
     def test_a_large_one_is_cut_in_the_middle(self) -> None:
         worker = FakeWorker()
         worker.arrive("wfnr_a", count=100)
@@ -244,5 +375,9 @@ class TestTimeline:
             worker.end("wfnr_a", index)
         worker.settle("wfnr_a")
         told = timeline(_shown(worker))
-        assert (len(told.moments), told.left_out) == (MOST_MOMENTS, 202 - MOST_MOMENTS)
+        assert (len(told.moments), told.left_out) == (MOST_MOMENTS, 203 - MOST_MOMENTS)
         assert (told.moments[0].what, told.moments[-1].kind) == ("Received", "good")
+
+
+def said(worker: FakeWorker) -> list[str]:
+    return [moment.what for moment in timeline(_shown(worker)).moments]
