@@ -60,7 +60,7 @@ def asker(request: web.Request) -> str:
 class Body(BaseModel):
     """Base of the bodies of actions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class NoBody(Body):
@@ -277,7 +277,8 @@ async def body_of(request: web.Request, model: type[B]) -> B:
     except ValidationError as wrong:
         first = wrong.errors(include_input=False, include_url=False)[0]
         message = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
-    except ValueError as wrong:
+    except (ValueError, LookupError) as wrong:
+        # The charset of a form may be none.
         message = f"the body: {str(wrong)[:200]}"
     raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
 

@@ -15,7 +15,9 @@ from web.data import ErrorShown
 
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
-_MOST_ITEMS: Final = 10_000_000
+DEFAULT_ITEMS: Final = 100
+"""How many items of a node run one answer shows where `limit` does not say."""
+MOST_FIRST: Final = 10_000_000
 _SHOWN_CHARACTERS: Final = 80
 T = TypeVar("T")
 
@@ -42,22 +44,23 @@ def node_run_id_of(request: web.Request) -> str:
     return given
 
 
-def limit_of(request: web.Request, default: int = DEFAULT_LIMIT) -> int:
+def limit_of(request: web.Request, default: int = DEFAULT_LIMIT, most: int = MOST_LIMIT) -> int:
     """Return `limit`. Raises RefusedError (400)."""
-    return _query(request, "limit", default, _number(1, MOST_LIMIT), f"a number from 1 to {MOST_LIMIT}")
+    return query_of(request, "limit", default, _number(1, most), f"a number from 1 to {most}")
 
 
 def first_of(request: web.Request) -> int:
     """Return `from`, the first item to show. Raises RefusedError (400)."""
-    return _query(request, "from", 0, _number(0, _MOST_ITEMS), f"a number from 0 to {_MOST_ITEMS}")
+    return query_of(request, "from", 0, _number(0, MOST_FIRST), f"a number from 0 to {MOST_FIRST}")
 
 
 def state_of(request: web.Request) -> State | None:
     """Return `state`, None for any. Raises RefusedError (400)."""
-    return _query(request, "state", None, State, f"one of {', '.join(State)}")
+    return query_of(request, "state", None, State, f"one of {', '.join(State)}")
 
 
-def _query(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
+def query_of(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
+    """Return what is asked for in the query, as `read` reads it, which raises ValueError. Raises RefusedError (400)."""
     given = request.query.get(name)
     if not given:
         return default

@@ -8,6 +8,7 @@ or was broken by the edit, does not send it back here. Who may act here vouches 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,6 +41,9 @@ _MOST_BULK: Final = 500
 _START_CHARACTERS: Final = 200
 _SHOWN_CHARACTERS: Final = 50_000
 _HEX_BYTES: Final = 1024
+_PARTITION: Final = "[0-9]{1,6}"
+_OFFSET: Final = "[0-9]{1,18}"
+_NAME: Final = re.compile(f"({_PARTITION})/({_OFFSET})")
 _AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
 
 Place = tuple[int, int]
@@ -133,6 +137,7 @@ class BulkBody(Body):
 
     what: Literal["redrive", "discard"]
     letters: Annotated[list[str], Field(min_length=1, max_length=_MOST_BULK)]
+    """Each as `partition/offset`."""
     note: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -240,7 +245,7 @@ class LetterViews:
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
-        one = "/dead-letters/{partition:[0-9]{1,6}}/{offset:[0-9]{1,18}}"
+        one = f"/dead-letters/{{partition:{_PARTITION}}}/{{offset:{_OFFSET}}}"
         gets = {"/dead-letters": self.list, one: self.one, "/audit": self.audit}
         posts = {f"{one}/redrive": self.redrive, f"{one}/discard": self.discard, "/dead-letters/bulk": self.bulk}
         roots = ("", "/api")
@@ -398,11 +403,10 @@ def _place(request: web.Request) -> Place:
 def _places(body: BulkBody) -> list[Place]:
     places: list[Place] = []
     for name in dict.fromkeys(body.letters):
-        partition, _, offset = name.partition("/")
-        if not (partition.isascii() and partition.isdigit() and offset.isascii() and offset.isdigit()):
+        if (place := _NAME.fullmatch(name)) is None:
             message = f"letters: {name[:40]!r} is no partition/offset"
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
-        places.append((int(partition), int(offset)))
+        places.append((int(place[1]), int(place[2])))
     return places
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -18,6 +15,7 @@ from yarl import URL
 from tables.state import State
 from web.answers import limit_of, refused, state_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
+from web.export import MOST_EXPORTED, PAGE, Export, Exports, format_of
 from web.here import MOST_EXAMINED, Here
 from web.index import Failures, Page, Place, Query
 from web.others import Missing, Others, is_local
@@ -26,25 +24,9 @@ from web.pages import Pages
 _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 """States that the rows do not tell apart."""
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
-_MOST_CHARACTERS: Final = 200
-_FORMULA: Final = re.compile(r"""(^|[;,"\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])""")
-"""Where a spreadsheet takes what follows for a formula: at a beginning, and after what separates cells elsewhere."""
-_COLUMNS: Final = (
-    "nodeRunId",
-    "workflowRunId",
-    "workflow",
-    "node",
-    "eventTypes",
-    "state",
-    "result",
-    "itemCount",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "receivedAt",
-    "endedAt",
-    "durationSeconds",
-)
+MOST_CHARACTERS: Final = 200
+"""Of a filter."""
+Filters = Mapping[str, str]
 
 
 class Searched(Protocol):
@@ -97,12 +79,15 @@ class Lists:
     index: Searched
     others: Others
     pages: Pages
+    exports: Exports = field(default_factory=Exports)
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
         return [
             web.get("/node-runs", self.page),
             web.get("/api/search", self.api),
+            # Who only asks for its headers is not to have it made.
+            web.get("/api/node-runs/export", self.export, allow_head=False),
             web.get("/failures", self.failures_page),
             web.get("/api/failures", self.api_failures),
         ]
@@ -112,24 +97,26 @@ class Lists:
         shown = await self._found(request)
         asked = {name: request.query.get(name, "") for name in _FIELDS}
         given = {name: value for name, value in request.query.items() if value}
-        api = URL("/api/search")
+        export = URL("/api/node-runs/export").with_query({name: given[name] for name in _FIELDS if name in given})
         return self.pages.answer(
             "node_runs.html",
             list=shown,
             asked=asked,
             next=str(URL("/node-runs").with_query(given | {"after": shown.after or ""})),
-            as_json=str(api.with_query(given)),
-            as_csv=str(api.with_query(given | {"format": "csv"})),
+            as_json=str(export.update_query(format="json")),
+            as_csv=str(export.update_query(format="csv")),
+            most=MOST_EXPORTED,
         )
 
     async def api(self, request: web.Request) -> web.Response:
-        """Return them as JSON, or as a table of comma-separated values."""
-        shown = await self._found(request)
-        if request.query.get("format") != "csv":
-            return _json(shown)
-        body = await asyncio.to_thread(_csv, shown.node_runs)
-        name = {"Content-Disposition": 'attachment; filename="node-runs.csv"'}
-        return web.Response(text=body, content_type="text/csv", charset="utf-8", headers=name)
+        """Return them as JSON."""
+        return _json(await self._found(request))
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Return all that are found, of all pages, as one file."""
+        form, most = format_of(request), limit_of(request, MOST_EXPORTED, MOST_EXPORTED)
+        pages = self._all_pages(_query(request), _filters(request))
+        return await self.exports.write(request, Export(pages, form, most, lambda: self.here.worker.should_stop))
 
     async def failures_page(self, request: web.Request) -> web.Response:
         """Show what fails."""
@@ -140,15 +127,30 @@ class Lists:
         return _json(await self._failures(request))
 
     async def _found(self, request: web.Request) -> FoundNodeRuns:
-        limit, after = limit_of(request), _after(request)
-        own = await self._own(_query(request), limit, after)
+        query, limit, after = _query(request), limit_of(request), _after(request)
         if is_local(request):
-            return own
-        asked = dict(request.query) | {"limit": str(limit)}
-        asked.pop("format", None)
-        gathered = await self.others.gather("/api/search", asked)
-        lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
-        return _together(lists, limit, gathered.missing)
+            return await self._own(query, limit, after)
+        return await self._of_all(query, _filters(request), limit, after)
+
+    async def _all_pages(self, query: Query, filters: Filters) -> AsyncIterator[FoundNodeRuns]:
+        after: Place | None = None
+        while True:
+            page = await self._of_all(query, filters, PAGE, after)
+            yield page
+            if page.after is None:
+                return
+            after = _place(page.after)
+
+    async def _of_all(self, query: Query, filters: Filters, limit: int, after: Place | None) -> FoundNodeRuns:
+        own = await self._own(query, limit, after)
+        place = {} if after is None else {"after": _written(after)}
+        gathered = await self.others.gather("/api/search", {**filters, **place, "limit": limit})
+
+        def joined() -> FoundNodeRuns:
+            lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
+            return _together(lists, limit, gathered.missing)
+
+        return await asyncio.to_thread(joined)
 
     async def _own(self, query: Query, limit: int, after: Place | None) -> FoundNodeRuns:
         now, found = self.here.now(), list[NodeRunInList]()
@@ -166,7 +168,7 @@ class Lists:
                     return FoundNodeRuns(node_runs=found, after=_cursor(found[-1]) if more else None)
             after = page.after
             if after is None or examined >= MOST_EXAMINED:
-                return FoundNodeRuns(node_runs=found, after=None if after is None else f"{after[0]!r},{after[1]}")
+                return FoundNodeRuns(node_runs=found, after=None if after is None else _written(after))
 
     async def _failures(self, request: web.Request) -> FailureList:
         limit = limit_of(request)
@@ -195,11 +197,22 @@ def _query(request: web.Request) -> Query:
     )
 
 
+def _filters(request: web.Request) -> Filters:
+    """Return the filters as they were given, to be asked of others."""
+    given = {name: request.query.get(name, "") for name in _FIELDS}
+    return {name: _whole(text) for name, text in given.items() if text}
+
+
+def _whole(text: str) -> str:
+    # A byte that is no UTF-8 comes as a lone surrogate, which neither a URL nor SQLite takes.
+    return text.encode(errors="replace").decode()
+
+
 def _text(asked: Mapping[str, str], name: str) -> str | None:
     given = asked.get(name, "").strip()
-    if len(given) > _MOST_CHARACTERS:
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {_MOST_CHARACTERS} characters at most")
-    return given.encode(errors="replace").decode() or None
+    if len(given) > MOST_CHARACTERS:
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {MOST_CHARACTERS} characters at most")
+    return _whole(given) or None
 
 
 def _time(asked: Mapping[str, str], name: str) -> float | None:
@@ -219,7 +232,7 @@ def _after(request: web.Request) -> Place | None:
         return None
     at, _, node_run_id = given.partition(",")
     try:
-        return float(at), node_run_id[:_MOST_CHARACTERS]
+        return float(at), _whole(node_run_id[:MOST_CHARACTERS])
     except ValueError:
         message = "after is what the page before said, unchanged"
         raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
@@ -230,7 +243,7 @@ def _received(run: NodeRunInList) -> float:
 
 
 def _cursor(run: NodeRunInList) -> str:
-    return f"{_received(run)!r},{run.node_run_id}"
+    return _written((_received(run), run.node_run_id))
 
 
 def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> FoundNodeRuns:
@@ -246,7 +259,7 @@ def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> F
     more = last is not None or len(ordered) > len(shown)
     after = None
     if more:
-        after = _cursor(shown[-1]) if len(shown) == limit or last is None else f"{last[0]!r},{last[1]}"
+        after = _cursor(shown[-1]) if len(shown) == limit or last is None else _written(last)
     return FoundNodeRuns(
         scope=SCOPE_ALL,
         node_runs=shown,
@@ -254,6 +267,10 @@ def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> F
         missing=missing.partitions,
         missing_workers=missing.workers,
     )
+
+
+def _written(place: Place) -> str:
+    return f"{place[0]!r},{place[1]}"
 
 
 def _place(after: str) -> Place:
@@ -281,21 +298,6 @@ def _summed(groups: Iterable[FailureGroup]) -> list[FailureGroup]:
             latest = max(known, group, key=lambda one: 0.0 if one.latest_at is None else one.latest_at.timestamp())
             by_kind[kind] = latest.model_copy(update={"count": known.count + group.count})
     return sorted(by_kind.values(), key=lambda group: group.count, reverse=True)
-
-
-def _csv(runs: Sequence[NodeRunInList]) -> str:
-    out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(_COLUMNS)
-    for run in runs:
-        fields = run.model_dump(mode="json", by_alias=True)
-        table.writerow([_cell(fields[name]) for name in _COLUMNS])
-    return out.getvalue()
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return _FORMULA.sub(r"\1'", text)
 
 
 def _json(shown: Shown) -> web.Response:
