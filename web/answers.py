@@ -54,19 +54,28 @@ def first_of(request: web.Request) -> int:
     return query_of(request, "from", 0, _number(0, MOST_FIRST), f"a number from 0 to {MOST_FIRST}")
 
 
+def flag_of(request: web.Request, name: str) -> bool:
+    """Return whether something is asked for, by 1. Raises RefusedError (400)."""
+    return query_of(request, name, False, {"0": False, "1": True}.__getitem__, "0 or 1")
+
+
 def state_of(request: web.Request) -> State | None:
     """Return `state`, None for any. Raises RefusedError (400)."""
     return query_of(request, "state", None, State, f"one of {', '.join(State)}")
 
 
 def query_of(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
-    """Return what is asked for in the query, as `read` reads it, which raises ValueError. Raises RefusedError (400)."""
+    """Return what is asked for in the query, as `read` reads it.
+
+    Raises:
+        RefusedError: 400, where `read` raises ValueError or KeyError.
+    """
     given = request.query.get(name)
     if not given:
         return default
     try:
         return read(given)
-    except ValueError:
+    except (ValueError, KeyError):
         message = f"{name} is {expected}, not {given[:_SHOWN_CHARACTERS]!r}"
         raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
 

@@ -8,7 +8,6 @@ or was broken by the edit, does not send it back here. Who may act here vouches 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,7 +26,7 @@ from streams.records import Audited, NewerFormatError, Source, UnreadableError, 
 from streams.tail import Taken
 from tables.state import Note
 from web.actions import SECONDS, Actions, Body, Done, asker, body_of, in_time
-from web.answers import limit_of, refused
+from web.answers import flag_of, limit_of, refused
 from web.auth import access_of
 from web.data import Shown, instant
 from web.masking import masked_text
@@ -43,10 +42,10 @@ _SHOWN_CHARACTERS: Final = 50_000
 _HEX_BYTES: Final = 1024
 _PARTITION: Final = "[0-9]{1,6}"
 _OFFSET: Final = "[0-9]{1,18}"
-_NAME: Final = re.compile(f"({_PARTITION})/({_OFFSET})")
 _AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
 
 Place = tuple[int, int]
+LetterName = Annotated[str, Field(pattern=f"^{_PARTITION}/{_OFFSET}$")]
 ReadLetter = Callable[[int, int], Awaitable[Taken | None]]
 Enter = Callable[[NodeRunMessage, Source, bytes], Awaitable[None]]
 Write = Callable[[Audited], Awaitable[None]]
@@ -136,8 +135,7 @@ class BulkBody(Body):
     """The letters of one action. They are named one by one, so that nothing newer is caught."""
 
     what: Literal["redrive", "discard"]
-    letters: Annotated[list[str], Field(min_length=1, max_length=_MOST_BULK)]
-    """Each as `partition/offset`."""
+    letters: Annotated[list[LetterName], Field(min_length=1, max_length=_MOST_BULK)]
     note: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -257,7 +255,7 @@ class LetterViews:
 
     async def list(self, request: web.Request) -> web.Response:
         """Show the latest letters; with `?all=1` those too that something was done to."""
-        everything = bool(request.query.get("all"))
+        everything = flag_of(request, "all")
         shown = self.letters.listed(limit_of(request), everything=everything)
         return self._answer(request, shown, "dead_letters.html", list=shown, everything=everything)
 
@@ -401,13 +399,8 @@ def _place(request: web.Request) -> Place:
 
 
 def _places(body: BulkBody) -> list[Place]:
-    places: list[Place] = []
-    for name in dict.fromkeys(body.letters):
-        if (place := _NAME.fullmatch(name)) is None:
-            message = f"letters: {name[:40]!r} is no partition/offset"
-            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
-        places.append((int(place[1]), int(place[2])))
-    return places
+    names = (name.split("/") for name in dict.fromkeys(body.letters))
+    return [(int(partition), int(offset)) for partition, offset in names]
 
 
 def _headers(record: Taken) -> Mapping[str, bytes]:

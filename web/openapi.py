@@ -28,7 +28,7 @@ from web.data import ErrorShown, NodeRunList, NodeRunShown, SessionShown, Worker
 from web.export import MISSING, MOST_EXPORTED, Format, NodeRunExport
 from web.handlers import HandlerList
 from web.letters import AuditList, BulkBody, DiscardBody, LetterList, LetterShown, RedriveBody
-from web.search import MOST_CHARACTERS, FailureList, FoundNodeRuns
+from web.search import AFTER, MOST_CHARACTERS, FailureList, FoundNodeRuns
 from web.series import SeriesShown
 from web.stuck import StuckList
 
@@ -84,7 +84,7 @@ def _integer(least: int, most: int, default: int | None = None) -> Fields:
 
 _TEXT: Final[Fields] = {"type": "string", "maxLength": MOST_CHARACTERS}
 _TIME: Final[Fields] = {"type": "string", "format": "date-time"}
-_FLAG: Final[Fields] = {"enum": ["", "0", "1"], "default": "0"}
+_FLAG: Final[Fields] = {"enum": ["0", "1"], "default": "0"}
 _LIMIT: Final = Parameter("limit", _integer(1, MOST_LIMIT, DEFAULT_LIMIT), "How many at most.")
 _STATE: Final = Parameter("state", {"enum": [state.value for state in State]}, "Only node runs in this state.")
 _FILTERS: Final = (
@@ -123,7 +123,11 @@ OPERATIONS: Final = (
         "/api/search",
         "Node runs by filters, page by page",
         FoundNodeRuns,
-        (*_FILTERS, _LIMIT, Parameter("after", {"type": "string"}, "What the page before says as `after`.")),
+        (
+            *_FILTERS,
+            _LIMIT,
+            Parameter("after", {"type": "string", "pattern": f"^{AFTER}$"}, "What the page before says as `after`."),
+        ),
     ),
     Operation(
         "/api/node-runs/export",
@@ -245,7 +249,14 @@ def _in_path(name: str) -> Fields:
 
 
 def _in_query(one: Parameter) -> Fields:
-    return {"name": one.name, "in": "query", "schema": one.schema, "description": one.meaning}
+    # A form of a page sends what was left empty, too.
+    return {
+        "name": one.name,
+        "in": "query",
+        "schema": one.schema,
+        "description": one.meaning,
+        "allowEmptyValue": True,
+    }
 
 
 def _responses(one: Operation, refs: Refs, *, asks: bool) -> Fields:

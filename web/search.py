@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from tables.state import State
-from web.answers import limit_of, refused, state_of
+from web.answers import flag_of, limit_of, refused, state_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
 from web.export import MOST_EXPORTED, PAGE, Export, Exports, format_of
 from web.here import MOST_EXAMINED, Here
@@ -26,6 +27,8 @@ _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
 MOST_CHARACTERS: Final = 200
 """Of a filter."""
+AFTER: Final = r"-?[0-9]{1,17}(\.[0-9]{1,17})?(e[+-]?[0-9]{1,3})?,wfnr_[A-Za-z0-9_-]{1,64}"
+"""Where a page ends, as it is written."""
 Filters = Mapping[str, str]
 
 
@@ -192,7 +195,7 @@ def _query(request: web.Request) -> Query:
         workflow=_text(asked, "workflow"),
         since=_time(asked, "since"),
         until=_time(asked, "until"),
-        repeated=asked.get("repeated", "") not in ("", "0"),
+        repeated=flag_of(request, "repeated"),
         text=_text(asked, "text"),
     )
 
@@ -228,14 +231,10 @@ def _time(asked: Mapping[str, str], name: str) -> float | None:
 
 def _after(request: web.Request) -> Place | None:
     given = request.query.get("after", "")
-    if not given:
-        return None
-    at, _, node_run_id = given.partition(",")
-    try:
-        return float(at), _whole(node_run_id[:MOST_CHARACTERS])
-    except ValueError:
+    if given and re.fullmatch(AFTER, given) is None:
         message = "after is what the page before said, unchanged"
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message)
+    return _place(given) if given else None
 
 
 def _received(run: NodeRunInList) -> float:

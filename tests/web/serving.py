@@ -14,13 +14,15 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 from playwright.async_api import Browser, async_playwright
 
+from streams.samples import Samples
 from tables.overview import LATEST
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import NOON, FakeWorker
 from tests.web.sites import Around, site_of
 from web.charts import Bucket
 from web.index import Index
 from web.others import Peer
 from web.search import Lists
+from web.series import Series
 from web.site import CALLBACK, LeftAlone
 
 NO_PAGES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/events", "/find", CALLBACK})
@@ -87,7 +89,9 @@ async def _running(worker: FakeWorker, around: Around, index: Index) -> AsyncIte
         assert run is not None
         index.changed(partition, run)
     site = site_of(worker, around)
-    site = replace(site, areas=[*site.areas, Lists(site.here, index, site.others, site.pages)])
+    series = Series(worker.app.incarnation, lambda: 0, dict, lambda: 0, Samples(), Samples(), lambda: NOON)
+    series.step()
+    site = replace(site, areas=[*site.areas, series, Lists(site.here, index, site.others, site.pages)])
     application = web.Application()
     site.install(application)
     worker.overview.followers.append(index)
