@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -118,8 +119,8 @@ class Lists:
     async def export(self, request: web.Request) -> web.StreamResponse:
         """Return all that are found, of all pages, as one file."""
         form, most = format_of(request), limit_of(request, MOST_EXPORTED, MOST_EXPORTED)
-        pages = self._all_pages(_query(request), _filters(request))
-        return await self.exports.write(request, Export(pages, form, most, lambda: self.here.worker.should_stop))
+        async with aclosing(self._all_pages(_query(request), _filters(request))) as pages:
+            return await self.exports.write(request, Export(pages, form, most, lambda: self.here.worker.should_stop))
 
     async def failures_page(self, request: web.Request) -> web.Response:
         """Show what fails."""
@@ -135,7 +136,7 @@ class Lists:
             return await self._own(query, limit, after)
         return await self._of_all(query, _filters(request), limit, after)
 
-    async def _all_pages(self, query: Query, filters: Filters) -> AsyncIterator[FoundNodeRuns]:
+    async def _all_pages(self, query: Query, filters: Filters) -> AsyncGenerator[FoundNodeRuns, None]:
         after: Place | None = None
         while True:
             page = await self._of_all(query, filters, PAGE, after)

@@ -85,6 +85,6 @@ def _answers(report: Path) -> dict[str, Counter[int]]:
     for line in report.read_text().splitlines():
         recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
         for made in recorder.get("interactions", {}).values():
-            if made["response"] is not None:
+            if made.get("response") is not None:
                 found.setdefault(recorder["label"], Counter())[made["response"]["status_code"]] += 1
     return found
