@@ -26,6 +26,8 @@ from web.pages import Pages
 _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 """States that the rows do not tell apart."""
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated")
+_CHUNK: Final = 50
+"""Node runs that are read before all else has its turn."""
 MOST_CHARACTERS: Final = 200
 """Of a filter."""
 AFTER: Final = r"-?[0-9]{1,17}(\.[0-9]{1,17})?(e[+-]?[0-9]{1,3})?,wfnr_[A-Za-z0-9_-]{1,64}"
@@ -164,7 +166,9 @@ class Lists:
         while True:
             page = await self.index.search(query, limit, after)
             examined += len(page.node_runs)
-            for line in self.here.lines(page.node_runs, now):
+            for number, line in enumerate(self.here.lines(page.node_runs, now), 1):
+                if number % _CHUNK == 0:
+                    await asyncio.sleep(0)
                 if wanted in (None, line.state):
                     found.append(line)
                 if len(found) == limit:
