@@ -135,19 +135,20 @@ class Actions:
         """Return what answers a request to act on a node run: here, or at the worker that has it."""
 
         async def answer(request: web.Request) -> web.Response:
-            node_run_id, body = node_run_id_of(request), await body_of(request, model)
+            node_run_id, local = node_run_id_of(request), is_local(request)
+            body = await body_of(request, model)
             try:
                 done = await act(request, body)
             except NotOwnedError:
                 away = NotHereError(self.here.partition_of(node_run_id), owned=False)
+                if local:
+                    raise self.owners.not_here(away) from None
                 done = await self._of_owner(away, request, body)
             return self.answer(request, done, f"/node-runs/{node_run_id}")
 
         return answer
 
     async def _of_owner(self, away: NotHereError, request: web.Request, body: Body) -> Done:
-        if is_local(request):
-            raise self.owners.not_here(away)
         path = f"/api{request.path.removeprefix('/api')}"
         said = body.model_dump_json(exclude_unset=True).encode()
         answer = await self.owners.ask(away, Question(path, body=said, actor=asker(request)))

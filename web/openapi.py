@@ -86,6 +86,7 @@ _TEXT: Final[Fields] = {"type": "string", "maxLength": MOST_CHARACTERS}
 _TIME: Final[Fields] = {"type": "string", "format": "date-time"}
 _FLAG: Final[Fields] = {"enum": ["0", "1"], "default": "0"}
 _LIMIT: Final = Parameter("limit", _integer(1, MOST_LIMIT, DEFAULT_LIMIT), "How many at most.")
+_SCOPE: Final = Parameter("scope", {"enum": ["worker"]}, "worker: what is at the worker that is asked, and no more.")
 _STATE: Final = Parameter("state", {"enum": [state.value for state in State]}, "Only node runs in this state.")
 _FILTERS: Final = (
     _STATE,
@@ -111,14 +112,18 @@ _ALL: Final = (Parameter("all", _FLAG, "1: those redriven and discarded, too."),
 _TEXT_ONLY: Final = ("text/plain",)
 
 
-def _acts(path: str, summary: str, body: type[BaseModel], *refusals: int) -> Operation:
+def _acts(path: str, summary: str, body: type[BaseModel]) -> Operation:
     # 200: at least one thing was done. 202: what came of it is not known yet. 409: none was, and why.
-    statuses = (413, 422, 503, *refusals)
-    return Operation(path, summary, Done, (), body, statuses, (200, 202, 409), access=Access.ACT)
+    of_run = path.startswith(_RUN)
+    refusals = (404, 413, 421, 422, 502, 503) if of_run else (404, 413, 422, 503)
+    query = (_SCOPE,) if of_run else ()
+    return Operation(path, summary, Done, query, body, refusals, (200, 202, 409), access=Access.ACT)
 
 
 OPERATIONS: Final = (
-    Operation("/api/node-runs", "The latest node runs, and how many stand where", NodeRunList, (_LIMIT, _STATE)),
+    Operation(
+        "/api/node-runs", "The latest node runs, and how many stand where", NodeRunList, (_LIMIT, _STATE, _SCOPE)
+    ),
     Operation(
         "/api/search",
         "Node runs by filters, page by page",
@@ -148,26 +153,27 @@ OPERATIONS: Final = (
         (
             Parameter("from", _integer(0, MOST_FIRST, 0), "The first item to show."),
             Parameter("limit", _integer(1, MOST_LIMIT, DEFAULT_ITEMS), "How many items at most."),
+            _SCOPE,
         ),
-        refusals=(404, 502, 503),
+        refusals=(404, 421, 502, 503),
     ),
-    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a refused report again", NoBody, 404, 502),
-    _acts(f"{_RUN}/cancel", "Cancel what has not ended", NoBody, 404, 502),
-    _acts(f"{_RUN}/complete", "Say how all items ended that have not", EndBody, 404, 502),
-    _acts(f"{_ITEM}/retry", "Call the handler of an item again", AgainBody, 404, 502),
-    _acts(f"{_ITEM}/complete", "Say how an item ended", EndBody, 404, 502),
-    Operation("/api/failures", "The most frequent failures, by event type and message", FailureList, (_LIMIT,)),
-    Operation("/api/stuck", "What waits, and which reports Port has refused", StuckList, (_LIMIT,)),
-    Operation("/api/handlers", "The handlers, what they have to do, and which are paused", HandlerList),
-    _acts("/api/handlers/{event_type}/pause", "Have the items of a handler wait, on all workers", NoBody, 404),
-    _acts("/api/handlers/{event_type}/resume", "Have them wait no more", NoBody, 404),
+    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a refused report again", NoBody),
+    _acts(f"{_RUN}/cancel", "Cancel what has not ended", NoBody),
+    _acts(f"{_RUN}/complete", "Say how all items ended that have not", EndBody),
+    _acts(f"{_ITEM}/retry", "Call the handler of an item again", AgainBody),
+    _acts(f"{_ITEM}/complete", "Say how an item ended", EndBody),
+    Operation("/api/failures", "The most frequent failures, by event type and message", FailureList, (_LIMIT, _SCOPE)),
+    Operation("/api/stuck", "What waits, and which reports Port has refused", StuckList, (_LIMIT, _SCOPE)),
+    Operation("/api/handlers", "The handlers, what they have to do, and which are paused", HandlerList, (_SCOPE,)),
+    _acts("/api/handlers/{event_type}/pause", "Have the items of a handler wait, on all workers", NoBody),
+    _acts("/api/handlers/{event_type}/resume", "Have them wait no more", NoBody),
     Operation("/api/dead-letters", "The latest dead letters", LetterList, _ALL),
     Operation(_LETTER, "A dead letter", LetterShown, refusals=(404, 503)),
-    _acts(f"{_LETTER}/redrive", "Have the message of a letter enter, as it is or edited", RedriveBody, 404),
-    _acts(f"{_LETTER}/discard", "Take note that nothing is to become of a letter", DiscardBody, 404),
-    _acts("/api/dead-letters/bulk", "Redrive or discard the letters that are named", BulkBody, 404),
+    _acts(f"{_LETTER}/redrive", "Have the message of a letter enter, as it is or edited", RedriveBody),
+    _acts(f"{_LETTER}/discard", "Take note that nothing is to become of a letter", DiscardBody),
+    _acts("/api/dead-letters/bulk", "Redrive or discard the letters that are named", BulkBody),
     Operation("/api/audit", "What people did, the latest first", AuditList, (_LIMIT,)),
-    Operation("/api/workers", "The workers of the group, and who is missing", WorkersShown),
+    Operation("/api/workers", "The workers of the group, and who is missing", WorkersShown, (_SCOPE,)),
     Operation("/api/series", "The last hour of this worker, in steps of ten seconds", SeriesShown),
     Operation("/api/session", "Who asks, and what its actions must bring along", SessionShown),
     Operation(PATH, "This document", None),

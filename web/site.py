@@ -366,11 +366,12 @@ class Site:
 
     async def _one(self, request: web.Request) -> NodeRunShown | Answer:
         """Return the node run that is asked for: as it is here, or as its owner answers."""
-        node_run_id, first, limit = node_run_id_of(request), first_of(request), limit_of(request, DEFAULT_ITEMS)
+        node_run_id, local = node_run_id_of(request), is_local(request)
+        first, limit = first_of(request), limit_of(request, DEFAULT_ITEMS)
         try:
             read = self.here.read(node_run_id, first, limit)
         except NotHereError as error:
-            if is_local(request):
+            if local:
                 raise self.owners.not_here(error) from None
             question = Question(f"/api/node-runs/{node_run_id}", {"from": first, "limit": limit})
             answer = await self.owners.ask(error, question)
