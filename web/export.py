@@ -200,10 +200,11 @@ async def _write(request: web.Request, export: Export) -> web.StreamResponse:
     form, progress = export.form, _Progress(export.most)
     # What fails before the first page is there is an answer of its own, and no file.
     runs = progress.take(await anext(export.pages))
+    text = form.begin() + await asyncio.to_thread(form.lines, runs, first=True)
     answer = _answer(form, progress)
     try:
         await answer.prepare(request)
-        await _send(answer, form.begin() + await asyncio.to_thread(form.lines, runs, first=True))
+        await _send(answer, text)
         async for lines in _further(request, export, progress):
             await _send(answer, lines)
         await _send(answer, form.end(progress.end()))
@@ -225,11 +226,12 @@ async def _further(request: web.Request, export: Export, progress: _Progress) ->
         first = progress.count == 0
         try:
             runs = progress.take(await anext(export.pages))
+            lines = await asyncio.to_thread(export.form.lines, runs, first=first)
         except Exception:
             logger.exception("an export failed after %d node runs", progress.count)
             progress.notes.append("the view failed; the worker's log says why")
             return
-        yield await asyncio.to_thread(export.form.lines, runs, first=first)
+        yield lines
 
 
 def _answer(form: Format, progress: _Progress) -> web.StreamResponse:

@@ -131,6 +131,7 @@ OPERATIONS: Final = (
         (
             *_FILTERS,
             _LIMIT,
+            _SCOPE,
             Parameter("after", {"type": "string", "pattern": f"^{AFTER}$"}, "What the page before says as `after`."),
         ),
     ),
