@@ -223,12 +223,13 @@ async def _further(request: web.Request, export: Export, progress: _Progress) ->
         if export.stopping():
             progress.notes.append("the worker that wrote it was stopped")
             return
-        first = progress.count == 0
+        before = progress.count
         try:
             runs = progress.take(await anext(export.pages))
-            lines = await asyncio.to_thread(export.form.lines, runs, first=first)
+            lines = await asyncio.to_thread(export.form.lines, runs, first=before == 0)
         except Exception:
-            logger.exception("an export failed after %d node runs", progress.count)
+            progress.count = before
+            logger.exception("an export failed after %d node runs", before)
             progress.notes.append("the view failed; the worker's log says why")
             return
         yield lines
