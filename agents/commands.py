@@ -1,4 +1,4 @@
-"""Commands for who writes handlers: `faust -A streams.app handlers`, `node-json`, `send`, `replay`, `complete` and
+"""Commands for who writes handlers: `faust -A streams.app node-json`, `send`, `replay`, `complete` and
 `complete-item`.
 """
 
@@ -80,28 +80,12 @@ class Command(AppCommand):
         """Whether programs are to read it."""
         return bool(self.json or self.kwargs.get("as_json"))
 
+    def tell(self, text: str, **fields: JsonValue) -> None:
+        """Print what was done: as a line, or its fields for programs."""
+        click.echo(json.dumps(fields | {"message": text}, indent=2) if self.as_json else text)
+
 
 FOR_PROGRAMS: Final = option("--json", "as_json", default=False, is_flag=True, help="Print one JSON document.")
-
-
-class handlers(Command):
-    """List the handlers that HANDLERS names: event type, function, the fields that it takes, and its limits.
-
-    With --json each has the JSON schema of its model, too; null where it takes any object.
-    """
-
-    options = [FOR_PROGRAMS]
-
-    def act(self) -> int:
-        """Print them by event type."""
-        found = [of_handler(handler) for _, handler in sorted(shared.handlers.items())]
-        if self.as_json:
-            names = [{"eventType": finding.name.removeprefix("handler "), **finding.details} for finding in found]
-            click.echo(json.dumps(names, indent=2))
-        else:
-            for finding in found:
-                click.echo(f"{finding.name.removeprefix('handler ')}\n  {finding.found}")
-        return 0
 
 
 class node_json(Command):
@@ -226,6 +210,7 @@ class complete(Command):
         option("--error", metavar="TEXT", help="Why it FAILED; stands in the output under error.message."),
         option("--run-id", metavar="ID", help="The workflow run, wfr_...; Port needs none."),
         option("--yes", "-y", is_flag=True, default=False, help="Do not ask."),
+        FOR_PROGRAMS,
     ]
 
     def act(self) -> int:
@@ -240,7 +225,9 @@ class complete(Command):
         update = NodeRunUpdate(status=Status.COMPLETED, result=self._result, output=self._output())
         if not self.kwargs.get("yes"):
             confirm(f"Complete {node_run_id} at {settings.port_api_base_url} with {update.to_json().decode()}?")
-        return asyncio.run(_complete(node_run_id, run_id, update))
+        asyncio.run(_complete(node_run_id, run_id, update))
+        self.tell(f"{node_run_id} is completed: {update.result}", nodeRunId=node_run_id, result=self._result.value)
+        return 0
 
     @property
     def _result(self) -> Result:
@@ -277,6 +264,7 @@ class complete_item(Command):
         option("--output", metavar="JSON", help="The item's output, an object; @FILE reads it from a file."),
         option("--error", metavar="TEXT", help="Why it FAILED."),
         option("--yes", "-y", is_flag=True, default=False, help="Do not ask."),
+        FOR_PROGRAMS,
     ]
 
     def act(self) -> int:
@@ -297,7 +285,8 @@ class complete_item(Command):
             asyncio.run(append(settings.own, shared.specs.outcomes.name, node_run_id, event.encode()))
         except SendingError as wrong:
             raise CommandError(str(wrong), FAILED) from None
-        click.echo(f"the workers are told: item {index} of {node_run_id} has ended with {result}, unless it had before")
+        said = f"the workers are told: item {index} of {node_run_id} has ended with {result}, unless it had before"
+        self.tell(said, nodeRunId=node_run_id, index=index, result=result.value)
         return 0
 
 
@@ -400,11 +389,9 @@ def confirm(question: str) -> None:
         raise CommandError("nothing was sent; --yes does not ask", FAILED)
 
 
-async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> int:
+async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
     async with PortClient(settings.port_api_base_url, settings.port_client_id, settings.port_client_secret) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     if answer.kind is not AnswerKind.ACCEPTED:
         maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""
         raise CommandError(f"{node_run_id}: Port says {answer.kind.value}: {answer.reason}{maybe}", FAILED)
-    click.echo(f"{node_run_id} is completed: {update.result}")
-    return 0

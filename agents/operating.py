@@ -1,5 +1,5 @@
-"""Commands for operators, which talk to a worker's API: `node-runs`, `node-run`, `retry`, `cancel`, `dead-letters`,
-`redrive`, `discard`, `pause` and `resume`.
+"""Commands for operators, which talk to a worker's API: `node-runs`, `node-run`, `failures`, `stuck`, `handlers`,
+`workers`, `audit`, `retry`, `cancel`, `dead-letters`, `redrive`, `discard`, `pause` and `resume`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ import asyncio
 import getpass
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Final, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import click
@@ -22,14 +23,20 @@ from rich.table import Table
 from rich.text import Text
 from yarl import URL
 
+from agents import shared
+from agents.check import of_handler
 from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, confirm
 from port.ids import is_node_run_id
 from streams.app import settings
+from tables.state import State
 
 _SECONDS: Final = 60.0
 _OK: Final = frozenset({200, 202})
 _LETTER: Final = re.compile(r"\d{1,6}/\d{1,18}")
 _WORKER: Final = option("--worker", metavar="URL", help="The worker's address (http://127.0.0.1:WEB_PORT).")
+_LIMIT: Final = option(
+    "--limit", type=click.IntRange(1, 500), default=50, show_default=False, help="How many at most (50)."
+)
 _YES: Final = option("--yes", "-y", is_flag=True, default=False, help="Do not ask.")
 Fields = dict[str, JsonValue]
 
@@ -50,13 +57,26 @@ class _Remote(Command):
             raise CommandError(f"{answer.get('error', status)}: {answer.get('message', '')}", FAILED)
         return answer
 
+    def listed(self, path: str, lines: str, columns: Mapping[str, str], **query: object) -> int:
+        """Ask for a list, and print it: the field with its lines, and a heading for each of their fields."""
+        given = {name: str(value) for name, value in query.items() if value not in (None, False, "")}
+        answer = self.ask("GET", f"{path}?{urlencode(given)}" if given else path)
+        return self.show(answer, _table(answer.get(lines), **columns))
+
     def show(self, answer: Fields, table: Table) -> int:
-        """Print an answer."""
+        """Print an answer, and beside it what is not in it."""
         if self.as_json:
             click.echo(json.dumps(answer, indent=2))
-        else:
-            Console(soft_wrap=True).print(table if table.rows else Text("none"))
+            return 0
+        Console(soft_wrap=True).print(table if table.rows else Text("none"))
+        for line in _not_in(answer):
+            click.echo(line, err=True)
         return 0
+
+    @property
+    def limit(self) -> int:
+        """The option."""
+        return cast("int", self.kwargs.get("limit", 50))
 
     def do(self, question: str, path: str, body: Fields | None = None) -> int:
         """Ask, do it, and say what became of it."""
@@ -121,6 +141,18 @@ def _table(lines: JsonValue, **columns: str) -> Table:
     return table
 
 
+def _not_in(answer: Fields) -> Iterator[str]:
+    """Yield what is to be said of an answer that has not all."""
+    if answer.get("missing"):
+        yield f"missing: partitions {_cell(answer['missing'])}"
+    workers = answer.get("missingWorkers")
+    for one in workers if isinstance(workers, list) else []:
+        if isinstance(one, dict):
+            yield f"missing: worker {_cell(one.get('worker'))} at {_cell(one.get('url'))}: {_cell(one.get('why'))}"
+    if answer.get("after"):
+        yield "there are more: see --limit, or the export of the API"
+
+
 def _cell(value: JsonValue) -> str:
     if value is None:
         return "-"
@@ -129,22 +161,39 @@ def _cell(value: JsonValue) -> str:
 
 
 class node_runs(_Remote):
-    """List the latest node runs of a worker."""
+    """List node runs of all workers, the latest first, by filters."""
 
     options = [
-        option("--state", help="Only those in this state."),
-        option("--limit", type=click.IntRange(1, 500), default=50, help="How many at most (50)."),
+        option("--state", type=click.Choice([state.value for state in State]), help="Only those in this state."),
+        option("--event-type", metavar="TYPE", help="Only those with an item of this event type."),
+        option("--workflow", metavar="NAME", help="Only those of the workflow with this identifier."),
+        option("--since", metavar="TIME", help="Received then or later, as 2026-01-31T08:00:00Z; UTC without offset."),
+        option("--until", metavar="TIME", help="Received before then."),
+        option("--text", metavar="TEXT", help="The beginning of an id, wfnr_... or wfr_..., or a node's identifier."),
+        option(
+            "--repeated", is_flag=True, default=False, help="Only those of which an item was called more than once."
+        ),
+        _LIMIT,
         _WORKER,
         FOR_PROGRAMS,
     ]
 
     def act(self) -> int:
         """Print them."""
-        state = self.text("state")
-        query = f"?limit={self.kwargs.get('limit', 50)}" + (f"&state={quote(state)}" if state else "")
-        answer = self.ask("GET", f"/api/node-runs{query}")
         columns = {"nodeRunId": "Node run", "eventTypes": "Event types", "state": "State", "result": "Result"}
-        return self.show(answer, _table(answer.get("nodeRuns"), **columns, items="Items", receivedAt="Received"))
+        return self.listed(
+            "/api/search",
+            "nodeRuns",
+            columns | {"items": "Items", "workflow": "Workflow", "receivedAt": "Received"},
+            state=self.text("state"),
+            eventType=self.text("event_type"),
+            workflow=self.text("workflow"),
+            since=self.text("since"),
+            until=self.text("until"),
+            text=self.text("text"),
+            repeated=int(bool(self.kwargs.get("repeated"))) or None,
+            limit=self.limit,
+        )
 
 
 class node_run(_Remote):
@@ -159,6 +208,82 @@ class node_run(_Remote):
         table = _table(answer.get("items"), **columns, attempt="Attempt", error="Error")
         table.title = f"{answer.get('nodeRunId')}: {answer.get('state')} {answer.get('result') or ''}"
         return self.show(answer, table)
+
+
+class failures(_Remote):
+    """List what fails, by event type and message, the most frequent first, of all workers."""
+
+    options = [_LIMIT, _WORKER, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print it."""
+        columns = {"count": "Node runs", "eventType": "Event type", "message": "Message"}
+        columns |= {"latest": "Latest", "latestAt": "At"}
+        return self.listed("/api/failures", "failures", columns, limit=self.limit)
+
+
+class stuck(_Remote):
+    """List what waits for a callback, a handler or a retry, what ends soonest first, and reports that Port refused."""
+
+    options = [_LIMIT, _WORKER, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print it."""
+        columns = {"nodeRunId": "Node run", "index": "Item", "eventType": "Event type", "why": "Waits for"}
+        return self.listed("/api/stuck", "lines", columns | {"until": "Until", "said": "Said"}, limit=self.limit)
+
+
+class workers(_Remote):
+    """List the workers of the group and how each does; who does not answer is said to be missing."""
+
+    options = [_WORKER, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print them."""
+        columns = {"worker": "Worker", "state": "State", "partitions": "Partitions", "version": "Version"}
+        columns |= {"uptimeSeconds": "Up (s)", "memoryBytes": "Memory (bytes)", "loopLagSeconds": "Loop lag (s)"}
+        return self.listed("/api/workers", "workers", columns | {"waiting": "Items wait", "url": "URL"})
+
+
+class audit(_Remote):
+    """List who did what by hand, the latest first, and what came of it."""
+
+    options = [_LIMIT, _WORKER, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Print it."""
+        columns = {"at": "At", "who": "Who", "what": "What", "outcome": "Outcome", "nodeRunId": "Node run"}
+        columns |= {"index": "Item", "eventType": "Event type", "letter": "Letter", "why": "Why"}
+        return self.listed("/api/audit", "actions", columns, limit=self.limit)
+
+
+class handlers(_Remote):
+    """List the handlers that HANDLERS names: event type, function, the fields that it takes, and its limits.
+
+    With --json each has the JSON schema of its model, too; null where it takes any object. With --live a worker is
+    asked instead: what the handlers of all workers have to do now, and which are paused.
+    """
+
+    options = [
+        option("--live", is_flag=True, default=False, help="Ask a worker what they have to do now."),
+        _WORKER,
+        FOR_PROGRAMS,
+    ]
+
+    def act(self) -> int:
+        """Print them by event type."""
+        if self.kwargs.get("live"):
+            columns = {"eventType": "Event type", "function": "Function", "running": "Run", "queued": "Wait"}
+            columns |= {"concurrency": "Places", "paused": "Paused", "pausedBy": "By", "waiting": "Kept by the pause"}
+            return self.listed("/api/handlers", "handlers", columns)
+        found = [of_handler(handler) for _, handler in sorted(shared.handlers.items())]
+        if self.as_json:
+            names = [{"eventType": finding.name.removeprefix("handler "), **finding.details} for finding in found]
+            click.echo(json.dumps(names, indent=2))
+        else:
+            for finding in found:
+                click.echo(f"{finding.name.removeprefix('handler ')}\n  {finding.found}")
+        return 0
 
 
 class retry(_Remote):
@@ -195,17 +320,16 @@ class dead_letters(_Remote):
 
     options = [
         option("--all", "everything", is_flag=True, default=False, help="Those redriven and discarded, too."),
-        option("--limit", type=click.IntRange(1, 500), default=50, help="How many at most (50)."),
+        _LIMIT,
         _WORKER,
         FOR_PROGRAMS,
     ]
 
     def act(self) -> int:
         """Print them."""
-        more = "&all=1" if self.kwargs.get("everything") else ""
-        answer = self.ask("GET", f"/api/dead-letters?limit={self.kwargs.get('limit', 50)}{more}")
         columns = {"letter": "Letter", "reason": "Reason", "start": "Begins", "size": "Bytes", "at": "At"}
-        return self.show(answer, _table(answer.get("letters"), **columns))
+        everything = 1 if self.kwargs.get("everything") else None
+        return self.listed("/api/dead-letters", "letters", columns, all=everything, limit=self.limit)
 
 
 class redrive(_Remote):

@@ -77,6 +77,10 @@ class Tail:
             async with asyncio.timeout(READ_SECONDS):
                 await consumer.start()
                 consumer.assign([place])
+                # Of a partition that there is not nobody would answer; what a topic has is known after one of it.
+                await consumer.beginning_offsets([TopicPartition(topic, 0)])
+                if partition not in (consumer.partitions_for_topic(topic) or ()):
+                    return None
                 first, end = await consumer.beginning_offsets([place]), await consumer.end_offsets([place])
                 if not first[place] <= offset < end[place]:
                     return None

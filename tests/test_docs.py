@@ -196,7 +196,8 @@ def known(words: list[str]) -> bool:
             folders = [rest[at + 1] for at, word in enumerate(rest) if word == "-k"]
             return all((ROOT / folder / "kustomization.yaml").exists() for folder in folders)
         case ["curl", *_]:
-            return options <= {"-s", "-X", "-d"}
+            # Those of the API are run: tests/e2e/test_openapi.py.
+            return options <= {"-s", "-f", "-X", "-d", "-H", "--json"}
     return False
 
 

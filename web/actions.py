@@ -62,7 +62,7 @@ def asker(request: web.Request) -> str:
 class Body(BaseModel):
     """Base of the bodies of actions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class NoBody(Body):
@@ -129,19 +129,20 @@ class Actions:
         """Return what answers a request to act on a node run: here, or at the worker that has it."""
 
         async def answer(request: web.Request) -> web.Response:
-            node_run_id, body = node_run_id_of(request), await body_of(request, model)
+            node_run_id, local = node_run_id_of(request), is_local(request)
+            body = await body_of(request, model)
             try:
                 done = await act(request, body)
             except NotOwnedError:
                 away = NotHereError(self.here.partition_of(node_run_id), owned=False)
+                if local:
+                    raise self.owners.not_here(away) from None
                 done = await self._of_owner(away, request, body)
             return self.answer(request, done, f"/node-runs/{node_run_id}")
 
         return answer
 
     async def _of_owner(self, away: NotHereError, request: web.Request, body: Body) -> Done:
-        if is_local(request):
-            raise self.owners.not_here(away)
         path = f"/api{request.path.removeprefix('/api')}"
         said = body.model_dump_json(exclude_unset=True).encode()
         answer = await self.owners.ask(away, Question(path, body=said, actor=asker(request)))
@@ -271,7 +272,8 @@ async def body_of(request: web.Request, model: type[B]) -> B:
     except ValidationError as wrong:
         first = wrong.errors(include_input=False, include_url=False)[0]
         message = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
-    except ValueError as wrong:
+    except (ValueError, LookupError) as wrong:
+        # The charset of a form may be none.
         message = f"the body: {str(wrong)[:200]}"
     raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
 

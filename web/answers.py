@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,9 +18,16 @@ from web.data import ErrorShown
 
 DEFAULT_LIMIT: Final = 50
 MOST_LIMIT: Final = 500
-_MOST_ITEMS: Final = 10_000_000
+DEFAULT_ITEMS: Final = 100
+"""How many items of a node run one answer shows where `limit` does not say."""
+MOST_FIRST: Final = 10_000_000
 _SHOWN_CHARACTERS: Final = 80
-_MOST_CHARACTERS: Final = 200
+MOST_CHARACTERS: Final = 200
+"""Of a filter."""
+AFTER: Final = r"-?[0-9]{1,17}(\.[0-9]{1,17})?(e[+-]?[0-9]{1,3})?,[A-Za-z0-9_/-]{1,100}"
+"""Where a page ends, as it is written."""
+Cursor = tuple[float, str]
+"""Where a page of a list ends that is ordered by time: the time of its last line, in epoch seconds, and its id."""
 T = TypeVar("T")
 S = TypeVar("S", bound=StrEnum)
 
@@ -46,14 +54,19 @@ def node_run_id_of(request: web.Request) -> str:
     return given
 
 
-def limit_of(request: web.Request, default: int = DEFAULT_LIMIT) -> int:
+def limit_of(request: web.Request, default: int = DEFAULT_LIMIT, most: int = MOST_LIMIT) -> int:
     """Return `limit`. Raises RefusedError (400)."""
-    return _query(request, "limit", default, _number(1, MOST_LIMIT), f"a number from 1 to {MOST_LIMIT}")
+    return query_of(request.query, "limit", default, _number(1, most), f"a number from 1 to {most}")
 
 
 def first_of(request: web.Request) -> int:
     """Return `from`, the first item to show. Raises RefusedError (400)."""
-    return _query(request, "from", 0, _number(0, _MOST_ITEMS), f"a number from 0 to {_MOST_ITEMS}")
+    return query_of(request.query, "from", 0, _number(0, MOST_FIRST), f"a number from 0 to {MOST_FIRST}")
+
+
+def flag_in(asked: Mapping[str, str], name: str) -> bool:
+    """Return whether something is asked for, by 1. Raises RefusedError (400)."""
+    return query_of(asked, name, False, {"0": False, "1": True}.__getitem__, "0 or 1")
 
 
 def state_of(request: web.Request) -> State | None:
@@ -63,15 +76,20 @@ def state_of(request: web.Request) -> State | None:
 
 def choice_of(request: web.Request, name: str, among: type[S]) -> S | None:
     """Return one of several words, None for any. Raises RefusedError (400)."""
-    return _query(request, name, None, among, f"one of {', '.join(among)}")
+    return query_of(request.query, name, None, among, f"one of {', '.join(among)}")
 
 
 def text_in(asked: Mapping[str, str], name: str) -> str | None:
     """Return a text that is searched for, None for any. Raises RefusedError (400)."""
     given = asked.get(name, "").strip()
-    if len(given) > _MOST_CHARACTERS:
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {_MOST_CHARACTERS} characters at most")
-    return given.encode(errors="replace").decode() or None
+    if len(given) > MOST_CHARACTERS:
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} has {MOST_CHARACTERS} characters at most")
+    return whole(given) or None
+
+
+def whole(text: str) -> str:
+    """Return a text of a URL with what is no UTF-8 replaced: neither another URL nor SQLite takes a lone surrogate."""
+    return text.encode(errors="replace").decode()
 
 
 def time_in(asked: Mapping[str, str], name: str) -> float | None:
@@ -86,26 +104,38 @@ def time_in(asked: Mapping[str, str], name: str) -> float | None:
         raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
 
 
-def after_of(request: web.Request) -> tuple[float, str] | None:
-    """Return `after`, where the page before has ended: a time and an id. Raises RefusedError (400)."""
+def after_of(request: web.Request) -> Cursor | None:
+    """Return `after`, where the page before has ended. Raises RefusedError (400)."""
     given = request.query.get("after", "")
-    if not given:
-        return None
-    at, _, name = given.partition(",")
-    try:
-        return float(at), name[:_MOST_CHARACTERS]
-    except ValueError:
+    if given and re.fullmatch(AFTER, given) is None:
         message = "after is what the page before said, unchanged"
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
+        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message)
+    return cursor_of(given) if given else None
 
 
-def _query(request: web.Request, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
-    given = request.query.get(name)
+def written(cursor: Cursor) -> str:
+    """Return it as `after` has it."""
+    return f"{cursor[0]!r},{cursor[1]}"
+
+
+def cursor_of(after: str) -> Cursor:
+    """Return what `written` has written."""
+    at, _, name = after.partition(",")
+    return float(at), name
+
+
+def query_of(asked: Mapping[str, str], name: str, default: T, read: Callable[[str], T], expected: str) -> T:
+    """Return what is asked for in the query, as `read` reads it.
+
+    Raises:
+        RefusedError: 400, where `read` raises ValueError or KeyError.
+    """
+    given = asked.get(name)
     if not given:
         return default
     try:
         return read(given)
-    except ValueError:
+    except (ValueError, KeyError):
         message = f"{name} is {expected}, not {given[:_SHOWN_CHARACTERS]!r}"
         raise refused(HTTPStatus.BAD_REQUEST, "bad-query", message) from None
 

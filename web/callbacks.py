@@ -33,10 +33,12 @@ SECONDS: Final = 30.0
 _SHOWN_CHARACTERS: Final = 300
 
 Record = Callable[[int, ItemCompleted], Awaitable[None]]
-_Strict = ConfigDict(frozen=True, extra="forbid", strict=True)
+_Strict = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class _Line(BaseModel):
+class Line(BaseModel):
+    """A line for the node run's log."""
+
     model_config = _Strict
     level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = "INFO"
     message: str
@@ -50,7 +52,7 @@ class Word(BaseModel):
     output: dict[str, JsonValue] | None = None
     error: Annotated[str, Field(min_length=1)] | None = None
     """Why it FAILED; required then, and not allowed else."""
-    logs: Annotated[list[_Line], Field(max_length=MAX_LOGS)] = []
+    logs: Annotated[list[Line], Field(max_length=MAX_LOGS)] = []
 
     @model_validator(mode="after")
     def _error_exactly_when_failed(self) -> Word:
@@ -75,7 +77,7 @@ class Word(BaseModel):
 class Taken(BaseModel):
     """The answer to a callback that was taken."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
     node_run_id: Annotated[str, Field(serialization_alias="nodeRunId")]
     index: int
     decided: bool

@@ -29,7 +29,15 @@ _TOO_MUCH: Final = "left out here: it is too much for one answer"
 class Shown(BaseModel):
     """Base of what is shown; in JSON the names are in camelCase and the times in ISO 8601, UTC."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        ser_json_inf_nan="null",
+        # For the OpenAPI document: an answer has every field, and what is said of one here stands there, too.
+        json_schema_serialization_defaults_required=True,
+        use_attribute_docstrings=True,
+    )
 
     def to_json(self) -> bytes:
         """Return it as JSON."""
@@ -361,6 +369,8 @@ class NodeRunList(Shown):
 
 class ErrorShown(Shown):
     """Why there is no answer."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
     error: str
     """One word, for programs."""

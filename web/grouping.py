@@ -22,7 +22,9 @@ _OWN: Final = {
 _DIFFERS: Final = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _OWN.items()))
 _IN_PLACE: Final = {"quoted": "'…'", "duration": "#s", "number": "#"}
 _ID_BYTES: Final = 8
-_ID: Final = re.compile("[0-9a-f]{16}")
+GROUP: Final = "[0-9a-f]{16}"
+"""How the id of a group is written."""
+_ID: Final = re.compile(GROUP)
 
 
 def pattern_of(message: str) -> str:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from port.models import Result
 from tables.state import Item, NodeRun, State, state_of
+from web.answers import Cursor
 from web.grouping import group_of
 from web.masking import masked_text
 
@@ -92,8 +93,6 @@ _FIRST_FAILURE: Final = (
 )
 
 T = TypeVar("T")
-Place = tuple[float, str]
-"""Where a page ended: the receipt, in epoch seconds, and the node-run id of its last line."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Page:
     """Node-run ids, the latest first, each with its partition; and where the next page begins."""
 
     node_runs: list[tuple[int, str]]
-    after: Place | None
+    after: Cursor | None
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class Index:
         if self._queued > _MOST_QUEUED:
             await self._do(lambda: None)
 
-    async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
+    async def search(self, query: Query, limit: int, after: Cursor | None = None) -> Page:
         """Return a page of node runs.
 
         Raises:
@@ -313,7 +312,7 @@ class Index:
         for table in _TABLES:
             self._database.execute(f"DELETE FROM {table} WHERE partition = ?", (partition,))  # noqa: S608
 
-    def _search(self, query: Query, limit: int, after: Place | None) -> list[tuple[object, ...]]:
+    def _search(self, query: Query, limit: int, after: Cursor | None) -> list[tuple[object, ...]]:
         return self._rows(*_sql(query, self._narrowest(query), limit, after))
 
     def _narrowest(self, query: Query) -> _Condition | None:
@@ -447,7 +446,7 @@ def _joined(conditions: Sequence[_Condition]) -> tuple[str, list[object]]:
     return where, [value for one in conditions for value in one.values]
 
 
-def _sql(query: Query, first: _Condition | None, limit: int, after: Place | None) -> tuple[str, list[object]]:
+def _sql(query: Query, first: _Condition | None, limit: int, after: Cursor | None) -> tuple[str, list[object]]:
     """Return the statement for one line more than a page has, and its values. `first` is looked for before all else."""
     table = "node_runs r INDEXED BY by_time" if first is None else first.table
     # CROSS: SQLite is not to begin with the other one.

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from streams.records import Audited, NewerFormatError, Source, UnreadableError, read
 from streams.tail import Taken
 from tables.state import Note
-from web.answers import text_in, time_in
+from web.answers import Cursor, flag_in, text_in, time_in, written
 from web.data import Shown, instant
 from web.masking import masked_text
 
@@ -26,8 +26,6 @@ _AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
 
 Place = tuple[int, int]
 """Partition and offset of a letter."""
-Cursor = tuple[float, str]
-"""When something was, and which it is: where a page ends."""
 T = TypeVar("T")
 
 
@@ -134,7 +132,7 @@ class LetterQuery:
             topic=text_in(asked, "topic"),
             since=time_in(asked, "since"),
             until=time_in(asked, "until"),
-            everything=bool(asked.get("all")),
+            everything=flag_in(asked, "all"),
         )
 
     def fits(self, head: Head) -> bool:
@@ -232,7 +230,7 @@ class Letters:
             open=len(known) - done,
             matching=len(heads),
             topics=sorted({head.topic for head in known if head.topic is not None}),
-            after=_written(rest[limit - 1].at, rest[limit - 1].name) if len(rest) > limit else None,
+            after=written((rest[limit - 1].at, rest[limit - 1].name)) if len(rest) > limit else None,
         )
 
     def line(self, head: Head) -> LetterLine:
@@ -265,17 +263,13 @@ class Letters:
         return AuditList(
             actions=list(_shown(rest[:limit])),
             whats=sorted({one.what for one in list(self._audited.values())}),
-            after=_written(rest[limit - 1].at, rest[limit - 1].id) if len(rest) > limit else None,
+            after=written((rest[limit - 1].at, rest[limit - 1].id)) if len(rest) > limit else None,
         )
 
 
 def _shown(audited: Iterable[Audited]) -> Iterator[AuditShown]:
     for one in audited:
         yield AuditShown.model_validate(one.model_dump(exclude={"v", "at"}) | {"at": instant(one.at)})
-
-
-def _written(at: float, name: str) -> str:
-    return f"{at!r},{name}"
 
 
 def _letter_after(cursor: Cursor) -> tuple[float, Place]:

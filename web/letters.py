@@ -48,7 +48,10 @@ _SHOWN_CHARACTERS: Final = 50_000
 _HEX_BYTES: Final = 1024
 _FILTERS: Final = ("text", "reason", "topic", "since", "until", "all")
 _AUDIT_FILTERS: Final = ("who", "what", "of")
+_PARTITION: Final = "[0-9]{1,6}"
+_OFFSET: Final = "[0-9]{1,18}"
 
+LetterName = Annotated[str, Field(pattern=f"^{_PARTITION}/{_OFFSET}$")]
 ReadLetter = Callable[[int, int], Awaitable[Taken | None]]
 Enter = Callable[[NodeRunMessage, Source, bytes], Awaitable[None]]
 Write = Callable[[Audited], Awaitable[None]]
@@ -84,7 +87,7 @@ class BulkBody(Body):
     """The letters of one action. They are named one by one, so that nothing newer is caught."""
 
     what: Literal["redrive", "discard"]
-    letters: Annotated[list[str], Field(min_length=1, max_length=_MOST_BULK)]
+    letters: Annotated[list[LetterName], Field(min_length=1, max_length=_MOST_BULK)]
     note: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -92,7 +95,7 @@ class PreviewBody(Body):
     """The body of a look at what one action would be done to: letters by name, or all that match a search."""
 
     what: Literal["redrive", "discard"]
-    letters: Annotated[list[str], Field(max_length=_MOST_BULK)] = []
+    letters: Annotated[list[LetterName], Field(max_length=_MOST_BULK)] = []
     all: Literal["1"] | None = None
     text: str | None = None
     reason: str | None = None
@@ -120,7 +123,7 @@ class LetterViews:
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
-        one = "/dead-letters/{partition:[0-9]{1,6}}/{offset:[0-9]{1,18}}"
+        one = f"/dead-letters/{{partition:{_PARTITION}}}/{{offset:{_OFFSET}}}"
         gets = {"/dead-letters": self.list, one: self.one, "/audit": self.audit}
         posts = {f"{one}/redrive": self.redrive, f"{one}/discard": self.discard, "/dead-letters/bulk": self.bulk}
         roots = ("", "/api")
@@ -302,11 +305,5 @@ def _place(request: web.Request) -> Place:
 
 
 def _places(letters: Sequence[str]) -> list[Place]:
-    places: list[Place] = []
-    for name in dict.fromkeys(letters):
-        partition, _, offset = name.partition("/")
-        if not (partition.isascii() and partition.isdigit() and offset.isascii() and offset.isdigit()):
-            message = f"letters: {name[:40]!r} is no partition/offset"
-            raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
-        places.append((int(partition), int(offset)))
-    return places
+    names = (name.split("/") for name in dict.fromkeys(letters))
+    return [(int(partition), int(offset)) for partition, offset in names]

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 from yarl import URL
 
+from web.answers import query_of
 from web.data import MissingWorker, Shown
 
 logger = logging.getLogger(__name__)
@@ -364,8 +365,14 @@ def is_asked(request: web.Request) -> bool:
 
 
 def is_local(request: web.Request) -> bool:
-    """Whether what is here alone is asked for: by another worker, or with `?scope=worker`."""
-    return is_asked(request) or request.query.get("scope") == "worker"
+    """Whether what is here alone is asked for: by another worker, or with `?scope=worker`.
+
+    Raises:
+        RefusedError: 400, for another scope.
+    """
+    return query_of(request.query, "scope", False, {"worker": True}.__getitem__, "worker, or left out") or is_asked(
+        request
+    )
 
 
 def _digest(body: bytes) -> str:

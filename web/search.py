@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
@@ -18,41 +16,40 @@ from aiohttp import web
 from yarl import URL
 
 from tables.state import State
-from web.answers import after_of, limit_of, refused, state_of, text_in, time_in
+from web.answers import (
+    Cursor,
+    after_of,
+    choice_of,
+    cursor_of,
+    flag_in,
+    limit_of,
+    refused,
+    state_of,
+    text_in,
+    time_in,
+    whole,
+    written,
+)
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, NodeRunInList, Shown, instant
+from web.export import MOST_EXPORTED, PAGE, Export, Exports, format_of
 from web.grouping import is_group
 from web.here import MOST_EXAMINED, Here
-from web.index import Failures, Page, Place, Query, TooWideError
+from web.index import Failures, Page, Query, TooWideError
 from web.others import Missing, Others, is_local
 from web.pages import Pages
 
 _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 """States that the rows do not tell apart."""
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated", "failure")
-_FORMULA: Final = re.compile(r"""(^|[;,"\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])""")
-"""Where a spreadsheet takes what follows for a formula: at a beginning, and after what separates cells elsewhere."""
-_COLUMNS: Final = (
-    "nodeRunId",
-    "workflowRunId",
-    "workflow",
-    "node",
-    "eventTypes",
-    "state",
-    "result",
-    "itemCount",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "receivedAt",
-    "endedAt",
-    "durationSeconds",
-)
+_CHUNK: Final = 50
+"""Node runs that are read before all else has its turn."""
+Filters = Mapping[str, str]
 
 
 class Searched(Protocol):
     """What is searched in."""
 
-    async def search(self, query: Query, limit: int, after: Place | None = None) -> Page:
+    async def search(self, query: Query, limit: int, after: Cursor | None = None) -> Page:
         """Return a page of node runs."""
 
     async def failures(self, limit: int, since: float = 0.0) -> list[Failures]:
@@ -117,6 +114,7 @@ class Lists:
     index: Searched
     others: Others
     pages: Pages
+    exports: Exports = field(default_factory=Exports)
     clock: Callable[[], float] = time.time
     """Epoch seconds."""
 
@@ -125,6 +123,8 @@ class Lists:
         return [
             web.get("/node-runs", self.page),
             web.get("/api/search", self.api),
+            # Who only asks for its headers is not to have it made.
+            web.get("/api/node-runs/export", self.export, allow_head=False),
             web.get("/failures", self.failures_page),
             web.get("/api/failures", self.api_failures),
         ]
@@ -134,24 +134,26 @@ class Lists:
         shown = await self._found(request)
         asked = {name: request.query.get(name, "") for name in _FIELDS}
         given = {name: value for name, value in request.query.items() if value}
-        api = URL("/api/search")
+        export = URL("/api/node-runs/export").with_query({name: given[name] for name in _FIELDS if name in given})
         return self.pages.answer(
             "node_runs.html",
             list=shown,
             asked=asked,
             next=str(URL("/node-runs").with_query(given | {"after": shown.after or ""})),
-            as_json=str(api.with_query(given)),
-            as_csv=str(api.with_query(given | {"format": "csv"})),
+            as_json=str(export.update_query(format="json")),
+            as_csv=str(export.update_query(format="csv")),
+            most=MOST_EXPORTED,
         )
 
     async def api(self, request: web.Request) -> web.Response:
-        """Return them as JSON, or as a table of comma-separated values."""
-        shown = await self._found(request)
-        if request.query.get("format") != "csv":
-            return _json(shown)
-        body = await asyncio.to_thread(_csv, shown.node_runs)
-        name = {"Content-Disposition": 'attachment; filename="node-runs.csv"'}
-        return web.Response(text=body, content_type="text/csv", charset="utf-8", headers=name)
+        """Return them as JSON."""
+        return _json(await self._found(request))
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """Return all that are found, of all pages, as one file."""
+        form, most = format_of(request), limit_of(request, MOST_EXPORTED, MOST_EXPORTED)
+        async with aclosing(self._all_pages(_query(request), _filters(request))) as pages:
+            return await self.exports.write(request, Export(pages, form, most, lambda: self.here.worker.should_stop))
 
     async def failures_page(self, request: web.Request) -> web.Response:
         """Show what fails."""
@@ -162,17 +164,32 @@ class Lists:
         return _json(await self._failures(request))
 
     async def _found(self, request: web.Request) -> FoundNodeRuns:
-        limit, after = limit_of(request), after_of(request)
-        own = await self._own(_query(request), limit, after)
+        query, limit, after = _query(request), limit_of(request), after_of(request)
         if is_local(request):
-            return own
-        asked = dict(request.query) | {"limit": str(limit)}
-        asked.pop("format", None)
-        gathered = await self.others.gather("/api/search", asked)
-        lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
-        return _together(lists, limit, gathered.missing)
+            return await self._own(query, limit, after)
+        return await self._of_all(query, _filters(request), limit, after)
 
-    async def _own(self, query: Query, limit: int, after: Place | None) -> FoundNodeRuns:
+    async def _all_pages(self, query: Query, filters: Filters) -> AsyncGenerator[FoundNodeRuns, None]:
+        after: Cursor | None = None
+        while True:
+            page = await self._of_all(query, filters, PAGE, after)
+            yield page
+            if page.after is None:
+                return
+            after = cursor_of(page.after)
+
+    async def _of_all(self, query: Query, filters: Filters, limit: int, after: Cursor | None) -> FoundNodeRuns:
+        own = await self._own(query, limit, after)
+        place = {} if after is None else {"after": written(after)}
+        gathered = await self.others.gather("/api/search", {**filters, **place, "limit": limit})
+
+        def joined() -> FoundNodeRuns:
+            lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
+            return _together(lists, limit, gathered.missing)
+
+        return await asyncio.to_thread(joined)
+
+    async def _own(self, query: Query, limit: int, after: Cursor | None) -> FoundNodeRuns:
         now, found = self.here.now(), list[NodeRunInList]()
         wanted, examined = query.state, 0
         if wanted in _FROM_MEMORY:
@@ -180,7 +197,9 @@ class Lists:
         while True:
             page = await self._page(query, limit, after)
             examined += len(page.node_runs)
-            for line in self.here.lines(page.node_runs, now):
+            for number, line in enumerate(self.here.lines(page.node_runs, now), 1):
+                if number % _CHUNK == 0:
+                    await asyncio.sleep(0)
                 if wanted in (None, line.state):
                     found.append(line)
                 if len(found) == limit:
@@ -188,9 +207,9 @@ class Lists:
                     return FoundNodeRuns(node_runs=found, after=_cursor(found[-1]) if more else None)
             after = page.after
             if after is None or examined >= MOST_EXAMINED:
-                return FoundNodeRuns(node_runs=found, after=None if after is None else f"{after[0]!r},{after[1]}")
+                return FoundNodeRuns(node_runs=found, after=None if after is None else written(after))
 
-    async def _page(self, query: Query, limit: int, after: Place | None) -> Page:
+    async def _page(self, query: Query, limit: int, after: Cursor | None) -> Page:
         try:
             return await self.index.search(query, limit, after)
         except TooWideError:
@@ -223,7 +242,7 @@ def _query(request: web.Request) -> Query:
         workflow=text_in(asked, "workflow"),
         since=time_in(asked, "since"),
         until=time_in(asked, "until"),
-        repeated=asked.get("repeated", "") not in ("", "0"),
+        repeated=flag_in(asked, "repeated"),
         text=text_in(asked, "text"),
         failure=_failure(asked),
     )
@@ -237,10 +256,13 @@ def _failure(asked: Mapping[str, str]) -> str | None:
 
 
 def _within(request: web.Request) -> Within:
-    given = request.query.get("within", "")
-    if given and given not in list(Within):
-        raise refused(HTTPStatus.BAD_REQUEST, "bad-query", f"within is one of {', '.join(Within)}")
-    return Within(given) if given else Within.ALL
+    return choice_of(request, "within", Within) or Within.ALL
+
+
+def _filters(request: web.Request) -> Filters:
+    """Return the filters as they were given, to be asked of others."""
+    given = {name: request.query.get(name, "") for name in _FIELDS}
+    return {name: whole(text) for name, text in given.items() if text}
 
 
 def _received(run: NodeRunInList) -> float:
@@ -248,7 +270,7 @@ def _received(run: NodeRunInList) -> float:
 
 
 def _cursor(run: NodeRunInList) -> str:
-    return f"{_received(run)!r},{run.node_run_id}"
+    return written((_received(run), run.node_run_id))
 
 
 def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> FoundNodeRuns:
@@ -258,13 +280,13 @@ def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> F
     """
     runs = {run.node_run_id: run for one in reversed(lists) for run in one.node_runs}
     ordered = sorted(runs.values(), key=lambda run: (_received(run), run.node_run_id), reverse=True)
-    ends = [_place(one.after) for one in lists if one.after is not None]
+    ends = [cursor_of(one.after) for one in lists if one.after is not None]
     last = max(ends) if ends else None
     shown = [run for run in ordered if last is None or (_received(run), run.node_run_id) >= last][:limit]
     more = last is not None or len(ordered) > len(shown)
     after = None
     if more:
-        after = _cursor(shown[-1]) if len(shown) == limit or last is None else f"{last[0]!r},{last[1]}"
+        after = _cursor(shown[-1]) if len(shown) == limit or last is None else written(last)
     return FoundNodeRuns(
         scope=SCOPE_ALL,
         node_runs=shown,
@@ -272,11 +294,6 @@ def _together(lists: Sequence[FoundNodeRuns], limit: int, missing: Missing) -> F
         missing=missing.partitions,
         missing_workers=missing.workers,
     )
-
-
-def _place(after: str) -> Place:
-    at, _, node_run_id = after.partition(",")
-    return float(at), node_run_id
 
 
 def _group(one: Failures) -> FailureGroup:
@@ -301,21 +318,6 @@ def _summed(groups: Iterable[FailureGroup]) -> list[FailureGroup]:
             numbers = {"count": known.count + group.count, "node_runs": known.node_runs + group.node_runs}
             by_id[group.failure] = latest.model_copy(update=numbers)
     return sorted(by_id.values(), key=lambda group: group.count, reverse=True)
-
-
-def _csv(runs: Sequence[NodeRunInList]) -> str:
-    out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(_COLUMNS)
-    for run in runs:
-        fields = run.model_dump(mode="json", by_alias=True)
-        table.writerow([_cell(fields[name]) for name in _COLUMNS])
-    return out.getvalue()
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return _FORMULA.sub(r"\1'", text)
 
 
 def _json(shown: Shown) -> web.Response:

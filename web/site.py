@@ -19,8 +19,10 @@ from agents.callbacks import PATH
 from port.ids import is_node_run_id
 from streams.progress import Watch
 from tables.state import State
+from web import openapi
 from web.actions import Actions
 from web.answers import (
+    DEFAULT_ITEMS,
     RefusedError,
     first_of,
     limit_of,
@@ -66,8 +68,6 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-ITEMS: Final = 100
-"""How many items of a node run one answer shows where `limit` does not say."""
 CALLBACK: Final = f"{PATH}{{token}}"
 """For other systems: the token is their login."""
 _FOR_ALL: Final = frozenset({"/healthz", "/readyz"})
@@ -161,6 +161,7 @@ class Site:
                 web.get("/api/node-runs", self.api_node_runs),
                 web.get("/api/node-runs/{node_run_id}", self.api_node_run),
                 web.get("/api/session", self.api_session),
+                web.get(openapi.PATH, self.api_document),
                 *self.workers.routes(),
                 web.get("/healthz", self.healthz),
                 web.get("/readyz", self.readyz),
@@ -197,6 +198,9 @@ class Site:
             message = f"{error.reason}: {request.method} {_path(request)}"
             allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return self._refusal(request, refused(HTTPStatus(error.status), word, message, allowed))
+        except web.RequestPayloadError as error:
+            message = f"the body cannot be read: {str(error)[:200]}"
+            return self._refusal(request, refused(HTTPStatus.BAD_REQUEST, "bad-body", message))
         except Exception:
             logger.exception("%s %s failed", request.method, _path(request))
             message = "this view failed; the worker's log says why"
@@ -316,6 +320,11 @@ class Site:
         access = access_of(request)
         return _json(SessionShown(access=access.role, csrf_token=access.csrf))
 
+    async def api_document(self, _request: web.Request) -> web.Response:
+        """Return the OpenAPI document."""
+        body = await asyncio.to_thread(openapi.document, asks=self.guard.asks)
+        return web.Response(body=body, content_type="application/json")
+
     async def _list(self, request: web.Request) -> NodeRunList:
         limit, state = limit_of(request), state_of(request)
         if is_local(request):
@@ -340,11 +349,12 @@ class Site:
 
     async def _one(self, request: web.Request) -> NodeRunShown | Answer:
         """Return the node run that is asked for: as it is here, or as its owner answers."""
-        node_run_id, first, limit = node_run_id_of(request), first_of(request), limit_of(request, ITEMS)
+        node_run_id, local = node_run_id_of(request), is_local(request)
+        first, limit = first_of(request), limit_of(request, DEFAULT_ITEMS)
         try:
             read = self.here.read(node_run_id, first, limit)
         except NotHereError as error:
-            if is_local(request):
+            if local:
                 raise self.owners.not_here(error) from None
             question = Question(f"/api/node-runs/{node_run_id}", {"from": first, "limit": limit})
             answer = await self.owners.ask(error, question)

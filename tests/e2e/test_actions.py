@@ -166,3 +166,12 @@ def _audit(desk: Desk, number: int) -> list[tuple[str, str]] | None:
     found = [(one["what"], one["outcome"]) for one in desk.worker.get("/api/audit").json["actions"]]
     assert len(found) <= number
     return found if len(found) == number else None
+
+
+def test_a_letter_that_there_is_not(desk: Desk) -> None:
+    desk.dead_letter({"type": "flaky"})
+    letter = eventually(lambda: desk.worker.get("/api/dead-letters").json["letters"], "the letter is listed")[0]
+    partition, _, offset = letter["letter"].partition("/")
+    assert desk.worker.get(f"/api/dead-letters/{partition}/{offset}").status == 200
+    for absent in (f"{partition}/{int(offset) + 1}", f"999999/{offset}", f"{partition}/{10**18 - 1}"):
+        assert desk.worker.get(f"/api/dead-letters/{absent}").status == 404

@@ -229,15 +229,18 @@ def test_what_is_sent_reaches_the_handler_and_what_is_completed_port(cluster: Cl
         "identifier": "n",
         "config": {"type": "KAFKA", "payload": {"eventType": "echo", "a": "{{ .outputs.trigger.a }}"}},
     }
-    known = [{"nodeRunId": f"wfnr_{cluster.org}{i}", "workflowRunId": f"wfr_{cluster.org}{i}"} for i in range(2)]
+    known = [{"nodeRunId": f"wfnr_{cluster.org}{i}", "workflowRunId": f"wfr_{cluster.org}{i}"} for i in range(3)]
     assert call(port, "POST", "/emulator/node-runs/register", body={"nodeRuns": known}).status == 200
-    first, second = (each["nodeRunId"] for each in known)
+    first, second, third = (each["nodeRunId"] for each in known)
 
     done = shell("complete", second, "--result", "FAILED", "--error", "by hand", stdin="y\n")
     assert (done.status, done.out) == (0, f"{second} is completed: FAILED\n")
     assert shell("complete", second, "--yes").refused(1).startswith(f"{second}: Port says conflict: ")
     told = next(line["body"] for line in record.read_on() if line["call"] == "report")
     assert told == {"status": "COMPLETED", "result": "FAILED", "output": {"error": {"message": "by hand"}}}
+
+    done = shell("complete", third, "--yes", "--json")
+    assert done.json == {"nodeRunId": third, "result": "SUCCESS", "message": f"{third} is completed: SUCCESS"}
 
     with cluster.worker("a", SIGNATURE="required") as worker:
         eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)

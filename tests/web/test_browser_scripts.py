@@ -190,7 +190,7 @@ async def test_none_runs_in_what_is_asked_for(seen: Seen, name: str) -> None:
     script = SCRIPTS[name]
     given = quote(script, safe="")
     await seen.goto(
-        f"/node-runs?eventType={given[:199]}&workflow={quote(script[:200], safe='')}&text=x&after=0.0,{given}"
+        f"/node-runs?eventType={given[:199]}&workflow={quote(script[:200], safe='')}&text=x&after=0.0,wfnr_a"
     )
     await check(seen)
     assert as_shown(script)[:150].replace("\n", "") in (await seen.page.evaluate(_TEXT)).replace("\n", "")
@@ -198,6 +198,7 @@ async def test_none_runs_in_what_is_asked_for(seen: Seen, name: str) -> None:
         f"/find?id={given}",
         f"/?state={given}",
         f"/failures?within={given}",
+        f"/node-runs?after=0.0,{given}",
         f"/nothing/{given}",
         f"/node-runs/{given}",
     ):

@@ -89,7 +89,7 @@ async def test_what_runs_is_known_from_memory(new_client: NewClient, worker: Fak
 async def test_as_a_table_for_spreadsheets(new_client: NewClient, worker: FakeWorker) -> None:
     worker.arrive("wfnr_a", workflow="=HYPERLINK(1)")
     client = await new_client()
-    answer = await client.get("/api/search?format=csv")
+    answer = await client.get("/api/node-runs/export")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="node-runs.csv"'
     [line] = csv.DictReader(io.StringIO(await answer.text()))
     assert (line["nodeRunId"], line["workflow"], line["state"]) == ("wfnr_a", "'=HYPERLINK(1)", "waiting")
@@ -116,7 +116,7 @@ async def test_as_a_table_for_spreadsheets(new_client: NewClient, worker: FakeWo
 async def test_no_cell_is_a_formula(new_client: NewClient, worker: FakeWorker, given: str, written: str) -> None:
     worker.arrive("wfnr_a", workflow=given)
     client = await new_client()
-    text = await (await client.get("/api/search?format=csv")).text()
+    text = await (await client.get("/api/node-runs/export")).text()
     [line] = csv.DictReader(io.StringIO(text, newline=""))
     assert line["workflow"] == written
 
@@ -183,7 +183,18 @@ async def test_the_page_keeps_what_was_asked_for(new_client: NewClient, worker: 
 
 @pytest.mark.parametrize(
     "query",
-    ["state=odd", "limit=0", "since=yesterday", "until=2027-99", "after=x,y", "failure=0'", f"workflow={'x' * 201}"],
+    [
+        "state=odd",
+        "limit=0",
+        "since=yesterday",
+        "until=2027-99",
+        "after=x,y",
+        "after=nan,wfnr_a",
+        "after=1.2.3,wfnr_a",
+        "repeated=yes",
+        "failure=0'",
+        f"workflow={'x' * 201}",
+    ],
 )
 async def test_what_cannot_be_asked_for(new_client: NewClient, query: str) -> None:
     client = await new_client()
