@@ -70,5 +70,5 @@ async def looking(context: BrowserContext, url: str) -> AsyncIterator[Seen]:
     seen.page.set_default_timeout(10_000)
     await context.add_init_script(_TELL_VIOLATIONS)
     yield seen
-    assert seen.wrong == []
+    assert seen.wrong == [], seen.wrong
     await context.close()
