@@ -102,9 +102,10 @@ class Front:
 
     async def _of_all(self, limit: int, state: State | None) -> OverviewShown:
         asked: dict[str, str | int] = {"limit": limit} if state is None else {"limit": limit, "state": state.value}
-        gathered, own = await asyncio.gather(self.others.gather("/api/overview", asked), self._own(limit, state))
-        told = [OverviewShown.model_validate_json(answer.body) for answer in gathered.answers]
-        return added_up([own, *told], limit, gathered.missing)
+        gathered, own = await asyncio.gather(
+            self.others.gather("/api/overview", OverviewShown, asked), self._own(limit, state)
+        )
+        return added_up([own, *gathered.answers], limit, gathered.missing)
 
     async def _own(self, limit: int, state: State | None) -> OverviewShown:
         now, looked = time.time(), self.looked

@@ -146,8 +146,8 @@ class Handlers:
         own = await self._own()
         if is_local(request):
             return own
-        gathered = await self.others.gather("/api/handlers")
-        lists = [own, *(HandlerList.model_validate_json(answer.body) for answer in gathered.answers)]
+        gathered = await self.others.gather("/api/handlers", HandlerList)
+        lists = [own, *gathered.answers]
         workers = [worker for one in lists for worker in one.workers]
         return HandlerList(
             scope=SCOPE_ALL,

@@ -15,13 +15,13 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from yarl import URL
 
 from web.answers import query_of
@@ -49,6 +49,7 @@ _KEY_BYTES: Final = 32
 _ASKED: Final = web.RequestKey("asked", tuple[str, frozenset[int]])
 """The token of another worker's request, and the partitions that were shown when it came."""
 Query = Mapping[str, str | int]
+M = TypeVar("M", bound=Shown)
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ class Missing(Shown):
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Gathered(Generic[M]):
     """What the other workers answered, and what is missing; the answers in no order."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[M, ...]
     missing: Missing
 
 
@@ -202,23 +203,24 @@ class Others:
 
     # Asking.
 
-    async def gather(self, path: str, query: Query | None = None) -> Gathered:
+    async def gather(self, path: str, model: type[M], query: Query | None = None) -> Gathered[M]:
         """Ask all other workers at once, and return what came within the time limit, and what is missing.
 
-        An answer with another status than 200 counts as none. Path and query are those of the JSON API.
+        An answer with another status than 200, or that is not of the model, counts as none. Path and query are those of
+        the JSON API.
         """
         own, question = frozenset(self._partitions()), Question(path, query or {})
         until = time.monotonic() + self._seconds
         peers = await self._peers()
-        outcomes = await asyncio.gather(*(self._try(peer, question, until) for peer in peers))
-        answers = tuple(one for one in outcomes if isinstance(one, Answer))
+        outcomes = await asyncio.gather(*(self._try(peer, question, model, until) for peer in peers))
+        told = [one for one in outcomes if not isinstance(one, NoAnswerError)]
         failed = [one for one in outcomes if isinstance(one, NoAnswerError)]
         # What has come or gone while the others were asked may not be in what is shown.
-        shown = (own & frozenset(self._partitions())).union(*(answer.partitions for answer in answers))
+        shown = (own & frozenset(self._partitions())).union(*(answer.partitions for answer, _ in told))
         missing = Missing(
             partitions=sorted(set(range(self._count)) - shown), workers=[_missing(error) for error in failed]
         )
-        return Gathered(answers, missing)
+        return Gathered(tuple(read for _, read in told), missing)
 
     async def ask_owner(self, partition: int, question: Question) -> Answer | None:
         """Ask the worker that has a partition; None where no other worker is known to have it.
@@ -234,13 +236,21 @@ class Others:
         peers = await self._roster.read(self._seconds / 2)
         return [peer for peer in peers if peer.worker != self._incarnation]
 
-    async def _try(self, peer: Peer, question: Question, until: float) -> Answer | NoAnswerError:
+    async def _try(
+        self, peer: Peer, question: Question, model: type[M], until: float
+    ) -> tuple[Answer, M] | NoAnswerError:
         try:
             answer = await self._ask(peer, question, until)
+            if answer.status != web.HTTPOk.status_code:
+                raise NoAnswerError(peer, f"it answers {answer.status}")
+            # Large ones take their time.
+            return answer, await asyncio.to_thread(model.model_validate_json, answer.body)
         except NoAnswerError as error:
             logger.info("%s", error)
             return error
-        return answer if answer.status == web.HTTPOk.status_code else NoAnswerError(peer, f"it answers {answer.status}")
+        except ValidationError:
+            # While one worker after the other is replaced, say.
+            return NoAnswerError(peer, "it answers as another release does")
 
     async def _ask(self, peer: Peer, question: Question, until: float) -> Answer:
         try:

@@ -181,13 +181,8 @@ class Lists:
     async def _of_all(self, query: Query, filters: Filters, limit: int, after: Cursor | None) -> FoundNodeRuns:
         own = await self._own(query, limit, after)
         place = {} if after is None else {"after": written(after)}
-        gathered = await self.others.gather("/api/search", {**filters, **place, "limit": limit})
-
-        def joined() -> FoundNodeRuns:
-            lists = [own, *(FoundNodeRuns.model_validate_json(answer.body) for answer in gathered.answers)]
-            return _together(lists, limit, gathered.missing)
-
-        return await asyncio.to_thread(joined)
+        gathered = await self.others.gather("/api/search", FoundNodeRuns, {**filters, **place, "limit": limit})
+        return _together([own, *gathered.answers], limit, gathered.missing)
 
     async def _own(self, query: Query, limit: int, after: Cursor | None) -> FoundNodeRuns:
         now, found = self.here.now(), list[NodeRunInList]()
@@ -222,9 +217,8 @@ class Lists:
         own = FailureList(failures=[_group(one) for one in groups], within=within)
         if is_local(request):
             return own
-        gathered = await self.others.gather("/api/failures", {"limit": limit, "within": within.value})
-        lists = [own, *(FailureList.model_validate_json(answer.body) for answer in gathered.answers)]
-        missing = gathered.missing
+        gathered = await self.others.gather("/api/failures", FailureList, {"limit": limit, "within": within.value})
+        lists, missing = [own, *gathered.answers], gathered.missing
         return FailureList(
             scope=SCOPE_ALL,
             within=within,

@@ -330,9 +330,8 @@ class Site:
         if is_local(request):
             return await self._own_list(limit, state)
         asked = {"limit": limit} if state is None else {"limit": limit, "state": state.value}
-        gathered = await self.others.gather("/api/node-runs", asked)
-        lists = [NodeRunList.model_validate_json(answer.body) for answer in gathered.answers]
-        return merged([await self._own_list(limit, state), *lists], limit, gathered.missing)
+        gathered = await self.others.gather("/api/node-runs", NodeRunList, asked)
+        return merged([await self._own_list(limit, state), *gathered.answers], limit, gathered.missing)
 
     async def _own_list(self, limit: int, state: State | None) -> NodeRunList:
         now = self.here.now()

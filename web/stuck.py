@@ -134,9 +134,8 @@ class Stuck:
         if is_local(request):
             return own
         asked = {"limit": limit} if why is None else {"limit": limit, "why": why.value}
-        gathered = await self.others.gather("/api/stuck", asked)
-        lists = [own, *(StuckList.model_validate_json(answer.body) for answer in gathered.answers)]
-        return _together(lists, limit, gathered.missing)
+        gathered = await self.others.gather("/api/stuck", StuckList, asked)
+        return _together([own, *gathered.answers], limit, gathered.missing)
 
     async def _own(self, limit: int, why: Why | None) -> StuckList:
         items, waiting = await self._items(limit, why)

@@ -37,10 +37,9 @@ class Workers:
         statuses: list[WorkerStatus] = []
         missing = Missing(partitions=[], workers=[])
         if not is_local(request):
-            gathered = await self._others.gather("/api/workers")
+            gathered = await self._others.gather("/api/workers", WorkersShown)
             missing = gathered.missing
-            for answer in gathered.answers:
-                statuses += WorkersShown.model_validate_json(answer.body).workers
+            statuses += (status for one in gathered.answers for status in one.workers)
         statuses.append(self._status.shown())
         return WorkersShown(
             asked=statuses[-1].worker,

@@ -193,6 +193,24 @@ async def test_an_answer_that_is_too_large_is_not_taken(pair: Pair, monkeypatch:
     assert [one["why"] for one in listed["missingWorkers"]] == ["its answer is larger than 100 bytes"]
 
 
+async def test_an_answer_of_another_release_is_missing_and_breaks_nothing(
+    pair: Pair, peers: list[Peer], serve: Callable[[Handler], Awaitable[str]]
+) -> None:
+    seal = Seal(SecretStr("k"), "app")
+
+    async def later(request: web.Request) -> web.Response:
+        body, token = b'{"another": "form"}', given(request).partition(" ")[2]
+        headers = {"X-Port-Runs-Partitions": "", "X-Port-Runs-Answer": seal.answer(token, 200, "", body)}
+        return web.Response(body=body, headers=headers)
+
+    peers.append(Peer("host-later", await serve(later), frozenset()))
+    for path in ("overview", "node-runs", "stuck", "handlers", "workers", "series"):
+        listed = await pair.first.get(f"/api/{path}", headers=BEARER)
+        assert listed.status == 200
+        missing = [(one["worker"], one["why"]) for one in (await listed.json())["missingWorkers"]]
+        assert missing == [("host-later", "it answers as another release does")]
+
+
 async def test_an_action_is_done_by_the_owner_whichever_is_asked(pair: Pair) -> None:
     theirs = next(one for n in range(99) if pair.other.here.partition_of(one := f"wfnr_y{n}") % 2)
     pair.other.arrive(theirs, '{"payload":[{"type":"greet"},{"type":"greet"}]}', count=2)
