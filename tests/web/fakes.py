@@ -72,12 +72,10 @@ def run_url(workflow_run_id: str | None) -> str | None:
     return f"{PORT}{workflow_run_id}" if is_workflow_run_id(workflow_run_id) else None
 
 
-def lines(*texts: str) -> Lines:
+def lines(*texts: str, at: float = NOON + 9) -> Lines:
     """Return some lines, as a call has logged them."""
     return Lines(
-        latest=tuple(
-            Line(at=NOON + 9 + number / 10, level=LogLevel.INFO, text=text) for number, text in enumerate(texts)
-        )
+        latest=tuple(Line(at=at + number / 10, level=LogLevel.INFO, text=text) for number, text in enumerate(texts))
     )
 
 
@@ -334,8 +332,11 @@ class FakeWorker:
         attempt: int = 1,
         logs: Lines | None = None,
         worker: str = "w",
+        started_at: float | None = None,
+        due_at: float = NOON + 600,
     ) -> None:
         """A handler asks to be called again. Needs a running event loop."""
+        started_at = NOON + 8 + attempt if started_at is None else started_at
         self.outcome(
             ItemRetry(
                 node_run_id=node_run_id,
@@ -343,11 +344,11 @@ class FakeWorker:
                 message=0,
                 event_type=event_type,
                 attempt=attempt,
-                due_at=NOON + 600,
+                due_at=due_at,
                 error=error,
                 worker=worker,
-                started_at=NOON + 8 + attempt,
-                ended_at=NOON + 8.5 + attempt,
+                started_at=started_at,
+                ended_at=started_at + 0.5,
                 logs=logs,
             )
         )

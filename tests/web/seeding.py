@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from streams.lag import Behind
 from streams.records import Action, Audited, ItemDeferred, Settled, Source, TypePaused
-from tests.web.fakes import NOON, FakeWorker, halves
+from tests.web.fakes import NOON, FakeWorker, halves, lines
 from web.counted import Counts
 from web.declared import ArrayShown, Declaration, Kind, RetryShown
 from web.series import Latency, Step
@@ -154,9 +154,7 @@ def _goes_on(worker: FakeWorker, number: int, service: str, event_type: str) -> 
             pass  # It waits.
         case 12:
             worker.end(node_run_id, 0, output=output, event_type=event_type)
-            worker.end(
-                node_run_id, 1, error="RegistryError: no release 1.4.9 of payments", trace=TRACE, event_type=event_type
-            )
+            _is_called_again(worker, node_run_id, event_type)
             worker.end(node_run_id, 2, output=output, event_type=event_type)
             worker.settle(node_run_id)
         case 22 | 18:
@@ -175,6 +173,26 @@ def _goes_on(worker: FakeWorker, number: int, service: str, event_type: str) -> 
         case _:
             worker.end(node_run_id, output=output, event_type=event_type)
             worker.settle(node_run_id)
+
+
+def _is_called_again(worker: FakeWorker, node_run_id: str, event_type: str) -> None:
+    here = worker.app.incarnation
+    asked = lines("asking the registry for payments 1.4.9", "no answer within 1 s", at=NOON + 13)
+    worker.defer(
+        node_run_id,
+        1,
+        "the registry does not answer",
+        event_type,
+        logs=asked,
+        worker=here,
+        started_at=NOON + 13,
+        due_at=NOON + 20,
+    )
+    error, said = (
+        "RegistryError: no release 1.4.9 of payments",
+        lines("asking the registry for payments 1.4.9", at=NOON + 20),
+    )
+    worker.end(node_run_id, 1, error=error, trace=TRACE, event_type=event_type, attempt=2, logs=said)
 
 
 def _waits_for_a_callback(worker: FakeWorker, node_run_id: str, event_type: str) -> None:
