@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
+from pydantic_core import to_json
+
 from port.models import Result
 from tables.state import Item, NodeRun, State, state_of
 from web.answers import Cursor
 from web.grouping import group_of
 from web.masking import masked_text
 
-FLUSH_SECONDS: Final = 0.2
-"""How long changes are gathered before they are written."""
+FLUSH_SECONDS: Final = 1.0
+"""How long changes are gathered before they are written; a search has them written first."""
 MOST_PENDING: Final = 2_000
 """Changes that are written at once, without waiting for that."""
 _MOST_QUEUED: Final = 1
@@ -85,8 +87,22 @@ _GROUPS: Final = (
     "FROM failures GROUP BY failure ORDER BY items DESC, MAX(at) DESC LIMIT ?"
 )
 _GROUPS_SINCE: Final = _GROUPS.replace("GROUP BY", "WHERE at >= ? GROUP BY")
-_FIRST: Final = "INSERT OR IGNORE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_LATER: Final = "INSERT OR REPLACE INTO node_runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def _from_json(columns: str) -> str:
+    """Return a SELECT of the rows of one JSON text, each an array; `t`: times, in whole microseconds.
+
+    One statement for many rows: with one for each this thread would take turns with the event loop at every row, each
+    turn being up to 5 ms of the other's.
+    """
+    fields = (f"json_extract(value, '$[{n}]'){' / 1e6' if kind == 't' else ''}" for n, kind in enumerate(columns))
+    return f"SELECT {', '.join(fields)} FROM json_each(?)"  # noqa: S608 - of what stands below
+
+
+_NODE_RUNS: Final = f"INTO node_runs {_from_json('......t.t.')}"
+_FIRST: Final = f"INSERT OR IGNORE {_NODE_RUNS}"
+_LATER: Final = f"INSERT OR REPLACE {_NODE_RUNS}"
+_EVENT_TYPES: Final = f"INSERT OR IGNORE INTO event_types {_from_json('.t..')}"
 _FIRST_FAILURE: Final = (
     "INSERT OR IGNORE INTO failures SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
     "WHERE NOT EXISTS (SELECT 1 FROM node_runs WHERE node_run_id = ?1)"
@@ -158,6 +174,8 @@ class _Told(NamedTuple):
     run: NodeRun
     first: bool
     """Whether it is told of for the first time: by the walk over the rows, then, it may be older than what is known."""
+    types: bool
+    """Whether it may have event types that are not written yet."""
 
 
 class TooWideError(Exception):
@@ -195,10 +213,12 @@ class Index:
 
     def changed(self, partition: int, before: NodeRun | None, after: NodeRun, item: Item | None) -> None:
         """Take note of how a node run stands, and of the item that was written with it."""
-        if before is not None or after.node_run_id not in self._pending:
-            self._pending[after.node_run_id] = _Told(partition, after, first=before is None)
+        waits = self._pending.get(after.node_run_id)
+        if before is not None or waits is None:
+            types = before is None or before.event_types != after.event_types or (waits is not None and waits.types)
+            self._pending[after.node_run_id] = _Told(partition, after, before is None, types)
         if item is not None and (item.result is Result.FAILED or item.reopened is not None):
-            self._items[after.node_run_id, item.index] = _Told(partition, after, first=False), item
+            self._items[after.node_run_id, item.index] = _Told(partition, after, first=False, types=False), item
         if len(self._pending) + len(self._items) >= MOST_PENDING:
             self._flush()
         elif self._timer is None:
@@ -280,8 +300,9 @@ class Index:
         if self._database is None:
             return
         types = [
-            (_short(name), told.run.received_at, told.run.node_run_id, told.partition)
+            (_short(name), _microseconds(told.run.received_at), told.run.node_run_id, told.partition)
             for told in changes
+            if told.types
             for name in told.run.event_types
         ]
         own = [(told, told.run.item) for told in changes if told.run.item is not None]
@@ -289,9 +310,12 @@ class Index:
         database.execute("BEGIN")
         # What is told of for the first time may be older than what is known: that stays, and goes by the node run.
         database.executemany(_FIRST_FAILURE, [_failure(*one) for one in own if one[0].first and _has_failed(one[1])])
-        database.executemany(_FIRST, [_row(told.partition, told.run) for told in changes if told.first])
-        database.executemany(_LATER, [_row(told.partition, told.run) for told in changes if not told.first])
-        database.executemany("INSERT OR IGNORE INTO event_types VALUES (?, ?, ?, ?)", types)
+        for sql, rows in (
+            (_FIRST, [_row(told.partition, told.run) for told in changes if told.first]),
+            (_LATER, [_row(told.partition, told.run) for told in changes if not told.first]),
+            (_EVENT_TYPES, types),
+        ):
+            database.execute(sql, (to_json(rows).decode(),))
         self._write_items([one for one in own if not one[0].first] + items)
         database.execute("COMMIT")
 
@@ -350,17 +374,29 @@ class Index:
 def _row(partition: int, run: NodeRun) -> tuple[object, ...]:
     attempts = 1 if run.item is None else max(1, run.item.attempt)
     state = state_of(run)
+    failed_at, why = _bad_end(run, state)
     return (
         run.node_run_id,
         partition,
         run.workflow_run_id,
-        run.workflow,
-        run.node,
+        None if run.workflow is None else _plain(run.workflow),
+        None if run.node is None else _plain(run.node),
         (State.WAITING if state is State.DEFERRED else state).value,
-        run.received_at,
+        _microseconds(run.received_at),
         attempts,
-        *_bad_end(run, state),
+        None if failed_at is None else _microseconds(failed_at),
+        why,
     )
+
+
+def _microseconds(seconds: float) -> int:
+    # As the times of what is shown are rounded, so that a page ends where its last line stands.
+    return round(seconds * 1e6)
+
+
+def _plain(text: str) -> str:
+    # SQLite ends a text of JSON there.
+    return text.replace("\0", "\ufffd")
 
 
 def _bad_end(run: NodeRun, state: State) -> tuple[float | None, str | None]:
@@ -392,7 +428,7 @@ def _line(text: str) -> str:
 
 def _short(text: str) -> str:
     # A lone surrogate could not be written as UTF-8.
-    return text[:_SHOWN_CHARACTERS].encode(errors="replace").decode()
+    return _plain(text[:_SHOWN_CHARACTERS].encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)
@@ -419,7 +455,8 @@ def _conditions(query: Query) -> list[_Condition]:
         failed = "r.node_run_id IN (SELECT node_run_id FROM failures WHERE failure = ?)"
         found.append(_Condition(failed, (query.failure,), "node_runs r", ordered=False))
     if query.workflow is not None:
-        found.append(_Condition("r.workflow = ?", (query.workflow,), "node_runs r INDEXED BY by_workflow"))
+        workflow = _plain(query.workflow)
+        found.append(_Condition("r.workflow = ?", (workflow,), "node_runs r INDEXED BY by_workflow"))
     if query.event_type is not None:
         found.append(_Condition("t.event_type = ?", (_short(query.event_type),), "event_types t"))
     if query.state is not None:
@@ -429,7 +466,7 @@ def _conditions(query: Query) -> list[_Condition]:
 
 def _of_text(text: str) -> _Condition:
     if not text.startswith(("wfnr_", "wfr_")):
-        return _Condition("r.node = ?", (text,), "node_runs r INDEXED BY by_node")
+        return _Condition("r.node = ?", (_plain(text),), "node_runs r INDEXED BY by_node")
     column = "node_run_id" if text.startswith("wfnr_") else "workflow_run_id"
     table = "node_runs r" if column == "node_run_id" else "node_runs r INDEXED BY by_run"
     return _Condition(f"r.{column} >= ? AND r.{column} < ?", (text, text + "\U0010ffff"), table, ordered=False)

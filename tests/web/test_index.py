@@ -35,7 +35,8 @@ def failed(number: int, error: str, at: float = 2000.0) -> NodeRun:
 
 
 def tell(index: Index, partition: int, run: NodeRun, item: Item | None = None) -> None:
-    """Tell of a change of a node run that is known."""
+    """Tell of a node run, and of a change of it."""
+    index.changed(partition, None, run, None)
     index.changed(partition, run, run, item)
 
 
@@ -135,6 +136,18 @@ async def test_pages_have_no_gap_and_nothing_twice_while_node_runs_come(index: I
             break
         after = page.after
     assert seen == expected
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_event_types_that_come_later_are_found(index: Index, *, written: bool) -> None:
+    one, more = run(1, event_types=("type.a",)), run(1, event_types=("type.a", "type.b"))
+    index.changed(0, None, one, None)
+    if written:
+        assert await found(index, Query(event_type="type.a")) == ["wfnr_0001"]
+    index.changed(0, one, more, None)
+    index.changed(0, more, more, None)
+    for name in ("type.a", "type.b"):
+        assert await found(index, Query(event_type=name)) == ["wfnr_0001"]
 
 
 async def test_a_partition_that_is_lost_is_not_shown(index: Index) -> None:
