@@ -50,4 +50,13 @@ class Backlog:
 
 
 backlog: Final = Backlog(settings.max_open)
+
+
+@app.timer(interval=1.0)  # type: ignore[untyped-decorator]
+async def look_again() -> None:
+    """Look, also where no event comes: partitions go and come with what is open in them."""
+    backlog.look()
+
+
 app.room[specs.arrivals.name] = backlog.room
+app.on_settled.append(backlog.look)

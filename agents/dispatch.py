@@ -98,6 +98,8 @@ class Dispatch:
     counting: set[int] = field(default_factory=set)
     """Those of them whose node runs are not all in the overview yet."""
     _begun: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
+    _walks: dict[int, Iterator[NodeRun]] = field(default_factory=dict)
+    """The walk over the node runs of each partition, begun or not."""
     _ready: set[int] = field(default_factory=set)
     _awaiting: set[int] = field(default_factory=set)
     """The partitions of which earlier owners may run what they have not named."""
@@ -276,6 +278,7 @@ class Dispatch:
         """Forget the work of a partition that another worker owns now. What runs, runs on."""
         self.active.discard(partition)
         self._begun.pop(partition, None)
+        self._walks.pop(partition, None)
         self.counting.discard(partition)
         self._ready.discard(partition)
         self._awaiting.discard(partition)
@@ -304,7 +307,7 @@ class Dispatch:
             return
         self.active.add(partition)
         self._items[partition] = {(work.node_run_id, work.index): work.attempt for work in running}
-        self._begun[partition] = itertools.chain(open_runs, finished_runs)
+        self._begun[partition] = self._walks[partition] = itertools.chain(open_runs, finished_runs)
         self.counting.add(partition)
         self.owned(partition, ownership)
 
@@ -338,11 +341,17 @@ class Dispatch:
         while self._begun:
             partition, runs = self._begun.popitem()
             walk = _Walk()
-            await self._each(partition, lambda _, runs=runs: runs, partial(self._count, walk), self._turn)  # type: ignore[misc]
-            for node_run_id in walk.failed:
+            # It may go, and come back with a walk of its own, while this one waits for its turn.
+            still = partial(self._is_walked, partition, runs)
+            left = itertools.takewhile(still, runs)
+            await self._each(partition, lambda _, left=left: left, partial(self._count, walk), self._turn)  # type: ignore[misc]
+            for node_run_id in itertools.takewhile(still, walk.failed):
                 await self._tell_failed(partition, node_run_id)
-            if partition not in self._begun:
+            if still():
                 self.counting.discard(partition)
+
+    def _is_walked(self, partition: int, runs: Iterator[NodeRun], _: object = None) -> bool:
+        return self._walks.get(partition) is runs
 
     async def _tell_failed(self, partition: int, node_run_id: str) -> None:
         """Tell who follows of the failed items of a node run that have rows of their own, as they stand now."""

@@ -217,7 +217,7 @@ class failures(_Remote):
 
     def act(self) -> int:
         """Print it."""
-        columns = {"count": "Node runs", "eventType": "Event type", "message": "Message"}
+        columns = {"count": "Items", "nodeRuns": "Node runs", "eventType": "Event type", "message": "Message"}
         columns |= {"latest": "Latest", "latestAt": "At"}
         return self.listed("/api/failures", "failures", columns, limit=self.limit)
 

@@ -46,7 +46,7 @@ def all_stages() -> list[Stage]:
     return [
         *([] if app.bridge is None else [_bridge(app.bridge)]),
         _reader("router", specs.runs.name),
-        _reader("ledger-arrivals", specs.arrivals.name, lambda: backlog.full),
+        _reader("ledger-arrivals", specs.arrivals.name, lambda: backlog.room() <= 0),
         _reader("ledger-outcomes", specs.outcomes.name),
         Stage("changelog", "changelog", lambda: changelog.acknowledged, lambda: changelog.unacknowledged > 0),
         *(agent.stage for agent in handler_agents.values()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 import threading
 import time
@@ -29,6 +30,8 @@ from agents.work import ItemWork
 from port.models import LogLevel, LogLine
 from port.secrets import Decryption, Secret, SecretInputError
 from streams.messages import event_type
+
+logger = logging.getLogger(__name__)
 
 PLACE_SECONDS: Final = 5.0
 """How long a dry run waits for a place."""
@@ -187,11 +190,26 @@ class Trials:
         except asyncio.CancelledError:
             trial.stop()
             raise
-        if not trial.ended.done():
+        except Exception as error:
+            # What an item would have FAILED with. An exception of an actor ends the worker.
+            self._failed(trial, error)
+            return None
+        try:
             seconds, trace = time.monotonic() - began, getattr(ended.event, "trace", None)
-            outcome = outcome_in(ended.event)
-            trial.ended.set_result(Tried(outcome, trace, seconds, listener.lines, listener.left_out))
+            tried = Tried(outcome_in(ended.event), trace, seconds, listener.lines, listener.left_out)
+        except Exception as error:
+            self._failed(trial, error)
+        else:
+            if not trial.ended.done():
+                trial.ended.set_result(tried)
         return call, ended.remains
+
+    @staticmethod
+    def _failed(trial: _Trial, error: Exception) -> None:
+        # No more of it: nothing is masked there.
+        logger.error("a dry run failed: %s", type(error).__name__)
+        if not trial.ended.done():
+            trial.ended.set_exception(TrialError(f"internal error: {type(error).__name__}"))
 
     def _context(self, work: ItemWork, trial: _Trial, listener: _Listener) -> Context:
         now = time.time()

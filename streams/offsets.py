@@ -123,9 +123,9 @@ class KafkaLog:
         if len(committed) < len(wanted):
             # aiokafka 0.14 takes the answer of a coordinator that is still loading for one without offsets.
             raise GroupLoadInProgressError("the group's coordinator did not answer for every partition")
-        fresh = [tp for tp, meta in committed.items() if meta.offset < 0]
-        beginning = await consumer.beginning_offsets(fresh) if fresh else {}
-        return {tp: meta.offset for tp, meta in committed.items()} | beginning
+        # What was deleted in between is not missing: nobody will ever read it.
+        beginning = await consumer.beginning_offsets(wanted)
+        return {tp: max(meta.offset, beginning[tp]) for tp, meta in committed.items()}
 
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the end offsets; nothing while the cluster does not answer."""

@@ -86,14 +86,19 @@ class SamplesByName:
             if share.kept:
                 some = random.sample(share.kept, min(len(share.kept), MOST_A_LOOK))
                 self._hours.setdefault(name, deque()).append((self._clock(), _Share(share.count, some)))
+            self._looks(name)
         return _quantiles(shares.values())
 
     def hour(self, name: str) -> Quantiles | None:
         """Return the quantiles of a name in the last hour, None where nothing came."""
+        return _quantiles(share for _, share in self._looks(name))
+
+    def _looks(self, name: str) -> deque[tuple[float, _Share]]:
+        """Return the looks of the last hour; older ones are forgotten."""
         looks = self._hours.get(name, deque())
         while looks and looks[0][0] < self._clock() - HOUR:
             looks.popleft()
-        return _quantiles(share for _, share in looks)
+        return looks
 
 
 def _quantiles(shares: Iterable[_Share]) -> Quantiles | None:

@@ -64,7 +64,7 @@ class Tail:
                         self._takers[record.topic](record)
                 await asyncio.sleep(0)
         finally:
-            await consumer.stop()
+            await _stop(consumer)
 
     async def read(self, topic: str, partition: int, offset: int) -> Taken | None:
         """Return one record; None where it is not there any more, or never was.
@@ -88,4 +88,9 @@ class Tail:
                 record = await consumer.getone(place)
                 return record if record.offset == offset else None
         finally:
-            await consumer.stop()
+            await _stop(consumer)
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    # aiokafka 0.14 may raise CancelledError from it where the broker is away; in its own task that ends nobody else.
+    await asyncio.wait([asyncio.create_task(consumer.stop())], timeout=READ_SECONDS)

@@ -154,6 +154,7 @@ class Actions:
     async def retry(self, request: web.Request, _body: NoBody) -> Done:
         """Call the handlers of all FAILED items again; where there is none, and Port refused the report, send it."""
         who, (partition, run) = asker(request), self._run(request)
+        _require_few(run.failed)
         items = [item for item in self._items(partition, run) if item.result is Result.FAILED]
         if items:
             return await self._done((_again(run, item, new_action(who)) for item in items), len(items))
@@ -172,6 +173,7 @@ class Actions:
     async def complete(self, request: web.Request, body: EndBody) -> Done:
         """Say of all items that have not ended how they did."""
         who, (partition, run) = asker(request), self._run(request)
+        _require_few(run.items - run.succeeded - run.failed - run.cancelled)
         known = {item.index: item for item in self._items(partition, run)}
         open_items = [index for index in range(run.items) if index not in known or known[index].result is None]
         if not open_items:
@@ -205,9 +207,7 @@ class Actions:
         return self.here.node_runs.items(partition, run)
 
     async def _done(self, events: Iterable[tuple[AskedEvent, Action]], number: int = 1) -> Done:
-        if number > MOST_ITEMS:
-            message = f"that would be {number:,} items; one request takes {MOST_ITEMS:,}: do it item by item"
-            raise refused(HTTPStatus.CONFLICT, "too-many", message)
+        _require_few(number)
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(event: AskedEvent, action: Action) -> Became | None:
@@ -293,6 +293,12 @@ async def _fields(request: web.Request) -> JsonValue:
         elif given:
             fields[name] = list(given) if name.endswith("s") else given[0]
     return fields
+
+
+def _require_few(number: int) -> None:
+    if number > MOST_ITEMS:
+        message = f"that would be {number:,} items; one request takes {MOST_ITEMS:,}: do it item by item"
+        raise refused(HTTPStatus.CONFLICT, "too-many", message)
 
 
 def _index(request: web.Request, run: NodeRun) -> int:

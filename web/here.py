@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
 from agents.cancelling import RunningCalls
@@ -33,6 +34,8 @@ MOST_MESSAGES: Final = 20
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What one answer shows at most of items, and of messages; the item or message that goes beyond is its last."""
 _CHUNK: Final = 100
+LONG: Final = 0.005
+"""What takes longer, in seconds, is not done for each request."""
 T = TypeVar("T")
 
 
@@ -69,6 +72,24 @@ class Now:
         return state_of(run, running=node_run_id in self.running, deferred=node_run_id in self.deferred)
 
 
+@dataclass
+class Moment:
+    """Keeps for a second what took long to find out."""
+
+    clock: Callable[[], float] = time.monotonic
+    _now: Now | None = None
+    _until: float = 0.0
+
+    def get(self, look: Callable[[], Now]) -> Now:
+        """Return what `look` returns, or has returned within a second where that took more than `LONG` seconds."""
+        began = self.clock()
+        if self._now is not None and began < self._until:
+            return self._now
+        now, ended = look(), self.clock()
+        self._now, self._until = (now, ended + 1.0) if ended - began > LONG else (None, 0.0)
+        return now
+
+
 @dataclass(frozen=True)
 class Here:
     """The worker, its ledger, the feeders of its handlers by event type, what it holds, what handlers tell, the calls
@@ -84,6 +105,8 @@ class Here:
     telling: Telling
     calls: RunningCalls
     tries_of: Callable[[str], Tries | None]
+
+    moment: Moment = field(default_factory=Moment)
 
     @property
     def partitions(self) -> list[int]:
@@ -132,7 +155,13 @@ class Here:
         return partition_of(node_run_id.encode(), self.worker.settings.partitions)
 
     def now(self) -> Now:
-        """Return what is done at this moment. Deferred is who has no item that runs or waits for a handler."""
+        """Return what is done at this moment. Deferred is who has no item that runs or waits for a handler.
+
+        Where very many wait, and it takes long, it may be up to a second old.
+        """
+        return self.moment.get(self._now)
+
+    def _now(self) -> Now:
         running: defaultdict[str, set[int]] = defaultdict(set)
         for feeder in self.feeders.values():
             for work in feeder.running:

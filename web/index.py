@@ -7,6 +7,7 @@ acknowledged change since. All SQL runs in a thread of its own; the event loop o
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from tables.state import Item, NodeRun, State, state_of
 from web.answers import Cursor
 from web.grouping import group_of
 from web.masking import masked_text
+
+logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS: Final = 1.0
 """How long changes are gathered before they are written; a search has them written first."""
@@ -217,6 +220,9 @@ class Index:
         if before is not None or waits is None:
             types = before is None or before.event_types != after.event_types or (waits is not None and waits.types)
             self._pending[after.node_run_id] = _Told(partition, after, before is None, types)
+        else:
+            # The walk tells of what has changed already: that stays, but its event types are not written yet.
+            self._pending[after.node_run_id] = waits._replace(types=True)
         if item is not None and (item.result is Result.FAILED or item.reopened is not None):
             self._items[after.node_run_id, item.index] = _Told(partition, after, first=False, types=False), item
         if len(self._pending) + len(self._items) >= MOST_PENDING:
@@ -297,8 +303,17 @@ class Index:
 
     def _write(self, changes: list[_Told], items: list[tuple[_Told, Item]]) -> None:
         self._queued -= 1
-        if self._database is None:
+        if (database := self._database) is None:
             return
+        try:
+            self._write_all(database, changes, items)
+        except sqlite3.Error:
+            # A full disk, say. What comes later is written again; lists lack what this batch had.
+            logger.exception("the index of the views cannot be written: its lists lack something until the next start")
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+    def _write_all(self, database: sqlite3.Connection, changes: list[_Told], items: list[tuple[_Told, Item]]) -> None:
         types = [
             (_short(name), _microseconds(told.run.received_at), told.run.node_run_id, told.partition)
             for told in changes
@@ -306,7 +321,6 @@ class Index:
             for name in told.run.event_types
         ]
         own = [(told, told.run.item) for told in changes if told.run.item is not None]
-        database = self._database
         database.execute("BEGIN")
         # What is told of for the first time may be older than what is known: that stays, and goes by the node run.
         database.executemany(_FIRST_FAILURE, [_failure(*one) for one in own if one[0].first and _has_failed(one[1])])

@@ -25,7 +25,7 @@ from streams.records import Audited, Source
 from streams.tail import Taken
 from tables.state import Note
 from web.actions import SECONDS, Actions, Body, Done, asker, body_of, in_time
-from web.answers import after_of, limit_of, refused
+from web.answers import RefusedError, after_of, limit_of, refused
 from web.auth import access_of
 from web.data import Shown, instant
 from web.letterbox import (
@@ -211,12 +211,12 @@ class LetterViews:
         else:
             message = "no letter was chosen: go back and tick some"
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", message)
-        lines = [self.letters.line(head) for head in heads if self.letters.handled(head.place) is None]
+        left = [head for head in heads if self.letters.handled(head.place) is None]
         return self.pages.answer(
             "dead_letters_bulk.html",
             what=body.what,
-            lines=lines[:_MOST_BULK],
-            more=max(0, len(lines) - _MOST_BULK),
+            lines=[self.letters.line(head) for head in left[:_MOST_BULK]],
+            more=max(0, len(left) - _MOST_BULK),
             access=access_of(request),
         )
 
@@ -228,7 +228,11 @@ class LetterViews:
         counts, reasons = {Note.APPLIED.value: 0, Note.REFUSED.value: 0}, []
         for place in _places(body.letters):
             act = self._redrive(who, place, None, body.note) if body.what == "redrive" else None
-            done = await in_time(act or self._discard(who, place, body.note))
+            try:
+                done = await in_time(act or self._discard(who, place, body.note))
+            except RefusedError as error:
+                # What was done to the others is done.
+                done = _refusal(error.shown.message)
             counts[done.outcome] += 1
             if done.outcome != Note.APPLIED:
                 reasons.append(f"{name_of(place)}: {done.message}")

@@ -27,8 +27,19 @@ _NO_SECRETS: Final = frozenset({"null", "true", "false"})
 
 _SCHEME: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{6,}", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
-_NAME: Final = re.compile(r"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)(?:=|:[ ]?)")
-_VALUE: Final = re.compile(r""""[^"]*"?|'[^']*'?|[^\s&;,"'<>]+""")
+_WORD: Final = r"([A-Za-z0-9_.-]+)"
+_QUOTE: Final = r"""\\*["']"""
+# `name=`, `name: `, `"name": `, `'name': `, and of Python's pairs `('name', `.
+_NAME: Final = re.compile(
+    rf"(?<![A-Za-z0-9_.-]){_WORD}(?:{_QUOTE})?\s{{0,9}}[=:]\s{{0,99}}|\(\s{{0,9}}{_QUOTE}{_WORD}{_QUOTE}\s{{0,9}},\s{{0,99}}"
+)
+_VALUE: Final = re.compile(
+    r"""\\+"[^"]*"?|\\+'[^']*'?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?|[^\s&;,"'<>]+""", re.DOTALL
+)
+_PYTHON: Final = re.compile(r"\s*[{\[][\s{\[(]*'")
+"""How a dict or a list of Python begins, as errors and tracebacks have it: no JSON."""
+_OPENED: Final = re.compile(r"[{\[(]")
+_PARTS: Final = re.compile(r"""[{\[(]|[}\])]|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?""", re.DOTALL)
 
 # Strings, which may be cut off at the end of the text; brackets; numbers and words.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]|[^\s"\[\]{},:]+', re.DOTALL)
@@ -66,7 +77,7 @@ def _hidden(value: JsonValue) -> JsonValue:
 
 def masked_text(text: str) -> str:
     """Return a text with its secrets masked. JSON in it, whole or cut off, is masked by its names."""
-    if text.lstrip()[:1] in ("{", "["):
+    if text.lstrip()[:1] in ("{", "[") and _PYTHON.match(text) is None:
         return "".join(_masked_json(text))
     text = _SCHEME.sub(rf"\1 {MASK}", text)
     text = _USER_INFO.sub(MASK, text)
@@ -76,12 +87,26 @@ def masked_text(text: str) -> str:
 def _masked_assignments(text: str) -> Iterator[str]:
     position = 0
     for name in _NAME.finditer(text):
-        if name.start() < position or not is_secret(name[1]):
+        if name.start() < position or not is_secret(name[1] or name[2]):
             continue
-        if (value := _VALUE.match(text, name.end())) is not None:
+        if (end := _end_of_value(text, name.end())) is not None:
             yield f"{text[position : name.end()]}{MASK}"
-            position = value.end()
+            position = end
     yield text[position:]
+
+
+def _end_of_value(text: str, start: int) -> int | None:
+    """Return where the value ends that begins there; None where there is none."""
+    if _OPENED.match(text, start) is None:
+        value = _VALUE.match(text, start)
+        return None if value is None else value.end()
+    # An object or a list is a secret as a whole; where it is cut off, all that is left.
+    depth = 0
+    for part in _PARTS.finditer(text, start):
+        depth += (part[0] in "{[(") - (part[0] in "}])")
+        if depth == 0:
+            return part.end()
+    return len(text)
 
 
 def _masked_json(text: str) -> Iterator[str]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from aiohttp import web
 from yarl import URL
 
 from tables.state import State
 from web.answers import (
+    MOST_LIMIT,
     Cursor,
     after_of,
     choice_of,
@@ -43,6 +44,9 @@ _FROM_MEMORY: Final = frozenset({State.WAITING, State.RUNNING, State.DEFERRED})
 _FIELDS: Final = ("state", "eventType", "workflow", "since", "until", "text", "repeated", "failure")
 _CHUNK: Final = 50
 """Node runs that are read before all else has its turn."""
+_LEAST: Final = 100
+"""Node runs that are looked for at a time, at least."""
+T = TypeVar("T")
 Filters = Mapping[str, str]
 
 
@@ -190,7 +194,8 @@ class Lists:
         if wanted in _FROM_MEMORY:
             query = replace(query, state=State.WAITING)
         while True:
-            page = await self._page(query, limit, after)
+            # Where few of a page are in the state, many short pages would take long.
+            page = await self._in_time(self.index.search(query, max(limit, _LEAST), after))
             examined += len(page.node_runs)
             for number, line in enumerate(self.here.lines(page.node_runs, now), 1):
                 if number % _CHUNK == 0:
@@ -204,20 +209,22 @@ class Lists:
             if after is None or examined >= MOST_EXAMINED:
                 return FoundNodeRuns(node_runs=found, after=None if after is None else written(after))
 
-    async def _page(self, query: Query, limit: int, after: Cursor | None) -> Page:
+    async def _in_time(self, asked: Awaitable[T]) -> T:
         try:
-            return await self.index.search(query, limit, after)
+            return await asked
         except TooWideError:
             message = "this takes too long among so many: narrow it down, by since and until say"
             raise refused(HTTPStatus.BAD_REQUEST, "too-wide", message) from None
 
     async def _failures(self, request: web.Request) -> FailureList:
         limit, within = limit_of(request), _within(request)
-        groups = await self.index.failures(limit, within.since(self.clock()))
+        # What is rare here may be frequent elsewhere: few are left out before they are added up.
+        asked = MOST_LIMIT if not is_local(request) else limit
+        groups = await self._in_time(self.index.failures(asked, within.since(self.clock())))
         own = FailureList(failures=[_group(one) for one in groups], within=within)
         if is_local(request):
             return own
-        gathered = await self.others.gather("/api/failures", FailureList, {"limit": limit, "within": within.value})
+        gathered = await self.others.gather("/api/failures", FailureList, {"limit": asked, "within": within.value})
         lists, missing = [own, *gathered.answers], gathered.missing
         return FailureList(
             scope=SCOPE_ALL,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final
 
+import orjson
 from aiohttp import web
 from pydantic import Field, JsonValue, field_validator
 from pydantic_core import to_json
@@ -54,8 +55,12 @@ class TryBody(Body):
     @field_validator("payload")
     @classmethod
     def _can_be_written(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        # 1e999 is a number of JSON, and no float.
+        # 1e999 is a number of JSON, and no float; and what is written on Kafka has integers of 64 bits.
         json.dumps(value, allow_nan=False)
+        try:
+            orjson.dumps(value)
+        except TypeError as wrong:
+            raise ValueError(str(wrong)) from None
         return value
 
 
@@ -201,7 +206,7 @@ class Trials:
             at=time.time(),
             who=who,
             what=what,
-            outcome=Note.APPLIED.value,
+            outcome="asked",
             node_run_id=node_run_id,
             event_type=name,
         )

@@ -41,6 +41,32 @@ def test_what_a_handler_declares_as_a_secret_is_one(monkeypatch: pytest.MonkeyPa
     assert SECRET not in masked_text(f'{{"launchCode":"{SECRET}')
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'400 from api: {{"password": "{SECRET}"}}',
+        f'\ufeff{{"password":"{SECRET}"}}',
+        f'\0\0\0\0\1{{"a": 1, "password":\n    "{SECRET}", "b": 2}}',
+        f"{{'password': '{SECRET}'}}",
+        f"input_value={{'user': 'x', 'apiToken': '{SECRET}'}}",
+        f"[('password', '{SECRET}')]",
+        json.dumps([f'Error: {{"password":"{SECRET}"}}']),
+        f"it said {json.dumps(json.dumps({'password': SECRET}))}",
+        f'body: {{"credentials": {{"user": "x", "list": ["{SECRET}", "}}"]}}, "b": 1}}',
+        f'body: {{"token": ["{SECRET}"',
+        f'a "password" : "a\\"{SECRET}"',
+    ],
+)
+def test_json_and_dicts_inside_texts_are_masked_by_their_names(text: str) -> None:
+    assert SECRET not in masked_text(text)
+    assert SECRET in text
+
+
+@pytest.mark.parametrize("text", ['{"a": "password"', "the password was wrong, said the target", "('a', 'password')"])
+def test_names_without_a_value_are_left(text: str) -> None:
+    assert masked_text(f"x {text}") == f"x {text}"
+
+
 class TestValues:
     @pytest.mark.parametrize("value", [SECRET, 12345, 1.5, [SECRET], {"user": SECRET}, ""])
     def test_what_stands_under_the_name_is_masked_as_a_whole(self, value: JsonValue) -> None:
