@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
@@ -120,6 +120,8 @@ class LetterViews:
     read: ReadLetter
     enter: Enter
     write: Write
+    _busy: set[Place] = field(default_factory=set)
+    """Letters that something is being done to, here: what comes meanwhile would be done, too."""
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
@@ -189,13 +191,14 @@ class LetterViews:
         """Have the message enter, as it is or edited."""
         who, body, place = asker(request), await body_of(request, RedriveBody), _place(request)
         text = None if body.text is None else body.text.replace("\r\n", "\n")
-        done = await in_time(self._redrive(who, place, text, body.note))
+        done = await in_time(self._alone(place, self._redrive(who, place, text, body.note)))
         return self.actions.answer(request, done, "/dead-letters")
 
     async def discard(self, request: web.Request) -> web.Response:
         """Take note that nothing is to become of it."""
         who, body, place = asker(request), await body_of(request, DiscardBody), _place(request)
-        return self.actions.answer(request, await in_time(self._discard(who, place, body.note)), "/dead-letters")
+        done = await in_time(self._alone(place, self._discard(who, place, body.note)))
+        return self.actions.answer(request, done, "/dead-letters")
 
     async def preview(self, request: web.Request) -> web.Response:
         """Show the letters that were chosen, or match, and what is to be done to them, to be confirmed.
@@ -227,9 +230,9 @@ class LetterViews:
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "a discard needs a note")
         counts, reasons = {Note.APPLIED.value: 0, Note.REFUSED.value: 0}, []
         for place in _places(body.letters):
-            act = self._redrive(who, place, None, body.note) if body.what == "redrive" else None
+            act = self._alone(place, self._redrive(who, place, None, body.note)) if body.what == "redrive" else None
             try:
-                done = await in_time(act or self._discard(who, place, body.note))
+                done = await in_time(act or self._alone(place, self._discard(who, place, body.note)))
             except RefusedError as error:
                 # What was done to the others is done.
                 done = _refusal(error.shown.message)
@@ -240,6 +243,16 @@ class LetterViews:
         more = f"; refused: {'; '.join(reasons[:20])}" if reasons else ""
         message = f"{body.what}: {counts[Note.APPLIED.value]} of {len(body.letters)} letters{more}"
         return self.actions.answer(request, Done(outcome=outcome, counts=counts, message=message), "/dead-letters")
+
+    async def _alone(self, place: Place, act: Coroutine[object, object, Done]) -> Done:
+        if place in self._busy:
+            act.close()
+            return _refusal("somebody else is at it just now: look again")
+        self._busy.add(place)
+        try:
+            return await act
+        finally:
+            self._busy.discard(place)
 
     async def _redrive(self, who: str, place: Place, text: str | None, note: str) -> Done:
         record = await self._read(place)

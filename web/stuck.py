@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from agents.feeding import Feeder
 from agents.pausing import Pausing
 from agents.work import ItemWork
 from tables.rows import NotOwnedError
-from tables.state import Item, NodeRun, State
+from tables.state import Item, NodeRun
 from web.answers import choice_of, limit_of
 from web.auth import access_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, Shown, instant
@@ -104,6 +104,7 @@ class Stuck:
 
     Args:
         handlers: how they are declared, by what they are declared for.
+        refused: returns the ids of so many node runs of this worker whose report Port has refused, the latest first.
         clock: monotonic seconds.
     """
 
@@ -112,6 +113,7 @@ class Stuck:
     others: Others
     pausing: Pausing
     handlers: Mapping[str, Declaration]
+    refused: Callable[[int], Awaitable[Sequence[str]]]
     clock: Callable[[], float] = time.monotonic
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -149,8 +151,7 @@ class Stuck:
         soonest = [line for _, line in heapq.nsmallest(limit, found, key=lambda one: one[0])]
         refused = list[StuckLine]()
         if why in (None, Why.REFUSED):
-            latest, _ = await self.here.latest(self.here.now(), limit, State.REFUSED)
-            refused = [self._refused(one.node_run_id) for one in latest]
+            refused = [self._refused(node_run_id) for node_run_id in await self.refused(limit)]
         return StuckList(lines=soonest + refused, examined=len(items), waiting=waiting)
 
     # What may be stuck.

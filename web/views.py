@@ -30,6 +30,7 @@ from streams.records import Audited, Settled, Source
 from streams.samples import HANDLER_SAMPLES, REPORT_SAMPLES
 from streams.settings import Signature
 from streams.tail import Tail, Taken
+from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
@@ -39,7 +40,7 @@ from web.front import Looked
 from web.handlers import Handlers
 from web.health import Readiness
 from web.here import Here
-from web.index import Index
+from web.index import Index, Query
 from web.letterbox import Letters
 from web.letters import LetterViews
 from web.masking import also_secret
@@ -204,6 +205,13 @@ trials: Final = Trials(
     _note,
 )
 status: Final = Status(here, readiness, loop_lag)
+
+
+async def _refused(limit: int) -> list[str]:
+    found = await index.search(Query(state=State.REFUSED), limit)
+    return [node_run_id for _, node_run_id in found.node_runs]
+
+
 site: Final = Site(
     here=here,
     readiness=readiness,
@@ -230,7 +238,7 @@ site: Final = Site(
     ),
     areas=[
         Lists(here, index, others, pages),
-        Stuck(here, pages, others, pausing, declarations),
+        Stuck(here, pages, others, pausing, declarations, _refused),
         Handlers(here, pages, pausing, declarations, others, handler_counts, trials),
     ],
 )

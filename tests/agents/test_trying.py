@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -103,6 +103,33 @@ async def test_each_end_is_told_as_it_is() -> None:
     assert (broken.outcome.result, broken.outcome.error) == (Result.FAILED, "KeyError: 'x'")
     assert "in breaks" in (broken.trace or "")
     assert (await tried(declared(deferred))).outcome.deferred == 600
+
+
+async def test_what_cannot_be_made_sense_of_ends_the_dry_run_alone() -> None:
+    class Odd(Mapping[str, JsonValue]):
+        def __getitem__(self, key: str) -> JsonValue:
+            raise KeyError(key)
+
+        def __iter__(self) -> Iterator[str]:
+            raise KeyError("odd")
+
+        def __len__(self) -> int:
+            return 1
+
+    async def odd(event: dict[str, JsonValue]) -> Output:
+        raise Fail("no", output=Odd())
+
+    async def deep(event: dict[str, JsonValue]) -> Output:
+        nested: JsonValue = 1
+        for _ in range(230):
+            nested = [nested]
+        return {"a": nested}
+
+    for handler in (declared(odd), declared(deep)):
+        async with places(handler) as some:
+            for _ in range(2):
+                with pytest.raises(TrialError, match="internal error"):
+                    await some.trials.run(PAYLOAD)
 
 
 async def test_a_payload_that_does_not_fit_or_is_anothers() -> None:

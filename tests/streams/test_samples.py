@@ -67,6 +67,15 @@ class TestByName:
         assert samples.hour("quick") == Quantiles(1, 3.0, 3.0)
         assert samples.hour("unknown") is None
 
+    def test_what_is_older_is_forgotten_though_nobody_asks(self) -> None:
+        now = [0.0]
+        samples = SamplesByName(lambda: now[0])
+        for _ in range(1000):
+            samples.of("a").add(1.0)
+            samples.take()
+            now[0] += 10
+        assert len(samples._hours["a"]) <= HOUR / 10 + 1
+
     def test_a_busy_time_weighs_as_much_as_it_had(self) -> None:
         samples = SamplesByName(lambda: 0.0)
         for _ in range(100 * MOST_A_LOOK):

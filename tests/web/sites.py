@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from agents.callbacks import Callbacks as Urls
 from streams.messages import Foreign
 from streams.progress import Watch
+from tables.state import State
 from tests.web.fakes import PARTITIONS, FakeWorker
 from web.actions import Actions
 from web.auth import Guard
@@ -72,6 +73,10 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
     async def roster() -> list[Peer]:
         return list(around.peers)
 
+    async def refused(limit: int) -> list[str]:
+        runs, _ = await worker.here.latest(worker.here.now(), limit, State.REFUSED)
+        return [run.node_run_id for run in runs]
+
     here, pages, post = worker.here, Pages(), worker.post
     others = Others(
         worker.app.incarnation,
@@ -126,7 +131,7 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         areas=[
             *around.areas,
             handlers,
-            Stuck(here, pages, others, worker.pausing, worker.declarations, worker.clock),
+            Stuck(here, pages, others, worker.pausing, worker.declarations, refused, worker.clock),
         ],
     )
 

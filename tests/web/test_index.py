@@ -138,6 +138,22 @@ async def test_pages_have_no_gap_and_nothing_twice_while_node_runs_come(index: I
     assert seen == expected
 
 
+async def test_the_walk_may_be_later_than_a_change(index: Index) -> None:
+    one = run(1, event_types=("type.a",))
+    index.changed(0, one, one, None)
+    index.changed(0, None, one, None)
+    assert await found(index, Query(event_type="type.a")) == ["wfnr_0001"]
+
+
+async def test_what_cannot_be_written_keeps_nothing_later_away(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("web.index._LATER", "INSERT INTO no_such_table SELECT value FROM json_each(?)")
+        tell(index, 0, run(1))
+        assert await found(index, Query()) == []
+    tell(index, 0, run(2))
+    assert await found(index, Query()) == ["wfnr_0002"]
+
+
 @pytest.mark.parametrize("written", [False, True])
 async def test_event_types_that_come_later_are_found(index: Index, *, written: bool) -> None:
     one, more = run(1, event_types=("type.a",)), run(1, event_types=("type.a", "type.b"))

@@ -1,8 +1,11 @@
 """Dead letters and audit over HTTP: what is shown of them, and what can be done."""
 
+import asyncio
+
 import pytest
 
-from streams.records import Audited
+from streams.messages import NodeRunMessage
+from streams.records import Audited, Source
 from tests.web.conftest import NewClient, acting
 from tests.web.fakes import FakeWorker
 from tests.web.test_actions import FORM
@@ -62,6 +65,37 @@ async def test_a_form_redrives(new_client: NewClient, worker: FakeWorker) -> Non
     client = await acting(new_client)
     assert (await client.post("/dead-letters/0/7/redrive", headers=FORM)).status == 200
     assert worker.post.entered[0][2] == GOOD
+
+
+async def test_two_at_once_are_one(new_client: NewClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.post.add(7, GOOD)
+    entered, goes_on, enter = asyncio.Event(), asyncio.Event(), worker.post.enter
+
+    async def slowly(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+        entered.set()
+        await goes_on.wait()
+        await enter(message, source, raw)
+
+    monkeypatch.setattr(worker.post, "enter", slowly)
+    client = await acting(new_client)
+    first = asyncio.create_task(client.post(f"{LETTER}/redrive", json={}))
+    await entered.wait()
+    for act in ("redrive", "discard"):
+        second = await client.post(f"{LETTER}/{act}", json={"note": "x"})
+        assert (second.status, "somebody else" in (await second.json())["message"]) == (409, True)
+    goes_on.set()
+    assert (await first).status == 200
+    assert len(worker.post.entered) == 1
+
+
+async def test_bulk_goes_on_past_a_letter_that_cannot_be_read(new_client: NewClient, worker: FakeWorker) -> None:
+    for offset in (7, 9):
+        worker.post.add(offset, GOOD)
+    client = await acting(new_client)
+    done = await client.post("/api/dead-letters/bulk", json={"what": "redrive", "letters": ["0/7", "0/8", "0/9"]})
+    told = await done.json()
+    assert (done.status, told["counts"]) == (200, {"applied": 2, "refused": 1})
+    assert "0/8" in told["message"]
 
 
 @pytest.mark.parametrize("text", ["no JSON", "{}", '{"context":{"runId":"r_1"},"payload":{}}'])
