@@ -154,8 +154,11 @@ def _room(fetcher: Any, topic: str, app: Any) -> int:
     """Return how many records more of a topic may be taken."""
     assigned, expected = fetcher._subscriptions.subscription.assignment, app.offsets.expected
     states = [(tp, assigned.state_value(tp)) for tp in assigned.tps if tp.topic == topic]
+    if any(tp not in expected for tp, _ in states):
+        # Just assigned: what is taken now has its turn only when the committed offsets are known.
+        return 0
     # What is taken, and has not had its turn.
-    in_hand = sum(max(0, one.position - expected.get(tp, one.position)) for tp, one in states if one.has_valid_position)
+    in_hand = sum(max(0, one.position - expected[tp]) for tp, one in states if one.has_valid_position)
     return cast("int", app.room[topic]() - in_hand)
 
 

@@ -496,11 +496,14 @@ class TestKafkaLog:
         producer: AIOKafkaProducer,
         new_topic: NewTopicOnKafka,
     ) -> None:
-        one, two = await new_topic("one", partitions=3), await new_topic("two")
-        for tp in (TP(one, 0), TP(one, 1), TP(two, 0)):
+        one, two, old = await new_topic("one", partitions=3), await new_topic("two"), TP(await new_topic("old"), 0)
+        for tp in (TP(one, 0), TP(one, 1), TP(two, 0), old):
             await write(producer, tp, 10)
-        await commit(kafka.bootstrap, unique, {TP(one, 0): 7, TP(two, 0): 0})
+        await commit(kafka.bootstrap, unique, {TP(one, 0): 7, TP(two, 0): 0, old: 3})
         await admin.delete_records({TopicPartition(one, 1): RecordsToDelete(4)})
+        # Deleted while nobody read them.
+        await admin.delete_records({TopicPartition(*old): RecordsToDelete(5)})
+        assert await log.expected([old]) == {old: 5}
         everything = [TP(one, 0), TP(one, 1), TP(one, 2), TP(two, 0)]
         assert await log.expected(everything) == {TP(one, 0): 7, TP(one, 1): 4, TP(one, 2): 0, TP(two, 0): 0}
         assert await log.ends(everything) == {TP(one, 0): 10, TP(one, 1): 10, TP(one, 2): 0, TP(two, 0): 10}
