@@ -320,7 +320,7 @@ class Audited(Record):
     what: str
     """Such as `retry item`."""
     outcome: str
-    """`applied`, or `refused`, `late`, `duplicate`: see `tables.state.Note`."""
+    """`applied`, or `refused`, `late`, `duplicate`: see `tables.state.Note`; `asked` of a test message."""
     why: str = ""
     """Why it was not applied, or the note that the asker left."""
     node_run_id: str | None = None
