@@ -123,9 +123,11 @@ class TestTrial:
 
         assert set(figures) == {one.key for one in measures([RATE])}
         assert all(math.isfinite(value) for value in figures.values())
-        # On an idle machine there is nobody else.
-        assert all(value > 0 for key, value in figures.items() if key != "others")
-        assert figures["others"] >= 0
+        # On an idle machine there is nobody else; and so few records of the plain loop may cost Kafka less than the 10 ms
+        # that CPU time is counted in.
+        may_be_none = {"others", "broker_cpu"}
+        assert [key for key, value in figures.items() if value <= 0 and key not in may_be_none] == []
+        assert all(figures[key] >= 0 for key in may_be_none)
         assert figures["calls"] == 1.0
         assert figures[p(50, RATE)] <= figures[p(99, RATE)]
         # None of the bursts took a minute; and 100 reports at a time wait for their answers, but for the last ones,
