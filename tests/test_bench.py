@@ -123,8 +123,8 @@ class TestTrial:
 
         assert set(figures) == {one.key for one in measures([RATE])}
         assert all(math.isfinite(value) for value in figures.values())
-        # On an idle machine there is nobody else; and so few records of the plain loop may cost Kafka less than the 10 ms
-        # that CPU time is counted in.
+        # On an idle machine there is nobody else; and so few records of the plain loop may cost Kafka less than the
+        # 10 ms that CPU time is counted in.
         may_be_none = {"others", "broker_cpu"}
         assert [key for key, value in figures.items() if value <= 0 and key not in may_be_none] == []
         assert all(figures[key] >= 0 for key in may_be_none)
