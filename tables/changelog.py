@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import ProducerClosed
 from aiokafka.structs import RecordMetadata
 
@@ -145,8 +145,15 @@ class Changelog:
             place.thens.popleft()
 
 
-def batches(producer: Callable[[], AIOKafkaProducer], topic: str) -> Send:
-    """Return what sends closed batches to the partitions of a topic: they wait for no further records."""
+Find: TypeAlias = Callable[[int, list[Write]], Awaitable[int]]
+"""Finds a batch that stands in a partition already: returns the offset of its first record."""
+
+
+def batches(producer: Callable[[], AIOKafkaProducer], topic: str, find: Find) -> Send:
+    """Return what sends closed batches to the partitions of a topic: they wait for no further records.
+
+    A broker that has had a batch before may acknowledge it without an offset; then `find` says where it stands.
+    """
 
     async def send(partition: int, writes: list[Write]) -> tuple[int, Awaitable[int]]:
         connected = producer()
@@ -160,10 +167,19 @@ def batches(producer: Callable[[], AIOKafkaProducer], topic: str) -> Send:
             raise ValueError(f"the record of row {writes[0][0]!r} is larger than a batch may be")
         batch.close()
         future = await connected.send_batch(batch, topic, partition=partition)
-        return count, _offset(cast("Awaitable[Any]", future))
+        return count, offset(cast("Awaitable[Any]", future), partition, writes[:count])
+
+    async def offset(sent: Awaitable[RecordMetadata], partition: int, writes: list[Write]) -> int:
+        told = cast("int", (await sent).offset)
+        return told if told >= 0 else await find(partition, writes)
 
     return send
 
 
-async def _offset(sent: Awaitable[RecordMetadata]) -> int:
-    return cast("int", (await sent).offset)
+def place_of(writes: Sequence[Write], records: Sequence[ConsumerRecord[bytes, bytes]]) -> int | None:
+    """Return the offset at which these writes stand one after the other among the records; None where they do not."""
+    for at in range(len(records) - len(writes) + 1):
+        run = records[at : at + len(writes)]
+        if all((one.key, one.value) == write for one, write in zip(run, writes, strict=True)):
+            return int(run[0].offset)
+    return None

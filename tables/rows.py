@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import faust
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from faust.types import TP
 from faust.types.stores import StoreT
 from rocksdict import Rdict, WriteBatch
 
 from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
-from tables.changelog import Changelog, Write, batches
+from tables.changelog import Changelog, Write, batches, place_of
 
 
 class NotOwnedError(LookupError):
@@ -73,6 +74,7 @@ these fill up with finished node runs: eight partitions took 180 MiB more after 
 logger = logging.getLogger(__name__)
 MOST_UNACKNOWLEDGED: Final = 4000
 """Writes; beyond it whoever can wait, waits."""
+_ASK_AGAIN_SECONDS: Final = 1.0
 
 
 STORE_SECONDS: Final = 43_200.0
@@ -198,8 +200,9 @@ class LatestRows:
         app.tables.add(self.table)
         self.stored = StoredRows(app, self.table)
         self._pending: dict[int, Pending] = {}
-        send = batches(lambda: producer_of(app), self.table.changelog_topic_name)
+        send = batches(lambda: producer_of(app), self.table.changelog_topic_name, self._find)
         self.changelog = Changelog(send, self._acknowledged)
+        self._log = app.log_reader
         self._room = asyncio.Event()
         app.on_lost.append(self._lost)
         app.before_rebalance.append(self.written)
@@ -249,6 +252,20 @@ class LatestRows:
             self.changelog.then(partition, partial(resolve, done))
             waiting.append(done)
         await asyncio.gather(*waiting)
+
+    async def _find(self, partition: int, writes: list[Write]) -> int:
+        """Return where a batch stands that the changelog has had before. Raises LookupError where it does not."""
+        tp, start = TP(self.table.changelog_topic_name, partition), self.table.followed(partition) + 1
+        while (end := (await self._log.ends([tp])).get(tp)) is None:
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        records: list[ConsumerRecord[bytes, bytes]] = []
+        async for some, _ in self._log.batches(tp, start, end):
+            records += some
+        found = place_of(writes, records)
+        if found is None:
+            raise LookupError(f"a batch of partition {partition} was acknowledged, and is not in the changelog")
+        logger.info("a batch of partition %d was in the changelog already, at offset %d", partition, found)
+        return found
 
     def _acknowledged(self, partition: int, writes: list[Write], offset: int) -> None:
         self.table.follow(partition, writes, offset)

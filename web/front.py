@@ -113,7 +113,7 @@ class Front:
         status = looked.status.shown()
         return OverviewShown(
             at=instant(now),
-            workers=[Pulse(**dict(status), stuck=looked.watch.problem())],
+            workers=[Pulse(**dict(status), stuck=looked.watch.problem(), kafka=self.here.worker.kafka.sentence())],
             lags=[*self._lags()],
             sources=[*self._source()],
             work=self._work(),

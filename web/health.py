@@ -18,6 +18,8 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    KAFKA = "kafka"
+    """The own Kafka is away: nothing can be taken on."""
     SOURCE = "source"
     """The source cluster has not been reached since the start: most likely its settings are wrong."""
 
@@ -41,6 +43,8 @@ class Readiness:
             return NotReady.STOPPING
         if not self.settled:
             return NotReady.STARTING
+        if self.worker.kafka.away:
+            return NotReady.KAFKA
         if self.worker.rebalancing:
             return NotReady.REBALANCING
         if not self.worker.owned:

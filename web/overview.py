@@ -102,6 +102,8 @@ class Pulse(WorkerStatus):
 
     stuck: str | None
     """What of it makes no progress, though it has work."""
+    kafka: str | None = None
+    """Since when the own Kafka does not do what it ought to, in words."""
 
 
 class OverviewShown(Shown):

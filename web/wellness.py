@@ -64,10 +64,13 @@ def _bad(shown: OverviewShown) -> _Reasons:
 
 
 def _bad_worker(worker: Pulse) -> _Reasons:
+    if worker.kafka is not None:
+        waits = "Calls go on; what they end with is written when it is back."
+        yield f"Worker {worker.worker}: {worker.kafka}. {waits}", "/workers"
     if worker.stuck is not None:
         yield f"Worker {worker.worker} makes no progress: {worker.stuck}.", "/workers"
-    # More workers than partitions is nothing bad: who has none stands by.
-    if worker.state not in _READY and worker.state != NotReady.NO_PARTITIONS:
+    # More workers than partitions is nothing bad: who has none stands by. What Kafka lacks is said above.
+    if worker.state not in _READY and worker.state not in (NotReady.NO_PARTITIONS, NotReady.KAFKA):
         yield f"Worker {worker.worker} is not ready: {worker.state}.", "/workers"
 
 
