@@ -17,6 +17,7 @@ from stamina import AsyncRetryingCaller
 
 from streams.cluster import Cluster
 from streams.probe import ProbeError, probe
+from streams.producers import IDEMPOTENCE_REMEDY, may_write
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
@@ -36,7 +37,7 @@ class ClusterAwayError(TopicsError):
 
 
 async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.0) -> None:
-    """Create the topics that are missing and check those that are there, in at most `wait` seconds.
+    """Create the topics that are missing and check those that are there, and the right to write, in `wait` seconds.
 
     Past them it takes up to 5 seconds more to find out what the cluster lacks.
 
@@ -52,6 +53,8 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
                 await _create(admin, missing, settings)
                 # The brokers learn of a new topic a moment after the controller.
                 await asyncio.sleep(_PAUSE_SECONDS)
+            if not await _until_it_answers(may_write, admin):
+                raise TopicsError(f"{brokers}: this user may not write idempotently; {IDEMPOTENCE_REMEDY}")
     except TimeoutError:
         reason = await _why(settings.own, min(wait, _PROBE_SECONDS))
         raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {reason}") from None

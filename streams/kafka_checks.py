@@ -14,6 +14,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, for_code
 from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
 from streams.look import AGAIN, Look, Offsets
+from streams.producers import IDEMPOTENCE_REMEDY, may_write
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
@@ -43,6 +44,8 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
         await _check_creation(own, [spec for spec in topics.all if spec not in there], settings, say)
     async with step("kafka replication", say, AGAIN):
         say(of_replication(len(own.brokers), *await _copies(own, settings, topics, configs)))
+    async with step("kafka writes", say, AGAIN):
+        say(await _of_writes(own))
     async with step("kafka group", say, AGAIN):
         say(await _of_group(own, settings, topics))
 
@@ -144,6 +147,13 @@ def of_replication(brokers: int, factor: int, in_sync: int) -> Finding:
         once = f"{found}: a record may count as written with one copy"
         return warning(name, once, f"set {_IN_SYNC} to 2 with kafka-configs")
     return ok(name, found)
+
+
+async def _of_writes(own: Look) -> Finding:
+    if await may_write(own.admin):
+        return ok("kafka writes", "this user may write idempotently")
+    refused = "this user may not write idempotently (CLUSTER_AUTHORIZATION_FAILED): no worker can start"
+    return wrong("kafka writes", refused, IDEMPOTENCE_REMEDY)
 
 
 async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:

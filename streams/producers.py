@@ -40,7 +40,9 @@ UNENDING_MS: Final = 2_000_000_000
 round number of milliseconds that fits Kafka's int32."""
 IDEMPOTENT: Final[dict[str, object]] = {"enable_idempotence": True, "acks": "all"}
 """What makes an aiokafka producer idempotent."""
-IDEMPOTENCE_REMEDY: Final = "give this user the right IdempotentWrite on the cluster; from Kafka 2.8 on Write on a topic is enough"
+IDEMPOTENCE_REMEDY: Final = (
+    "give this user the right IdempotentWrite on the cluster; from Kafka 2.8 on Write on a topic is enough"
+)
 _NEVER_WRITTEN: Final = (
     InvalidTimestampError,
     InvalidTopicError,

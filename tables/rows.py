@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import faust
-from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 from faust.types.stores import StoreT
 from rocksdict import Rdict, WriteBatch
@@ -32,7 +32,7 @@ from rocksdict import Rdict, WriteBatch
 from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
-from tables.changelog import Changelog, Write, batches, place_of
+from tables.changelog import Changelog, Write, batches, found_at
 
 
 class NotOwnedError(LookupError):
@@ -74,7 +74,6 @@ these fill up with finished node runs: eight partitions took 180 MiB more after 
 logger = logging.getLogger(__name__)
 MOST_UNACKNOWLEDGED: Final = 4000
 """Writes; beyond it whoever can wait, waits."""
-_ASK_AGAIN_SECONDS: Final = 1.0
 
 
 STORE_SECONDS: Final = 43_200.0
@@ -254,18 +253,8 @@ class LatestRows:
         await asyncio.gather(*waiting)
 
     async def _find(self, partition: int, writes: list[Write]) -> int:
-        """Return where a batch stands that the changelog has had before. Raises LookupError where it does not."""
-        tp, start = TP(self.table.changelog_topic_name, partition), self.table.followed(partition) + 1
-        while (end := (await self._log.ends([tp])).get(tp)) is None:
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-        records: list[ConsumerRecord[bytes, bytes]] = []
-        async for some, _ in self._log.batches(tp, start, end):
-            records += some
-        found = place_of(writes, records)
-        if found is None:
-            raise LookupError(f"a batch of partition {partition} was acknowledged, and is not in the changelog")
-        logger.info("a batch of partition %d was in the changelog already, at offset %d", partition, found)
-        return found
+        tp = TP(self.table.changelog_topic_name, partition)
+        return await found_at(self._log, tp, self.table.followed(partition) + 1, writes)
 
     def _acknowledged(self, partition: int, writes: list[Write], offset: int) -> None:
         self.table.follow(partition, writes, offset)

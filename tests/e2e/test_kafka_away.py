@@ -1,4 +1,4 @@
-"""The own Kafka is away, or its brokers are at other addresses: a worker says so, goes on, and loses and repeats nothing.
+"""The own Kafka is away, or at other addresses: a worker says so, goes on, and loses and repeats nothing.
 
 The workers take 2 seconds for an outage and bootstrap anew after 3, where else it takes 10 and 30.
 """

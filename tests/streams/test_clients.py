@@ -1,8 +1,7 @@
 """Our clients of Kafka: they know since when nobody answers, and find brokers whose addresses have changed."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -109,8 +108,7 @@ async def test_they_find_a_broker_whose_address_has_changed(kafka: RelayedKafka)
             await producer.send_and_wait(TOPIC, b"1", partition=0)
             assert (await consumer.getone()).value == b"1"
             await consumer.commit()
-            while not await described(admin):
-                await asyncio.sleep(0.1)
+            await until(lambda: described(admin))
         assert producer.client.contact.silent_seconds() < 2
     await admin.close()
 
@@ -122,9 +120,12 @@ async def test_a_network_that_swallows_everything_is_noticed_and_outlived(kafka:
         kafka.relay.hold()
         sent = await producer.send(TOPIC, b"during", partition=0)
         client: Client = producer.client
+
+        async def silent() -> bool:
+            return client.contact.silent_seconds() > 3
+
         async with asyncio.timeout(60):
-            while client.contact.silent_seconds() < 3:
-                await asyncio.sleep(0.1)
+            await until(silent)
         assert not sent.done()
         kafka.relay.release()
         async with asyncio.timeout(60):
@@ -138,3 +139,10 @@ async def described(admin: AIOKafkaAdminClient) -> bool:
         return bool(await admin.describe_topics([TOPIC]))
     except (NodeNotReadyError, KafkaConnectionError):
         return False
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    found = False
+    while not found:
+        await asyncio.sleep(0.1)
+        found = await check()
