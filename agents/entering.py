@@ -91,7 +91,7 @@ async def record(partition: int, event: NodeRunEvent) -> None:
     except NotOwnedError:
         logger.debug("partition %d went just now", partition)
     # A refusal raises, and so ends the process.
-    await (await outcomes.send(key=event.node_run_id.encode(), value=event))
+    await (await outcomes.send(key=event.node_run_id.encode(), value=event, partition=partition))
 
 
 def _named(error: Exception) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, SupportsIndex, cast
 
 from aiokafka.consumer import fetcher as fetching
@@ -184,9 +184,20 @@ class Consumer(driver.Consumer):
     @property
     def contact(self) -> Contact | None:
         """What is known of its brokers; None before it has started."""
+        client = self._client()
+        return None if client is None else cast("Contact", client.contact)
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Return how many partitions these topics had when Kafka was asked last; those it knows nothing of are left
+        out.
+        """
+        client = self._client()
+        found = {} if client is None else {topic: client.cluster.partitions_for_topic(topic) for topic in topics}
+        return {topic: len(partitions) for topic, partitions in found.items() if partitions}
+
+    def _client(self) -> Any:
         thread = cast("Any", self)._thread
-        consumer = None if thread is None else thread._consumer
-        return None if consumer is None else cast("Contact", consumer._client.contact)
+        return None if thread is None or thread._consumer is None else thread._consumer._client
 
 
 class Producer(driver.Producer):

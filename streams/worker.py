@@ -22,6 +22,7 @@ from yarl import URL
 
 from port.budget import Budget
 from port.client import PortClient
+from streams.assignor import Assignor
 from streams.beginning import begin
 from streams.bridge import Bridge
 from streams.clients import Contact
@@ -33,6 +34,7 @@ from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
+from streams.partition_counts import Misfit, misfit
 from streams.producers import UNENDING_MS
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
@@ -158,6 +160,7 @@ class Worker(faust.App):
             producer_max_request_size=MAX_RECORD_BYTES,
             key_serializer="raw",
             value_serializer="raw",
+            PartitionAssignor=Assignor,
             store="rocksdb://",
             # A store belongs to one group: found by another it would be taken for its own.
             datadir=str(settings.data_dir / settings.app_id),
@@ -200,6 +203,12 @@ class Worker(faust.App):
 
     async def _reach_anew(self) -> None:
         await reach(self.settings.own, self.settings.app_id, self.topic_specs.consumed)
+
+    def misfit(self) -> Misfit | None:
+        """Return what is wrong with the partitions of the own topics, as Kafka told the consumer last."""
+        found = cast("Consumer", self.consumer).partition_counts(self.topic_specs.consumed)
+        used, surplus = self.settings.partitions, self.settings.ignores_surplus
+        return misfit(self.topic_specs, found, used, surplus=surplus, used=used)
 
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
@@ -259,6 +268,13 @@ class Worker(faust.App):
         """
         await self.producer.maybe_start()
         return self.producer
+
+    def on_rebalance_return(self) -> None:
+        """Called by Faust when it has taken note of its partitions; with nothing to recover the rebalance has ended by
+        then, and Faust's own would warn of that.
+        """
+        if self._rebalancing_sensor_state:
+            super().on_rebalance_return()
 
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""

@@ -18,6 +18,8 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    PARTITIONS = "partitions"
+    """An own topic has another number of partitions than the others."""
     KAFKA = "kafka"
     """The own Kafka is away: nothing can be taken on."""
     SOURCE = "source"
@@ -51,6 +53,8 @@ class Readiness:
             return NotReady.NO_PARTITIONS
         if self.worker.owned - self.dispatch.active:
             return NotReady.RECOVERING
+        if self.worker.misfit() is not None:
+            return NotReady.PARTITIONS
         return NotReady.SOURCE if self.worker.bridge and not self.worker.bridge.status.was_connected else None
 
     def word(self) -> str:

@@ -28,6 +28,8 @@ MANY_FAILED: Final = 0.1
 ENOUGH_FAILED: Final = 10
 """Single failures are the handlers' affair. This share of what was completed, and so many at least, are everybody's."""
 _READY: Final = frozenset({"ready", "source-away"})
+_SAID: Final = frozenset({NotReady.NO_PARTITIONS, NotReady.KAFKA, NotReady.PARTITIONS})
+"""More workers than partitions is nothing bad: who has none stands by. The others have sentences of their own."""
 
 
 def problems(shown: OverviewShown, completed: int) -> list[Problem]:
@@ -49,6 +51,8 @@ def _bad(shown: OverviewShown) -> _Reasons:
         yield f"Worker {gone.worker} gives no answer: {gone.why}.", "/workers"
     if shown.missing:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
+    for misfit in sorted({worker.misfit for worker in shown.workers if worker.misfit is not None}):
+        yield f"No worker can be started: {misfit}.", "/workers"
     for worker in shown.workers:
         yield from _bad_worker(worker)
     for source in shown.sources:
@@ -69,8 +73,7 @@ def _bad_worker(worker: Pulse) -> _Reasons:
         yield f"Worker {worker.worker}: {worker.kafka}. {waits}", "/workers"
     if worker.stuck is not None:
         yield f"Worker {worker.worker} makes no progress: {worker.stuck}.", "/workers"
-    # More workers than partitions is nothing bad: who has none stands by. What Kafka lacks is said above.
-    if worker.state not in _READY and worker.state not in (NotReady.NO_PARTITIONS, NotReady.KAFKA):
+    if worker.state not in _READY and worker.state not in _SAID:
         yield f"Worker {worker.worker} is not ready: {worker.state}.", "/workers"
 
 

@@ -192,6 +192,7 @@ class FakeWorker:
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
+            misfit=lambda: None,
             kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
