@@ -19,9 +19,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     InvalidTimestampError,
     InvalidTopicError,
     MessageSizeTooLargeError,
+    NotCoordinatorForGroupError,
     ProducerClosed,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
@@ -30,6 +33,7 @@ from aiokafka.errors import (
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.util import INTEGER_MAX_VALUE
+from stamina import AsyncRetryingCaller
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +82,21 @@ def install() -> None:
     aiokafka_sender.SendProduceReqHandler = _ProduceHandler
 
 
+# A broker that has given no id out yet has none at first.
+_once_it_has_one: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=1.0).on(
+    (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
+)
+
+
 async def may_write(admin: AIOKafkaAdminClient) -> bool:
     """Ask for a producer id, as an idempotent producer does at its start; tells whether this user may have one.
 
     Raises KafkaError where it cannot be said now.
     """
+    return await _once_it_has_one(_may_write, admin)
+
+
+async def _may_write(admin: AIOKafkaAdminClient) -> bool:
     request = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=INTEGER_MAX_VALUE)
     answer = await admin._send_request(request)
     if answer.error_code == ClusterAuthorizationFailedError.errno:
