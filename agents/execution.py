@@ -160,7 +160,10 @@ def _look_at(ended: asyncio.Future[object]) -> None:
 
 def _argument(call: Call) -> object:
     if call.handler.adapter is not None:
-        return call.handler.adapter.validate_python(dict(call.context.fields), context=call.context.decryption)
+        # As JSON, which it was: to a strict model a text is no time and a list no tuple, but those of JSON are.
+        # It costs 6 µs more for a small item.
+        plain = to_json(dict(call.context.fields))
+        return call.handler.adapter.validate_json(plain, context=call.context.decryption)
     # A copy to the ground: what a handler changes in it, the next attempt must not find changed.
     return copy.deepcopy(dict(call.context.fields))
 
