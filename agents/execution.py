@@ -239,6 +239,9 @@ def _result(
     except RetryLater as later:
         return _retry(call, _said(later), ended_at + later.seconds, started_at, ended_at, asked=True)
     except asyncio.CancelledError:
+        if call.context.cancelled:
+            # It was told so, and has come to an end by itself.
+            return _finished(call, Result.CANCELLED, started_at, ended_at, error=call.context.cancellation.reason)
         return _again(call, "the handler was cancelled", None, started_at, ended_at)
     except Exception as error:
         return _raised(call, error, started_at, ended_at)
