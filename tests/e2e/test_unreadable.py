@@ -8,8 +8,6 @@ from aiokafka import AIOKafkaProducer
 from tests.e2e.record import Record
 from tests.processes import STARTS_WITHIN, Cluster, Process, eventually, ready
 
-ONE = {"PARTITIONS": "1"}
-
 
 async def write(cluster: Cluster, topic: str, *records: tuple[bytes, bytes]) -> None:
     async with AIOKafkaProducer(bootstrap_servers=cluster.kafka.bootstrap) as producer:
@@ -23,7 +21,7 @@ def starts(worker: Process) -> None:
 
 def test_a_row_that_nobody_can_read_holds_up_nothing_and_is_shown(cluster: Cluster, record: Record) -> None:
     app = f"{cluster.org}.port-runs"
-    with cluster.worker("first", **ONE) as worker:
+    with cluster.worker("first", PARTITIONS="1") as worker:
         starts(worker)
         lost = cluster.publish({"type": "later"})
         eventually(lambda: worker.get(f"/api/node-runs/{lost}").status == 200, "it is entered", STARTS_WITHIN)
@@ -32,7 +30,7 @@ def test_a_row_that_nobody_can_read_holds_up_nothing_and_is_shown(cluster: Clust
     rows = [(f"o/{lost}".encode(), broken), (b"p/owner", broken), (b"p/paused/nobody", broken)]
     asyncio.run(write(cluster, f"{app}-ledger-changelog", *rows))
     # Read anew, whatever the local store held.
-    with cluster.worker("second", **ONE) as worker:
+    with cluster.worker("second", PARTITIONS="1") as worker:
         starts(worker)
         other = cluster.publish({"type": "echo"})
         assert record.completed(other, STARTS_WITHIN)["result"] == "SUCCESS"
