@@ -13,11 +13,9 @@ from agents.callbacks import Callbacks, derived_key
 from agents.cancelling import RunningCalls
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
-from agents.handlers.settings import settings as settings_of_handlers
 from agents.holding import Holding
 from agents.pausing import Pausing
-from agents.places import within
-from agents.registry import Handlers, load_handlers
+from agents.registry import load_handlers
 from agents.resources import OpenResources
 from agents.telling import Telling
 from agents.tracing import spans_of
@@ -40,18 +38,8 @@ _LETTER_BYTES: Final = 16_384
 """Room for the headers of a dead letter, and what Kafka adds to a record."""
 
 
-def _loaded() -> Handlers:
-    """Import the handlers. Those that come along have settings: read now, a wrong one is not the fault of an item."""
-    loaded = load_handlers(settings.handlers)
-    if not any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
-        return loaded
-    if settings_of_handlers().provisioner_url.get_secret_value() and not settings.public_url:
-        raise HandlerError("PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back")
-    return loaded
-
-
 try:
-    handlers = _loaded()
+    handlers = load_handlers(settings.handlers)
 except HandlerError as wrong:
     sys.stderr.write(f"{wrong}\n")
     raise SystemExit(2) from None

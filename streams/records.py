@@ -263,6 +263,8 @@ class RunCancelled(Record):
     node_run_id: str
     over: bool
     """Whether Port has ended the node run itself: then nothing is to be reported any more."""
+    soft: bool = False
+    """Whether Port is still cancelling it (`CANCELLING`): nothing begins any more, and what runs may end."""
     action: Action | None = None
     """Who asked for it, where it was not Port."""
     at: float

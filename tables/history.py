@@ -110,8 +110,10 @@ class RunHistory(BaseModel):
     """How many there were between the first and the others."""
     tries: Tries | None = None
     """Those before the last answer."""
+    soft_cancelled_at: float | None = None
+    """When Port was found to be cancelling its workflow run: nothing began from then on."""
     cancelled: Again | None = None
-    """Who cancelled the node run, and when; nobody (`""`) where its workflow run was found to be cancelled."""
+    """Who cancelled the node run, and when; nobody (`""`) where Port was found to have ended it or its workflow run."""
 
 
 def with_call(earlier: EarlierCalls | None, call: EarlierCall) -> EarlierCalls:
@@ -145,6 +147,11 @@ def with_cancellation(history: RunHistory | None, cancelled: Again) -> RunHistor
     """Return a node run's history with who cancelled it; the first one stays."""
     known = RunHistory() if history is None else history
     return known if known.cancelled is not None else known.model_copy(update={"cancelled": cancelled})
+
+
+def with_soft_cancel(history: RunHistory | None, at: float) -> RunHistory:
+    """Return a node run's history with when Port was found to be cancelling its workflow run."""
+    return (RunHistory() if history is None else history).model_copy(update={"soft_cancelled_at": at})
 
 
 def first_line(text: str | None) -> str | None:
