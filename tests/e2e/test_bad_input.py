@@ -247,7 +247,10 @@ def failing(running: list[Organization]) -> Organization:
     # The many items last: all others would wait behind them.
     messages = {"output refused": OUTPUT_REFUSED, **ALL, **well, **ill, "10,000 items": MANY}
     asyncio.run(organization.send(messages, sendings))
-    left, dead = ("dead letter: ", "cut: ", "not ours: ", "sent ill: "), len(DEAD_LETTERS) + len(CUT) + len(ill) + NOT_KEPT
+    left, dead = (
+        ("dead letter: ", "cut: ", "not ours: ", "sent ill: "),
+        len(DEAD_LETTERS) + len(CUT) + len(ill) + NOT_KEPT,
+    )
     wait(organization, [name for name in organization.sent if not name.startswith(left)], dead)
     assert organization.incarnation() == before
     organization.letters = asyncio.run(dead_letters(organization.cluster))
