@@ -53,7 +53,7 @@ class Rounds:
         self.team.settled()
 
     def round(self, delay: float) -> tuple[float, float]:
-        """Return the longest time without a completion, and the longest from a message to its completion, in seconds."""
+        """Return the longest time without a completion, and the longest of a node run, in seconds."""
         began, old, new = time.time(), self.team[self._last], next(self._names)
         before = assignments(old)
         self.team.start(new, NOTES=str(self.notes))

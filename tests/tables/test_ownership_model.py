@@ -11,7 +11,7 @@ need several moves in a row, by a history that is written down.
 - *partition let go too early*, before the changelog has everything that was written;
 - *dead buried too early*: before what they had sent is read, their items are started again;
 - *ended call claimed*: a worker that has the partition again waits for a call whose outcome is already in the ledger;
-- *ends wait for the rebalance*: a worker that stops does not notice its end, and leaves without what its calls ended in.
+- *ends wait for the rebalance*: a worker that stops does not notice that, and leaves without what its calls ended in.
 """
 
 from __future__ import annotations
