@@ -34,7 +34,7 @@ from streams.records import ItemFinished, ItemRetry, RunCancelled
 from streams.samples import HANDLER_SAMPLES, Samples
 from streams.settings import UnknownEvents
 from tables.report import SAID, why_stopped
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, RowError
 from tables.state import NodeRun, Run, Stop, ask_of_item
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _hold(work: ItemWork) -> None:
     over = f"{why}: none was deployed within the {holding.seconds:g} s that it was held"
     try:
         came_at = _came_at(work.partition, work.node_run_id, work.message)
-    except NotOwnedError:
+    except RowError:
         return
     if not holding.hold(work, came_at, lambda: _fail(work, over)):
         _fail(work, f"{why}, and as many items as MAX_OPEN allows ({settings.max_open}) are held already")
@@ -282,7 +282,18 @@ def _came_at(partition: int, node_run_id: str, first: int) -> float:
     return time.time() if message is None else message.source.timestamp
 
 
+def _is_lost(work: ItemWork) -> bool:
+    """Whether the message of an item cannot be read any more."""
+    with contextlib.suppress(RowError):
+        run = node_runs.run(work.partition, work.node_run_id)
+        message = None if run is None else node_runs.message(work.partition, run, work.message)
+        return message is not None and message.lost
+    return False
+
+
 def _no_handler(work: ItemWork) -> str:
+    if work.event_type is None and _is_lost(work):
+        return "what was kept of its message cannot be read any more"
     if work.event_type is None:
         return "the item has no event type (eventType, event, action or type)"
     return f"no handler for event type {work.event_type[:_SHOWN_CHARACTERS]!r}"
@@ -318,7 +329,7 @@ class _Waiting:
 
     def workflow_run_id(self, place: NodeRunAt) -> str | None:
         """Return the workflow run of one that still waits, and is neither cancelled for good nor reported."""
-        with contextlib.suppress(NotOwnedError):
+        with contextlib.suppress(RowError):
             run = node_runs.run(place.partition, place.node_run_id)
             if run is not None and run.stopped in (None, Stop.SOFT) and run.covered is None:
                 return run.workflow_run_id
@@ -349,7 +360,7 @@ async def _run_seen(place: Place, found: WorkflowRun) -> None:
 
 def _known(place: Place) -> NodeRun | None:
     """Return a node run as it stands here; None where its partition has moved."""
-    with contextlib.suppress(NotOwnedError):
+    with contextlib.suppress(RowError):
         return node_runs.run(place.partition, place.node_run_id)
     return None
 

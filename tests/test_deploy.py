@@ -37,6 +37,7 @@ NOT_ON_THE_DASHBOARD = [
     "queue_running",
     "source_copied_records",
     "source_up",
+    "unreadable_rows",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
