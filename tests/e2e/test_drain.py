@@ -25,7 +25,6 @@ async def echo(event: dict, ctx: Context) -> dict:
     os.close(file)
     return {"n": event["n"]}
 """
-RATE = 100.0
 ASSIGNED = b"Executing _on_partitions_assigned"
 LATEST = 0.2
 """Seconds between a worker's new assignment and its SIGTERM, at most."""
@@ -62,7 +61,7 @@ class Rounds:
         assert old.stop(STOPS_WITHIN) == 0
         self.team.settled()
         self._last = new
-        self.load.goes_on(200)
+        self.load.goes_on(100)
         times = sorted(at for at in self.load.tally.completed.values() if at >= began)
         gaps = (after - before for before, after in itertools.pairwise(times))
         return max(gaps), max(map(self.load.latency, self._ended(began)))
@@ -79,8 +78,8 @@ def calls_in(notes: Path) -> Counter[str]:
 def test_a_stop_in_the_middle_of_a_rebalance_repeats_no_call(new_team: NewTeam) -> None:
     rounds = Rounds(new_team(NOTING))
     gaps: list[float] = []
-    with rounds.load.steadily(RATE):
-        rounds.load.goes_on(200)
+    with rounds.load.steadily(SCALE.drain_rate):
+        rounds.load.goes_on(100)
         for number in range(SCALE.drain_rounds):
             delay = LATEST * number / max(1, SCALE.drain_rounds - 1)
             gap, latency = rounds.round(delay)
