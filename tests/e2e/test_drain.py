@@ -1,6 +1,7 @@
 """Workers that are told to stop in the middle of a rebalance, while node runs come at a steady rate."""
 
 import itertools
+import signal
 import statistics
 import time
 from collections import Counter
@@ -91,3 +92,21 @@ def test_a_stop_in_the_middle_of_a_rebalance_repeats_no_call(new_team: NewTeam) 
     assert calls.keys() == {f"{node_run_id}-0" for node_run_id in rounds.load.published}
     assert {item: number for item, number in calls.items() if number > 1} == {}
     assert not rounds.load.contradictions()
+
+
+def test_two_workers_that_stop_together_repeat_no_call(new_team: NewTeam) -> None:
+    team = new_team(NOTING)
+    load, notes = Load(team.cluster), team.cluster.folder / "notes"
+    team.start("one", "two", "three", NOTES=str(notes))
+    team.settled()
+    with load.steadily(SCALE.drain_rate):
+        load.goes_on(50)
+        for name in ("one", "two"):
+            team[name].child.send_signal(signal.SIGTERM)
+        assert [team[name].ended(STOPS_WITHIN) for name in ("one", "two")] == [0, 0]
+        team.settled()
+        load.goes_on(50)
+    load.completes()
+    calls = calls_in(notes)
+    assert calls.keys() == {f"{node_run_id}-0" for node_run_id in load.published}
+    assert {item: number for item, number in calls.items() if number > 1} == {}
