@@ -220,9 +220,13 @@ class Bridge(Service):
     ) -> None:
         """Copy records, and return when the own cluster has acknowledged them all."""
         records = [record for several in batch.values() for record in several]
-        async with asyncio.timeout(WRITE_SECONDS):
-            sent = [await self._send(producer, record) for record in records]
-            answers = await asyncio.gather(*sent, return_exceptions=True)
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                sent = [await self._send(producer, record) for record in records]
+                answers = await asyncio.gather(*sent, return_exceptions=True)
+        except TimeoutError:
+            why = await self._what_is_away() or "see the brokers' logs"
+            raise SourceError(f"the own Kafka did not take the copies within {WRITE_SECONDS:g} s: {why}") from None
         for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, MessageSizeTooLargeError):
                 # Nothing that can be kept here as it is. Its beginning becomes a dead letter, and the rest goes on.
