@@ -34,6 +34,7 @@ from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
+from web.connections import BoundedRunner, Limits
 from web.counted import HandlerCounts, counts_by_handler
 from web.declared import declaration_of
 from web.front import Looked
@@ -256,3 +257,5 @@ app.on_settled.append(recovery.ends)
 server = cast("Web", app.web)
 server.blueprints = BlueprintManager()
 site.install(server.web_app)
+# Before it is set up, at the start: Faust's own has no limits.
+server._runner = BoundedRunner(server.web_app, Limits())
