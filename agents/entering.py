@@ -18,7 +18,7 @@ from agents.backlog import backlog
 from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn, telling
 from streams.app import app
 from streams.exits import stop_process
-from streams.metrics import EVENTS
+from streams.metrics import EVENTS, REPEATED
 from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, resolve
@@ -26,6 +26,7 @@ from tables.state import NodeRun, Note
 
 logger = logging.getLogger(__name__)
 _counters: Final = {note: EVENTS.labels(note.value) for note in Note}
+_repeated: Final = {True: REPEATED.labels("same place"), False: REPEATED.labels("another")}
 
 
 def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None]) -> None:
@@ -43,6 +44,8 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         logger.exception("the ledger failed")
         stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
     _counters[applied.note].inc()
+    if isinstance(event, Arrival) and applied.known_at is not None:
+        _repeated[applied.known_at == event.source].inc()
     opens = applied.run is not None and applied.before is None
     if opens:
         backlog.entering += 1

@@ -35,7 +35,7 @@ class UnreadableError(Exception):
 class Record(BaseModel):
     """Base of everything that is written to an own topic or table."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
     v: Literal[1, 2] = 1
 
     def encode(self) -> bytes:
@@ -79,9 +79,15 @@ class Arrival(Record):
     node: str | None = None
     source: Source
     digest: str
-    """Of the message's bytes: the same digest is the same message."""
+    """Of the message's content: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it is larger than can be kept."""
+    """The message as it came. Empty where it is larger than can be kept, or is no text."""
+    raw: bytes | None = None
+    """Its bytes, where they are no text."""
+    note: str | None = None
+    """What of the text is not as it came."""
+    guessed: bool = False
+    """Whether the payload is what stood at the root of the message: FAILED is not reported then without a look."""
     array: bool = False
     """Whether the payload is an array."""
     count: int = Field(default=1, ge=1)
@@ -441,17 +447,29 @@ NodeRunEvent = (
 OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
 
 
+class LetterKind(StrEnum):
+    """Why a record went to the dead letters."""
+
+    UNREADABLE = "unreadable"
+    UNSIGNED = "unsigned"
+    """Its signature is missing, or is not right."""
+    UNSURE = "unsure"
+    """It looks like a message of ours in a form that is not known: a node run may wait for it."""
+
+
 class DeadLetter(BaseModel):
     """What the headers of a dead letter say; its value is the message's raw bytes, its key the message's key."""
 
     model_config = ConfigDict(frozen=True)
     reason: str
     source: Source
+    kind: LetterKind = LetterKind.UNREADABLE
 
     @cached_property
     def headers(self) -> dict[str, bytes]:
         """Return the Kafka headers."""
-        return {"reason": self.reason.encode(), "source": self.source.model_dump_json().encode()}
+        source = self.source.model_dump_json()
+        return {"reason": self.reason.encode(), "source": source.encode(), "kind": self.kind.encode()}
 
 
 class _Version(BaseModel):

@@ -30,6 +30,7 @@ from streams.records import (
     ReportAgain,
     ReportAnswered,
     RunCancelled,
+    Source,
     TypePaused,
 )
 from tables.ownership import Ownership
@@ -58,6 +59,8 @@ class Applied:
     """Whether somebody wants an item called again that others may be running."""
     item: Item | None = None
     """The item that was written with it."""
+    known_at: Source | None = None
+    """Where the message with the same content stood, of an arrival that is a duplicate."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -167,14 +170,17 @@ class Ledger(NodeRuns):
         """Apply an arrival and write what it changes."""
         stored = self.run(partition, arrival.node_run_id)
         run = self._counted(partition, stored)
-        change = apply_arrival(run, self._known(partition, run, arrival.digest), arrival)
+        known = self._known(partition, run, arrival.digest)
+        change = apply_arrival(run, known, arrival)
         message = change.message
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
             change = replace(change, item=self.item(partition, run, message.first))
         self._recounted[partition].add(arrival.node_run_id)
         written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, written, touched, message.first if message else None, item=change.item)
+        known_at = known.source if known is not None and change.note is Note.DUPLICATE else None
+        first = message.first if message else None
+        return Applied(change.note, stored, written, touched, first, item=change.item, known_at=known_at)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes."""
@@ -283,7 +289,7 @@ class Ledger(NodeRuns):
         return run
 
     def _write_message(self, partition: int, run: NodeRun, message: Message) -> NodeRun:
-        if message.first == 0 and not message.array and len(message.text) <= INLINE_BYTES:
+        if message.first == 0 and not message.array and len(message.raw or message.text) <= INLINE_BYTES:
             return run.model_copy(update={"message": message})
         if message.first:
             self.rows.put(partition, _key("d", run.node_run_id, message.digest), _number(message.first).encode())

@@ -23,6 +23,7 @@ from web.masking import masked, masked_text
 SCOPE: Final = "this worker"
 SCOPE_ALL: Final = "all workers"
 _UNREADABLE: Final = "what was kept of it cannot be read as JSON"
+_NO_TEXT: Final = "it is no text in UTF-8; U+FFFD stands for what cannot be shown"
 _TOO_MUCH: Final = "left out here: it is too much for one answer"
 
 
@@ -539,7 +540,7 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     shown: list[MessageShown] = []
     event_types: dict[int, str | None] = {}
     for message, with_text in messages:
-        value, note = _text(message.text) if with_text else (None, _TOO_MUCH)
+        value, note = _text(message) if with_text else (None, _TOO_MUCH)
         if value is not None:
             for index, fields in enumerate(items_of(message.text), message.first):
                 event_types[index] = event_type(fields)
@@ -563,13 +564,15 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     return shown, event_types
 
 
-def _text(text: str) -> tuple[JsonValue, str | None]:
-    if not text:
+def _text(message: Message) -> tuple[JsonValue, str | None]:
+    if message.raw is not None:
+        return masked_text(message.raw.decode(errors="replace")), _NO_TEXT
+    if not message.text:
         return None, "the message was larger than can be kept"
     try:
-        return masked(from_json(text)), None
+        return masked(from_json(message.text)), message.note
     except ValueError:
-        return None, _UNREADABLE
+        return masked_text(message.text), _UNREADABLE
 
 
 def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> ItemShown:

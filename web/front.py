@@ -119,6 +119,7 @@ class Front:
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
             dead_letters=looked.letters.open_since(now - HOUR),
+            unsure=looked.letters.unsure(),
             latest=await self.latest(limit, state),
             missing=self.here.missing,
         )

@@ -164,9 +164,9 @@ async def _read_letter(partition: int, offset: int) -> Taken | None:
     return await tail.read(specs.dead_letters.name, partition, offset)
 
 
-async def _enter(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+async def _enter(message: NodeRunMessage, source: Source) -> None:
     key = message.node_run_id.encode()
-    await (await arrivals.send(key=key, value=arrival_of(message, source, raw)))
+    await (await arrivals.send(key=key, value=arrival_of(message, source)))
 
 
 async def _try_out(event_type: str, payload: Payload) -> Tried:
