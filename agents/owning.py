@@ -18,6 +18,7 @@ from streams.app import app
 from streams.records import Died, Released, RunningItem, TypePaused
 from tables.ownership import Ownership, buried, cleared, named, released, taken
 from tables.rows import NotOwnedError
+from tables.unreadable import UnreadableRowError
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
@@ -120,7 +121,10 @@ async def look_for_the_dead() -> None:
 
 
 def _ended(partition: int, item: RunningItem) -> bool:
-    run = ledger.run(partition, item.node_run_id)
+    try:
+        run = ledger.run(partition, item.node_run_id)
+    except UnreadableRowError:
+        return False
     known = None if run is None else ledger.item(partition, run, item.index)
     return known is not None and (known.result is not None or known.attempt >= item.attempt)
 

@@ -310,6 +310,8 @@ class NodeRunShown(NodeRunLine):
     """How many there were between the first and the others."""
     cancellation: AgainShown | None = None
     """Who cancelled the node run, and when; `who` is empty where its workflow run was found to be cancelled."""
+    soft_cancelled_at: datetime | None = None
+    """When Port was found to be cancelling its workflow run: nothing began from then on, and what ran could end."""
     port_url: str | None = None
     """Its workflow run at Port, where the setting `PORT_RUN_URL` says where that is."""
     items: list[ItemShown]
@@ -467,6 +469,7 @@ def node_run_shown(read: Read) -> NodeRunShown:
         "answers": list(map(_answer, history.answers)),
         "answers_left_out": history.left_out,
         "cancellation": _again(history.cancelled),
+        "soft_cancelled_at": instant(history.soft_cancelled_at),
         "port_url": read.port_url,
         "items": items,
         "next_item": read.next_item,

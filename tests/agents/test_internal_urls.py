@@ -19,16 +19,16 @@ from aiohttp.abc import ResolveResult
 from pydantic import JsonValue, SecretStr, ValidationError
 
 from agents.contract import Deferred, Fail
-from agents.handlers.deployments import (
+from examples.handlers.deployments import (
     Deployed,
     DeploymentStarted,
     ServiceDeployed,
     deployment_started,
     service_deployed,
 )
-from agents.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
-from agents.handlers.notifications import Notification, notification
-from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable
+from examples.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
+from examples.handlers.notifications import Notification, notification
+from examples.handlers.outgoing import IpAddress, Outgoing, Unavailable
 from tests.agents.examples import context
 from tests.agents.outside import Configure, Names, Web, loopback, serving
 

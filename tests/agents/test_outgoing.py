@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +20,19 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from agents.contract import Deferred, Fail, HandlerError, RetryLater
-from agents.handlers.deployments import (
+from agents.testing import call_handler
+from examples.handlers.deployments import (
     Deployed,
     DeploymentStarted,
     ServiceDeployed,
     deployment_started,
     service_deployed,
 )
-from agents.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
-from agents.handlers.mail import subject
-from agents.handlers.notifications import Notification, notification
-from agents.handlers.outgoing import Outgoing, Unavailable, never_called, policy, public
-from agents.handlers.settings import OutgoingSettings, Rule, settings
+from examples.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
+from examples.handlers.mail import subject
+from examples.handlers.notifications import Notification, notification
+from examples.handlers.outgoing import Outgoing, Unavailable, never_called, policy, public
+from examples.handlers.settings import OutgoingSettings, Rule, settings
 from local.kafka import free_port
 from tests.agents.examples import context
 from tests.agents.outside import SECRET, Configure, Web, loopback
@@ -77,12 +78,27 @@ async def test_a_provisioner_gets_the_order_with_the_callback_in_place_of_the_me
         await provision_infrastructure(event, context(order))
 
 
-async def test_without_settings_they_acknowledge(configure: Configure) -> None:
+@pytest.mark.parametrize(
+    ("handler", "fields", "setting"),
+    [
+        (deployment_started, {"service": "s", "version": "1", "environment": "e"}, "WEBHOOK_URL"),
+        (service_deployed, {"data": {"serviceId": "s", "version": "1", "environment": "e"}}, "WEBHOOK_URL"),
+        (
+            provision_infrastructure,
+            {"parameters": {"cloudProvider": "aws", "region": "r", "instanceType": "t"}},
+            "PROVISIONER_URL",
+        ),
+        (notification, {"channel": "slack", "message": "m"}, "NOTIFICATION_CHANNELS"),
+    ],
+)
+async def test_without_a_target_an_item_fails_and_names_the_setting(
+    configure: Configure, handler: Callable[..., object], fields: dict[str, JsonValue], setting: str
+) -> None:
+    """A success that did nothing would tell Port that a deployment has happened."""
     configure()
-    output = await notification(Notification(channel="pager", message="m"), context({"a": 1}))
-    assert set(output) == {"processedAt", "received"}
-    started = DeploymentStarted(service="s", version="1", environment="e")
-    assert set(await deployment_started(started, context({"a": 1}))) == {"processedAt", "received"}
+    outcome = await call_handler(handler, fields)
+    assert outcome.result == "FAILED"
+    assert str(outcome.error).startswith(f"{setting} is not set")
 
 
 @pytest.mark.parametrize(
@@ -301,16 +317,16 @@ def test_a_worker_does_not_start_with_them(tmp_path: Path) -> None:
         )
         return done.returncode, done.stderr
 
-    assert started("mine,agents.handlers") == (2, "WEBHOOK_URL: write an https URL\n")
+    assert started("mine,examples.handlers") == (2, "WEBHOOK_URL: write an https URL\n")
     assert started("mine") == (0, "")
     worker |= {"WEBHOOK_URL": "", "PROVISIONER_URL": "https://provisioner.example.com/"}
     told = "PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back\n"
-    assert started("agents.handlers") == (2, told)
+    assert started("examples.handlers") == (2, told)
 
 
 def test_the_table_of_the_page_holds_each_setting_with_its_default() -> None:
     page = (ROOT / "docs" / "handlers.md").read_text()
-    table = page.partition("\n## The handlers that come along\n")[2].partition("\n## ")[0]
+    table = page.partition("\n## The example handlers\n")[2].partition("\n## ")[0]
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", table, re.MULTILINE))
     words = {"3600.0": "1h", "": "empty", "{}": "empty", "()": "empty", "None": "the system's", "10.0": "10s"}
     defaults = {name.upper(): str(field.default) for name, field in OutgoingSettings.model_fields.items()}

@@ -61,6 +61,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
         "answers": [],
         "answersLeftOut": 0,
         "cancellation": None,
+        "softCancelledAt": None,
         "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
             {

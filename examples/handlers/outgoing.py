@@ -22,7 +22,8 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from agents.contract import Context, Fail, RetryLater
-from agents.handlers.settings import OutgoingSettings, Rule, host_of, settings
+
+from .settings import OutgoingSettings, Rule, host_of, settings
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressInfo: TypeAlias = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
