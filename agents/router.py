@@ -93,7 +93,8 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
                 _messages("signature refused").inc()
                 return [await send_dead_letter(turn, refused, LetterKind.UNSIGNED)]
             _messages("arrival").inc()
-            return [await _pass_on(arrival_of(message, source_of(turn)))]
+            kept = [] if message.is_kept else [await send_dead_letter(turn, message.problem or "it is not kept")]
+            return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
 
 
 def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
@@ -153,7 +154,6 @@ def arrival_of(message: NodeRunMessage, source: Source) -> Arrival:
         source=source,
         digest=message.digest,
         text=message.text,
-        raw=message.raw,
         note=message.note,
         guessed=message.guessed,
         array=message.array and message.problem is None,

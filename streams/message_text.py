@@ -147,9 +147,9 @@ def digest_of(raw: bytes) -> Digest:
     try:
         text = json_bytes(raw).decode()
         fields, finite = _with_exact_numbers(text)
-        return Digest(_hashed(_canonical(fields, text)), finite)
+        return Digest(bytes_digest(_canonical(fields, text)), finite)
     except (ValueError, RecursionError):
-        return Digest(_hashed(raw), finite)
+        return Digest(bytes_digest(raw), finite)
 
 
 def _with_exact_numbers(text: str) -> tuple[object, bool]:
@@ -159,7 +159,8 @@ def _with_exact_numbers(text: str) -> tuple[object, bool]:
         return _EXACT.decode(text), False
 
 
-def _hashed(content: bytes) -> str:
+def bytes_digest(content: bytes) -> str:
+    """Return the digest of bytes as they are: for what is too large to be looked into."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

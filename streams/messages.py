@@ -18,11 +18,13 @@ from pydantic_core import from_json
 
 from port.ids import is_node_run_id
 from streams.message_ids import Fields, Ids, has_whole_id, ids_in, ids_of, mentioned, without_ports
-from streams.message_text import NOT_FINITE, Broken, Parsed, digest_of, json_bytes, parse
+from streams.message_text import NOT_FINITE, Broken, Digest, Parsed, bytes_digest, digest_of, json_bytes, parse
 
 EVENT_TYPE_FIELDS: Final = ("eventType", "event", "action", "type")
 MAX_KEPT_BYTES: Final = 1_900_000
 """A message above this is not kept: as JSON text inside a record it can double, and own topics take 4 MiB."""
+MAX_ITEMS: Final = 10_000
+"""The default of the setting of that name: the most items of a message that are handled."""
 _TOO_LARGE: Final = f"the message is larger than can be kept ({MAX_KEPT_BYTES:,} bytes)"
 _NO_PAYLOAD: Final = "the message has no payload"
 _SHOWN_EVENT_TYPES: Final = 8
@@ -87,8 +89,11 @@ class NodeRunMessage:
     """Whether the payload was taken for what stands at the root, where there is no `payload`."""
     note: str | None = None
     """What of the message is not as it came."""
-    raw: bytes | None = None
-    """Its bytes, where `text` cannot say them; `text` is empty then."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its text goes with it. What is too large for that, or no text, is kept as a dead letter."""
+        return bool(self.text)
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -99,41 +104,51 @@ class NodeRunMessage:
 Message: TypeAlias = NodeRunMessage | NotOurs | Unsure | Bad
 
 
-def sort_out(raw: bytes | None, named: str | None = None) -> Message:
+@dataclass(frozen=True)
+class _Read:
+    """A message as it was read: an object."""
+
+    fields: dict[str, JsonValue]
+    parsed: Parsed
+    raw: bytes
+    max_items: int
+
+
+def sort_out(raw: bytes | None, named: str | None = None, max_items: int = MAX_ITEMS) -> Message:
     """Decide what a message on `<orgId>.runs` is. Never raises.
 
     Args:
         raw: the record's value.
         named: the id of the node run, where a person has said which it is: then the message is ours.
+        max_items: with more items the message has a problem.
     """
     if raw is None:
         return Bad(None, "the record has no value (a tombstone)")
     parsed = parse(raw)
-    if named is not None:
-        return _as_named(parsed, raw, named)
     if isinstance(parsed, Broken):
-        return _broken(parsed, raw)
-    fields = parsed.fields
-    if not isinstance(fields, dict):
-        return _unknown(parsed, raw, NotOurs(Foreign.NO_NODE_RUN_ID))
-    payload = fields.get("payload", fields)
-    if (foreign := _mark(fields, payload)) is not None:
-        return NotOurs(foreign)
-    return _recognised(ids_of(fields), parsed, fields, raw)
+        return _broken(parsed, raw) if named is None else Bad(raw, parsed.problem)
+    if not isinstance(parsed.fields, dict):
+        unknown = _unknown(parsed, raw, NotOurs(Foreign.NO_NODE_RUN_ID))
+        return unknown if named is None else Bad(raw, f"the message is no object, but {_kind(parsed.fields)}")
+    read = _Read(parsed.fields, parsed, raw, max_items)
+    if named is not None:
+        return _as_named(read, named)
+    foreign = _mark(read.fields)
+    return _recognised(ids_of(read.fields), read) if foreign is None else NotOurs(foreign)
 
 
-def _recognised(ids: Ids, parsed: Parsed, fields: dict[str, JsonValue], raw: bytes) -> Message:
+def _recognised(ids: Ids, read: _Read) -> Message:
     if len(ids.node_runs) > 1:
         return Unsure(f"it names different node runs: {', '.join(ids.node_runs[:3])}")
     claimed = [value for value in ids.malformed if isinstance(value, str) and value.startswith("wfnr_")]
     if ids.node_runs and claimed:
         return Unsure(f"it names {ids.node_runs[0]} and {claimed[0][:80]!r}")
     if ids.node_runs:
-        return _looked_at(_ours(ids, parsed, fields, raw))
+        return _looked_at(_ours(ids, read))
     if ids.malformed:
-        return _malformed(ids.malformed, fields, raw)
-    why = Foreign.RESOURCE_TYPE if "resourceType" in fields else Foreign.NO_NODE_RUN_ID
-    return _unknown(parsed, raw, NotOurs(why))
+        return _malformed(ids.malformed, read)
+    why = Foreign.RESOURCE_TYPE if "resourceType" in read.fields else Foreign.NO_NODE_RUN_ID
+    return _unknown(read.parsed, read.raw, NotOurs(why))
 
 
 def _looked_at(message: NodeRunMessage) -> NodeRunMessage | Unsure:
@@ -145,8 +160,9 @@ def _looked_at(message: NodeRunMessage) -> NodeRunMessage | Unsure:
     return message
 
 
-def _mark(fields: Fields, payload: JsonValue) -> Foreign | None:
+def _mark(fields: Fields) -> Foreign | None:
     """Return the mark of another consumer's message."""
+    payload = fields.get("payload", fields)
     action = payload.get("action") if isinstance(payload, dict) else None
     method = action.get("invocationMethod") if isinstance(action, dict) else None
     if isinstance(method, dict) and _is_of_another_kind(method):
@@ -175,76 +191,67 @@ def _unknown(parsed: Parsed, raw: bytes, otherwise: NotOurs) -> Message:
     return Bad(raw, parsed.problem or "not JSON in UTF-8, but in another encoding")
 
 
-def _malformed(values: Sequence[JsonValue], fields: Fields, raw: bytes) -> Unsure | Bad:
+def _malformed(values: Sequence[JsonValue], read: _Read) -> Unsure | Bad:
     first = next((value for value in values if isinstance(value, str)), values[0])
     shown = f" {first[:80]!r}" if isinstance(first, str) else f": {_kind(first)}"
     reason = f"malformed node-run id{shown}"
-    return Unsure(reason) if has_whole_id(fields) else Bad(raw, reason)
+    return Unsure(reason) if has_whole_id(read.fields) else Bad(read.raw, reason)
 
 
 def _broken(broken: Broken, raw: bytes) -> Message:
     ids = ids_in(broken.text)
     if not ids.node_runs:
         return Unsure(broken.problem) if b"wfnr_" in raw or "wfnr_" in broken.text else Bad(raw, broken.problem)
-    text, kept = _kept(broken.text, raw)
     return NodeRunMessage(
         node_run_id=ids.node_runs[0],
         workflow_run_id=ids.workflow_run,
         workflow=None,
         node=None,
-        text=text,
+        text=_kept(broken.text, raw),
         array=False,
         items=(),
         problem=broken.problem,
         digest=digest_of(raw).text,
-        raw=kept,
     )
 
 
-def _as_named(parsed: Parsed | Broken, raw: bytes, named: str) -> Message:
+def _as_named(read: _Read, named: str) -> Message:
     if not is_node_run_id(named):
-        return Bad(raw, f"malformed node-run id {named[:80]!r}")
-    if isinstance(parsed, Broken) or parsed.problem is not None:
-        return Bad(raw, parsed.problem or "not JSON")
-    if not isinstance(parsed.fields, dict):
-        return Bad(raw, f"the message is no object, but {_kind(parsed.fields)}")
-    message = _ours(Ids((named,), ids_of(parsed.fields).workflow_run), parsed, parsed.fields, raw)
+        return Bad(read.raw, f"malformed node-run id {named[:80]!r}")
+    message = _ours(Ids((named,), ids_of(read.fields).workflow_run), read)
     # Who names it has looked at it: nothing is guessed.
-    return replace(message, guessed=False) if message.problem is None else Bad(raw, message.problem)
+    return replace(message, guessed=False) if message.problem is None else Bad(read.raw, message.problem)
 
 
-def _ours(ids: Ids, parsed: Parsed, fields: dict[str, JsonValue], raw: bytes) -> NodeRunMessage:
-    payload, guessed = _payload(fields)
-    digest = digest_of(raw)
-    wrong = _problem(payload, has_payload="payload" in fields or payload is not None)
-    problem = _TOO_LARGE if len(raw) > MAX_KEPT_BYTES else parsed.problem or wrong
-    problem = problem or (None if digest.finite else NOT_FINITE)
-    text, kept = (parsed.text, None) if problem is None else _kept(parsed.text, raw)
-    items = () if wrong else _items(payload)
-    context = fields.get("context")
+def _ours(ids: Ids, read: _Read) -> NodeRunMessage:
+    payload, guessed = _payload(read.fields)
+    too_large = _TOO_LARGE if len(read.raw) > MAX_KEPT_BYTES else _too_many(payload, read.max_items)
+    first = payload[: read.max_items] if isinstance(payload, list) else payload
+    wrong = _problem(first, has_payload="payload" in read.fields or payload is not None)
+    digest = Digest(bytes_digest(read.raw)) if too_large else digest_of(read.raw)
+    problem = too_large or read.parsed.problem or wrong or (None if digest.finite else NOT_FINITE)
+    items = () if wrong else _items(first)
+    context = read.fields.get("context")
     named = context if isinstance(context, dict) else {}
     return NodeRunMessage(
         node_run_id=ids.node_runs[0],
         workflow_run_id=ids.workflow_run,
         workflow=_shown(named.get("workflowIdentifier")),
         node=_shown(named.get("nodeIdentifier")),
-        text=text,
+        text="" if too_large else _kept(read.parsed.text, read.raw) if problem else read.parsed.text,
         array=isinstance(payload, list),
         items=() if problem else items,
         problem=problem,
         digest=digest.text,
         names=tuple(dict.fromkeys(name for name in map(event_type, items) if name is not None)),
         guessed=guessed,
-        note=parsed.note,
-        raw=kept,
+        note=read.parsed.note,
     )
 
 
-def _kept(text: str, raw: bytes) -> tuple[str, bytes | None]:
-    """Return what is kept of a message that cannot be handled: its text, or its bytes where they are another."""
-    if len(raw) > MAX_KEPT_BYTES:
-        return "", None
-    return (text, None) if text.encode(errors="replace") == raw else ("", raw)
+def _kept(text: str, raw: bytes) -> str:
+    """Return the text of a message that cannot be handled; empty where it does not say all of its bytes."""
+    return text if len(raw) <= MAX_KEPT_BYTES and text.encode(errors="replace") == raw else ""
 
 
 def _payload(fields: dict[str, JsonValue]) -> tuple[JsonValue, bool]:
@@ -257,6 +264,12 @@ def _payload(fields: dict[str, JsonValue]) -> tuple[JsonValue, bool]:
 
 def _shown(value: JsonValue) -> str | None:
     return value[:_SHOWN_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def _too_many(payload: JsonValue, most: int) -> str | None:
+    if not isinstance(payload, list) or len(payload) <= most:
+        return None
+    return f"the payload has {len(payload):,} items, and MAX_ITEMS allows {most:,} in one message"
 
 
 def _problem(payload: JsonValue, *, has_payload: bool) -> str | None:

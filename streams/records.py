@@ -42,7 +42,6 @@ class Kept(BaseModel):
 class Record(Kept):
     """Base of everything that is written to an own topic or table."""
 
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
     v: Literal[1, 2] = 1
 
     def encode(self) -> bytes:
@@ -86,9 +85,7 @@ class Arrival(Record):
     digest: str
     """Of the message's content: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it is larger than can be kept, or is no text."""
-    raw: bytes | None = None
-    """Its bytes, where they are no text."""
+    """The message as it came. Empty where it has too many bytes or items, or is no text: then it is a dead letter."""
     note: str | None = None
     """What of the text is not as it came."""
     guessed: bool = False

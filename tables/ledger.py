@@ -416,7 +416,7 @@ class Ledger(NodeRuns):
         return run
 
     def _write_message(self, partition: int, run: NodeRun, message: Message) -> NodeRun:
-        if message.first == 0 and not message.array and len(message.raw or message.text) <= INLINE_BYTES:
+        if message.first == 0 and not message.array and len(message.text) <= INLINE_BYTES:
             return run.model_copy(update={"message": message})
         if message.first:
             key = _key("d", run.node_run_id, message.digest)

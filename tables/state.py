@@ -152,8 +152,6 @@ class Message(Record):
     count: int
     digest: str
     text: str = ""
-    raw: bytes | None = None
-    """Its bytes, where they are no text; `text` is empty then."""
     note: str | None = None
     """What of the text is not as it came."""
     array: bool = False
@@ -330,7 +328,6 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
         count=arrival.count,
         digest=arrival.digest,
         text=arrival.text,
-        raw=arrival.raw,
         note=arrival.note,
         array=arrival.array,
         source=arrival.source,

@@ -23,7 +23,6 @@ from web.masking import masked, masked_text
 SCOPE: Final = "this worker"
 SCOPE_ALL: Final = "all workers"
 _UNREADABLE: Final = "what was kept of it cannot be read as JSON"
-_NO_TEXT: Final = "it is no text in UTF-8; U+FFFD stands for what cannot be shown"
 _TOO_MUCH: Final = "left out here: it is too much for one answer"
 
 
@@ -568,10 +567,8 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
 
 
 def _text(message: Message) -> tuple[JsonValue, str | None]:
-    if message.raw is not None:
-        return masked_text(message.raw.decode(errors="replace")), _NO_TEXT
     if not message.text:
-        return None, "the message was larger than can be kept"
+        return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
         return masked(from_json(message.text)), message.note
     except ValueError:

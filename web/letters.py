@@ -20,7 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from agents.asked import new_action
-from streams.messages import Bad, NodeRunMessage, NotOurs, Unsure, sort_out
+from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure
 from streams.records import Audited, Source
 from streams.tail import Taken
 from tables.state import Note
@@ -132,6 +132,7 @@ class LetterViews:
         read: reads one letter from its topic.
         enter: has a message enter as an arrival; returns when the broker has it.
         write: writes to the audit topic, likewise.
+        decode: says what a message is; of one whose node run was named, with that.
     """
 
     letters: Letters
@@ -140,6 +141,7 @@ class LetterViews:
     read: ReadLetter
     enter: Enter
     write: Write
+    decode: Callable[[bytes | None, str | None], Message]
     _busy: set[Place] = field(default_factory=set)
     """Letters that something is being done to, here: what comes meanwhile would be done, too."""
 
@@ -285,7 +287,7 @@ class LetterViews:
         if (done := self.letters.handled(place)) is not None:
             return _refusal(f"{done.what} already, by {done.who}")
         raw = record.value if asked.text is None else asked.text.encode(errors="replace")
-        message, source = sort_out(raw, asked.node_run_id), source_of(record)
+        message, source = self.decode(raw, asked.node_run_id), source_of(record)
         if not isinstance(message, NodeRunMessage):
             return _refusal(_why_not(message))
         if source is None:

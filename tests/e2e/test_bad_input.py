@@ -8,7 +8,6 @@ import json
 import math
 import secrets
 import time
-from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -58,6 +57,9 @@ async def echo(event: dict) -> dict:
 """
 WITHIN: Final = 240.0
 PARTITIONS: Final = 8
+NO_TEXT: Final = [name for name, value in UNREADABLE.items() if value.decode(errors="replace").encode() != value]
+NOT_KEPT: Final = len(TOO_LARGE) + sum(len(value) > KEPT for value, _ in UNKNOWN.values()) + len(NO_TEXT)
+"""Messages that have FAILED, and whose bytes stand in the dead letters."""
 HEADERS_ROOM: Final = 16_384
 """What a dead letter leaves free of its topic's limit."""
 GOOD: Final = ours(b'{"type": "seen", "good": true}')
@@ -69,7 +71,7 @@ ALL: Final[Mapping[str, bytes | None]] = (
     | {f"cut: {name}": value for name, (value, *_) in CUT.items()}
     | {f"not ours: {name}": value for name, (value, _) in NOT_OURS.items()}
     | {f"failed: {name}": value for name, (value, _) in FAILED.items()}
-    | {f"too large: {name}": value for name, value in TOO_LARGE.items()}
+    | {f"too large: {name}": value for name, (value, _) in TOO_LARGE.items()}
     | {f"unknown: {name}": value for name, (value, _) in UNKNOWN.items()}
     | {f"completed: {name}": value for name, value in COMPLETED.items()}
 )
@@ -191,7 +193,7 @@ async def kept_texts(cluster: Cluster) -> dict[str, bytes]:
         row = json.loads(one.value) if one.value is not None and kind in "mof" else {}
         message = row if kind == "m" else row.get("message")
         if message is not None and message["first"] == 0:
-            texts[node_run_id] = urlsafe_b64decode(message.get("raw", "")) or message["text"].encode()
+            texts[node_run_id] = message["text"].encode()
     return texts
 
 
@@ -252,7 +254,7 @@ def failing(running: list[Organization]) -> Organization:
     messages = {"output refused": OUTPUT_REFUSED, **ALL, **well, **ill, "10,000 items": MANY}
     asyncio.run(organization.send(messages, sendings))
     left = ("dead letter: ", "unsure: ", "cut: ", "not ours: ", "sent ill: ")
-    dead = len(DEAD_LETTERS) + len(UNSURE) + len(CUT) + len(ill)
+    dead = len(DEAD_LETTERS) + len(UNSURE) + len(CUT) + len(ill) + NOT_KEPT
     wait(organization, [name for name in organization.sent if not name.startswith(left)], dead)
     assert organization.incarnation() == before
     organization.letters = asyncio.run(dead_letters(organization.cluster))
@@ -356,7 +358,10 @@ def test_what_is_no_json_has_failed_where_its_id_can_be_read(failing: Organizati
     error = failing.output(f"unreadable: {name}", "FAILED")["error"]["message"]
     assert error.startswith("not JSON in UTF-8: ")
     sent, shown = failing.sent[f"unreadable: {name}"], failing.shown(f"unreadable: {name}")
-    assert failing.kept[sent.node_run_id] == sent.value
+    if name in NO_TEXT:
+        assert failing.letters[sent.place].value == sent.value
+    else:
+        assert failing.kept[sent.node_run_id] == sent.value
     assert [item["error"] for item in shown["items"]] == [error]
     assert shown["messages"][0]["note"]
 
@@ -369,11 +374,12 @@ def test_half_a_surrogate_pair_is_noted(failing: Organization) -> None:
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_larger_than_can_be_kept_has_failed(failing: Organization, name: str) -> None:
-    error = "the message is larger than can be kept (1,900,000 bytes)"
+    error = TOO_LARGE[name][1]
     assert failing.output(f"too large: {name}", "FAILED") == {"error": {"message": error}}
     [shown] = failing.shown(f"too large: {name}")["messages"]
     assert (shown["source"]["partition"], shown["source"]["offset"]) == failing.sent[f"too large: {name}"].place
-    assert shown["note"] == "the message was larger than can be kept"
+    assert shown["note"] == "the message is not kept here: its bytes stand in the dead letters"
+    assert failing.letters[failing.sent[f"too large: {name}"].place].value == failing.sent[f"too large: {name}"].value
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -447,7 +453,11 @@ def test_the_good_ones_between_them_are_completed(failing: Organization, ignorin
 
 def test_no_message_ends_in_two_ways(failing: Organization) -> None:
     dead = ("dead letter: ", "unsure: ", "cut: ", "sent ill: ")
-    assert set(failing.letters) == {sent.place for name, sent in failing.sent.items() if name.startswith(dead)}
+    # These have FAILED, and their bytes are kept there.
+    not_kept = {f"too large: {name}" for name in TOO_LARGE} | {f"unreadable: {name}" for name in NO_TEXT}
+    not_kept |= {f"unknown: {name}" for name, (value, _) in UNKNOWN.items() if len(value) > KEPT}
+    expected = {sent.place for name, sent in failing.sent.items() if name.startswith(dead) or name in not_kept}
+    assert set(failing.letters) == expected
     looked_up = {failing.sent["output refused"].workflow_run_id}
     assert set(failing.calls) <= {sent.node_run_id for sent in failing.sent.values()} | looked_up
 

@@ -223,6 +223,21 @@ class TestSize:
         assert message.problem == "the message is larger than can be kept (1,900,000 bytes)"
         assert (message.text, message.items, message.node_run_id) == ("", (), NODE_RUN)
 
+    def test_with_as_many_items_as_are_allowed_it_is_handled(self) -> None:
+        message = ours(sort_out(raw([{"type": "a"}] * 3), max_items=3))
+        assert (message.problem, len(message.items), message.is_kept) == (None, 3, True)
+
+    @pytest.mark.parametrize("items", [[{"type": "a"}] * 4, [{"type": "a"}, {}, {}, "no object"], [{}] * 1000])
+    def test_with_more_it_is_one_problem_without_items(self, items: list[object]) -> None:
+        message = ours(sort_out(raw(items), max_items=3))
+        assert message.problem == f"the payload has {len(items):,} items, and MAX_ITEMS allows 3 in one message"
+        assert (message.text, message.items, message.is_kept) == ("", (), False)
+        assert message.names == (("a",) if items[0] else ())
+
+    def test_by_default_ten_thousand_are_allowed(self) -> None:
+        assert ours(sort_out(raw([{}] * 10_000))).problem is None
+        assert ours(sort_out(raw([{}] * 10_001))).problem is not None
+
     @pytest.fixture
     def no_collection(self) -> Iterator[None]:
         """The garbage collector's work depends on what else the process holds."""
@@ -583,7 +598,7 @@ class TestProblem:
         assert time.process_time() - start < 2.0
         assert message.node_run_id == NODE_RUN
         assert (message.problem or "").startswith("not JSON in UTF-8: ")
-        assert (message.items, message.text, message.raw, message.guessed) == ((), value.decode(), None, False)
+        assert (message.items, message.text, message.guessed) == ((), value.decode(), False)
 
     @pytest.mark.parametrize(
         "value",
@@ -595,10 +610,11 @@ class TestProblem:
             b"\xef\xbb\xbf" + raw()[:-1],
         ],
     )
-    def test_what_is_no_text_keeps_its_bytes(self, value: bytes) -> None:
+    def test_what_is_no_text_is_not_kept_as_one(self, value: bytes) -> None:
         message = ours(sort_out(value))
         assert (message.problem or "").startswith("not JSON in UTF-8: ")
-        assert (message.text, message.raw) == ("", value)
+        # They are kept as a dead letter.
+        assert (message.text, message.is_kept) == ("", False)
 
     def test_the_run_id_is_read_where_it_is_the_only_one(self) -> None:
         one = b'{"context":{"workflowRunId":"wfr_1","nodeRunId":"wfnr_1"},"payload":'
@@ -609,7 +625,7 @@ class TestProblem:
     def test_above_the_limit_nothing_of_it_is_kept(self) -> None:
         value = raw({"x": "\u00fc" * MAX_KEPT_BYTES})[:-1]
         message = ours(sort_out(value))
-        assert (message.text, message.raw, message.items) == ("", None, ())
+        assert (message.text, message.items) == ("", ())
         assert message.problem
 
 
@@ -839,10 +855,10 @@ def holds(value: bytes) -> None:
             assert items
             assert items_of(text) == items
             assert note is not None or value.endswith(text.encode())
-        case NodeRunMessage(problem=problem, items=items, text=text, raw=kept):
+        case NodeRunMessage(problem=problem, items=items, text=text):
             assert problem
             assert items == ()
-            assert (kept or text.encode()) == value
+            assert text.encode() in (value, b"")
 
 
 @unhurried
