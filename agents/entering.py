@@ -19,7 +19,7 @@ from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn, tel
 from streams.app import app
 from streams.exits import stop_process
 from streams.metrics import EVENTS
-from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent
+from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent, ReportAgain
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, resolve
 from tables.state import NodeRun, Note
@@ -70,6 +70,8 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
     backlog.look()
     if applied.note is Note.APPLIED:
         _tell(applied.run, event)
+        if isinstance(event, ReportAgain):
+            dispatch.report_now(event.node_run_id)
 
 
 def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:
