@@ -34,7 +34,7 @@ from streams.progress import Stage
 from streams.records import FailureTold, ReportAnswered, Settled
 from streams.samples import REPORT_SAMPLES
 from streams.topics import partition_of
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, RowError
 from tables.state import NodeRun
 
 logger = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> No
         work = await feeder.take()
         try:
             await settle(work)
-        except NotOwnedError:
-            logger.info("%s went to another worker before it was reported", work.node_run_id)
+        except RowError as elsewhere:
+            logger.info("%s is not reported here: %s", work.node_run_id, elsewhere)
             if not isinstance(work, LinesWork):
                 settler.forget(work.key)
         except Exception:

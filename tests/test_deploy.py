@@ -1,5 +1,6 @@
 """What is under deploy/, held against the application that it deploys."""
 
+import importlib.util
 import json
 import os
 import re
@@ -36,6 +37,7 @@ NOT_ON_THE_DASHBOARD = [
     "queue_running",
     "source_copied_records",
     "source_up",
+    "unreadable_rows",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
@@ -87,7 +89,9 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
-SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET}
+SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET} | {
+    "HTTPS_PROXY": "http://user:password@proxy.example:3128"
+}
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")
@@ -108,6 +112,14 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a worker that is deployed by the manifests, with some value for each secret."""
     return settings_of(monkeypatch, **CONFIG, **SOME_VALUES)
+
+
+def test_what_stands_for_the_handlers_starts_no_worker() -> None:
+    """A default would complete node runs without doing their work."""
+    assert importlib.util.find_spec(CONFIG["HANDLERS"]) is None
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name in ("worker-1", "worker-2"):
+        assert compose["services"][name]["environment"]["HANDLERS"].startswith("${HANDLERS:?")
 
 
 class TestSettings:

@@ -28,6 +28,7 @@ HERE_DOCUMENT = re.compile(r"<<'EOF'\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
 IN_WORDS = {
     "KAFKA_CA_FILE": "the system's",
     "SOURCE_CA_FILE": "the system's",
+    "PORT_CA_FILE": "none",
     "API_CALLS_PER_SECOND": "none",
     "CONSUMER_GROUP": "`<orgId>.port-runs`",
     "REPLICATION_FACTOR": "the broker's",
@@ -51,7 +52,12 @@ def options(command):
     return [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
 print(json.dumps({name: ["--help", *options(cli), *options(command)] for name, command in cli.commands.items()}))
 """
-SETTINGS = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "id", "PORT_CLIENT_SECRET": "secret"}
+SETTINGS = {
+    "PORT_ORG_ID": "org",
+    "PORT_CLIENT_ID": "id",
+    "PORT_CLIENT_SECRET": "secret",
+    "HANDLERS": "examples.handlers",
+}
 PARSERS: dict[str, Callable[[list[str]], object]] = {
     "DEMO_ARGS": local.demo.options.parse,
     "BENCH_ARGS": bench.options.parse,

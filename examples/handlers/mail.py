@@ -9,8 +9,9 @@ from email.utils import formatdate
 import aiosmtplib
 
 from agents.contract import Context, Fail
-from agents.handlers.outgoing import Unavailable, tls
-from agents.handlers.settings import OutgoingSettings, SmtpSecurity
+
+from .outgoing import Unavailable, tls
+from .settings import OutgoingSettings, SmtpSecurity
 
 _NAME = "the mail server (SMTP_HOST)"
 _SUBJECT_CHARACTERS = 100
@@ -50,7 +51,9 @@ async def send(message: EmailMessage, to: tuple[str, ...], settings: OutgoingSet
         password=password or None,
         use_tls=settings.smtp_security is SmtpSecurity.TLS,
         start_tls=settings.smtp_security is SmtpSecurity.STARTTLS,
-        tls_context=None if settings.smtp_security is SmtpSecurity.NONE else tls(settings.outgoing_ca_file),
+        tls_context=None
+        if settings.smtp_security is SmtpSecurity.NONE
+        else tls(settings.outgoing_ca_file, settings.tls_strict),
         timeout=settings.outgoing_timeout,
     )
     try:
