@@ -61,6 +61,12 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    if shown.unsure:
+        # Each may be a node run that waits for ever.
+        text = (
+            f"{_plural(shown.unsure, 'message')} may be of Kafka action nodes, in a form that is not known: redrive or "
+        )
+        yield f"{text}discard {'it' if shown.unsure == 1 else 'them'}.", "/dead-letters?reason=unsure"
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
