@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -53,10 +53,7 @@ def _bad(shown: OverviewShown) -> _Reasons:
         yield f"Worker {gone.worker} gives no answer: {gone.why}.", "/workers"
     if shown.missing:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
-    for misfit in sorted({worker.misfit for worker in shown.workers if worker.misfit is not None}):
-        yield f"No worker can be started: {misfit}.", "/workers"
-    for worker in shown.workers:
-        yield from _bad_worker(worker)
+    yield from _bad_workers(shown.workers)
     for source in shown.sources:
         if source.problem is not None:
             yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
@@ -65,6 +62,12 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    if shown.unsure:
+        # Each may be a node run that waits for ever.
+        text = (
+            f"{_plural(shown.unsure, 'message')} may be of Kafka action nodes, in a form that is not known: redrive or "
+        )
+        yield f"{text}discard {'it' if shown.unsure == 1 else 'them'}.", "/dead-letters?reason=unsure"
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
@@ -77,6 +80,13 @@ def _unreadable(shown: OverviewShown) -> _Reasons:
         yield f"{place} ({row.why}): {row.effect}.", page
     if (more := shown.unreadable_rows - min(_ROWS_TOLD, len(shown.unreadable))) > 0:
         yield f"{_plural(more, 'further row')} of the ledger cannot be read.", "#unreadable"
+
+
+def _bad_workers(workers: Sequence[Pulse]) -> _Reasons:
+    for misfit in sorted({worker.misfit for worker in workers if worker.misfit is not None}):
+        yield f"No worker can be started: {misfit}.", "/workers"
+    for worker in workers:
+        yield from _bad_worker(worker)
 
 
 def _bad_worker(worker: Pulse) -> _Reasons:
@@ -95,6 +105,9 @@ def _bad_reports(shown: OverviewShown) -> _Reasons:
         yield "Port's API does not answer.", reporting
     if (waits := _age(shown.at, port.oldest_waits_since or port.oldest_received_at)) > LATE:
         yield f"The oldest report waits for {duration(waits.total_seconds())}.", reporting
+    if port.parked:
+        text = f"{_plural(port.parked, 'report')} parked: Port fails at {'it' if port.parked == 1 else 'them'}"
+        yield f"{text}, and takes others. Send again what Port may take by now, or give it up.", "/stuck?why=parked"
     if refused := shown.latest.counts.get(State.REFUSED, 0):
         yield f"Port has refused {_plural(refused, 'report')}.", "/stuck"
 
