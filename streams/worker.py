@@ -136,6 +136,9 @@ class Worker(faust.App):
             settings.app_id,
             autodiscover=list(autodiscover),
             origin="streams",
+            # Faust would prefer variables of the environment to what is given here: WEB_HOST, which is ours, too, and
+            # BROKER_URL, PRODUCER_ACKS or PROCESSING_GUARANTEE, which nobody means for this.
+            env={},
             broker=[URL(f"kafka://{broker}") for broker in settings.kafka_brokers],
             broker_credentials=_credentials(settings.own),
             broker_client_id=self.incarnation,
