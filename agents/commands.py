@@ -155,7 +155,7 @@ class send(Command):
         execution = new_execution(file, ids)
         message = await message_of(file, execution)
         if settings.signature is Signature.REQUIRED:
-            message = signed(message, settings.port_client_secret)
+            message = signed(message, settings.client_secrets[0])
         if self.kwargs.get("dry_run"):
             click.echo(json.dumps(message, indent=2))
             return
@@ -369,7 +369,7 @@ async def _ended(message: NodeRunMessage, index: int, attempt: int) -> dict[str,
             attempt=attempt,
             received_at=time.time(),
             fields=fields,
-            decryption=Decryption(settings.port_client_secret),
+            decryption=Decryption(*settings.client_secrets),
         )
         outcome = await outcome_of(handler, context)
     return {"index": index, "eventType": name, "handler": handler and handler.name, **dataclasses.asdict(outcome)}
@@ -401,7 +401,7 @@ def confirm(question: str) -> None:
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
     connection = settings.port_connection
     port = settings.port_api_base_url
-    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
+    async with PortClient(port, settings.port_client_id, settings.client_secrets[0], connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     if answer.kind is not AnswerKind.ACCEPTED:
         maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""

@@ -128,12 +128,16 @@ def _refusal(turn: Turn[Message]) -> str | None:
     if settings.signature is Signature.OFF:
         return None
     required = settings.signature is Signature.REQUIRED
-    return refusal(turn.raw or b"", _sent_at(turn), settings.port_client_secret, required=required)
+    return refusal(turn.raw or b"", _sent_at(turn), settings.client_secrets, required=required)
 
 
-def _sent_at(turn: Turn[Message]) -> float:
-    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
-    return source_of(turn).timestamp
+def _sent_at(turn: Turn[Message]) -> float | None:
+    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent.
+
+    None where Kafka does not know: on a topic with `LogAppendTime` it says when the record came there, be it a backlog.
+    """
+    source = source_of(turn)
+    return None if source.appended else source.timestamp
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:

@@ -108,7 +108,7 @@ class Worker(faust.App):
         self.port = PortClient(
             settings.port_api_base_url,
             settings.port_client_id,
-            settings.port_client_secret,
+            settings.client_secrets[0],
             connections=settings.report_concurrency,
             connection=settings.port_connection,
             on_call=_count,
