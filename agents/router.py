@@ -20,10 +20,12 @@ from faust.types import TP, StreamT
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
 from agents.entering import enter
+from agents.selection import Selection
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
+from streams.message_text import json_bytes
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
 from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
@@ -52,6 +54,9 @@ class Sample:
 
 foreign_samples: Final[deque[Sample]] = deque(maxlen=SAMPLES)
 _done = InOrder()
+_selection: Final = Selection(
+    handlers, settings.workflows, settings.nodes, with_handler=settings.unknown_events is UnknownEvents.IGNORE
+)
 
 
 @app.agent(runs, name="router")
@@ -72,10 +77,9 @@ async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
 
 async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
-    if isinstance(message, NodeRunMessage) and _left_to_others(message):
-        message = NotOurs(Foreign.NO_HANDLER)
-    if not isinstance(message, NodeRunMessage):
-        message = _or_unsure(message, turn)
+    if isinstance(message, NodeRunMessage):
+        message = _selection.of(message)
+    message = _or_unsure(message, turn)
     match message:
         case Unsure(reason=reason):
             _messages("unsure").inc()
@@ -97,8 +101,14 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
 
 
-def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
-    """Return what a message is, with its key and headers looked at, too: they may name a node run that waits."""
+def _or_unsure(message: Message, turn: Turn[Message]) -> Message:
+    """Return what a message is, with what else is known here: its key and headers may name a node run that waits."""
+    if isinstance(message, NodeRunMessage):
+        if message.guessed and message.workflow_run_id is None and _is_for_nobody(message):
+            return Unsure(
+                f"no handler for {message.names[0][:80]!r}, and no workflow run to look {message.node_run_id} up in"
+            )
+        return message
     if isinstance(message, Unsure) or (isinstance(message, NotOurs) and message.why.is_certain):
         return message
     if _NODE_RUN not in (turn.key or b"") and not any(
@@ -120,7 +130,7 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
             logger.debug("partition %d went just now", partition)
         else:
             return cast("asyncio.Future[object]", entered)
-    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
+    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival, partition=partition))
 
 
 def _refusal(turn: Turn[Message]) -> str | None:
@@ -128,7 +138,7 @@ def _refusal(turn: Turn[Message]) -> str | None:
     if settings.signature is Signature.OFF:
         return None
     required = settings.signature is Signature.REQUIRED
-    return refusal(turn.raw or b"", _sent_at(turn), settings.client_secrets, required=required)
+    return refusal(json_bytes(turn.raw or b""), _sent_at(turn), settings.client_secrets, required=required)
 
 
 def _sent_at(turn: Turn[Message]) -> float | None:
@@ -140,10 +150,9 @@ def _sent_at(turn: Turn[Message]) -> float | None:
     return None if source.appended else source.timestamp
 
 
-def _left_to_others(message: NodeRunMessage) -> bool:
-    if settings.unknown_events is not UnknownEvents.IGNORE or (message.problem is not None and not message.names):
-        return False
-    return all(handlers.find(name) is None for name in message.names)
+def _is_for_nobody(message: NodeRunMessage) -> bool:
+    unknown_fails = settings.unknown_events is UnknownEvents.FAIL
+    return unknown_fails and all(handlers.find(name) is None for name in message.names)
 
 
 def arrival_of(message: NodeRunMessage, source: Source) -> Arrival:
