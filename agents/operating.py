@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from yarl import URL
 
 from agents import shared
 from agents.check import of_handler
-from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, confirm
+from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, asker, confirm
 from port.ids import is_node_run_id
 from streams.app import settings
 from tables.state import State
@@ -106,7 +105,7 @@ class _Remote(Command):
 
 async def _ask(method: str, url: str, body: Fields | None) -> tuple[int, Fields]:
     token = settings.web_token.get_secret_value()
-    headers = {"Accept": "application/json", "X-Actor": f"cli: {_user()}"}
+    headers = {"Accept": "application/json", "X-Actor": asker()}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
@@ -123,13 +122,6 @@ async def _answer(
     async with session.request(method, url, json=body, headers=headers, allow_redirects=False) as answer:
         found = from_json(await answer.read())
         return answer.status, found if isinstance(found, dict) else {}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _table(lines: JsonValue, **columns: str) -> Table:
@@ -207,7 +199,10 @@ class node_run(_Remote):
         columns = {"index": "Item", "eventType": "Event type", "state": "State", "result": "Result"}
         table = _table(answer.get("items"), **columns, attempt="Attempt", error="Error")
         table.title = f"{answer.get('nodeRunId')}: {answer.get('state')} {answer.get('result') or ''}"
-        return self.show(answer, table)
+        status = self.show(answer, table)
+        if answer.get("ending") and not self.as_json:
+            click.echo(answer["ending"])
+        return status
 
 
 class failures(_Remote):

@@ -95,6 +95,8 @@ class Settler:
         """How many answers there were, good ones and others."""
         self._tried: dict[str, _Tried] = {}
         """Of the reports that are on their way, and were answered by nothing that settles them."""
+        self._other_results: dict[str, str] = {}
+        """Port's own results of node runs whose reports said something else, and are being settled."""
 
     def tries_of(self, node_run_id: str) -> Tries | None:
         """Return the tries so far of a report that is on its way; None where there was none."""
@@ -125,6 +127,7 @@ class Settler:
             settled, reason = await self._settled(work, run, answer)
         finally:
             tried = self._tried.pop(run.node_run_id, None)
+            port_result = self._other_results.pop(run.node_run_id, None)
         return ReportAnswered(
             v=2 if settled is Settled.CANCELLED or run.report else 1,
             node_run_id=run.node_run_id,
@@ -133,6 +136,7 @@ class Settler:
             report=run.report,
             status=answer.status,
             reason=reason,
+            port_result=port_result,
             at=self._clock(),
             tries=None if tried is None else tried.shown(),
         )
@@ -237,8 +241,9 @@ class Settler:
             return Found.OPEN
         if node.result == run.result:
             return Found.SAME
+        self._other_results[run.node_run_id] = node.result
         # The report was not heard, and nothing is wrong with that.
-        cancelled = run.stopped is Stop.RUN or found[0].is_cancelled or node.result == Result.CANCELLED
+        cancelled = run.stopped in (Stop.SOFT, Stop.RUN) or found[0].is_cancelled or node.result == Result.CANCELLED
         return Found.CANCELLED if cancelled else Found.OTHER
 
 

@@ -324,13 +324,20 @@ def _word(run: NodeRun, index: int, body: EndBody, action: Action) -> tuple[Aske
     if (body.result == "FAILED") != (body.error is not None):
         raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "error goes with FAILED, and says why")
     try:
-        event = word(run.node_run_id, index, Result(body.result), By.WEB, output=body.output, error=body.error)
+        event = word(run.node_run_id, index, Result(body.result), _by(action.who), output=body.output, error=body.error)
     except ValueError as wrong:
         # 1e999 is a number of JSON, and no float.
         raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", f"output: {wrong}") from None
     if len((event.output or "").encode()) > MAX_OUTPUT_BYTES:
         raise refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"more than {MAX_OUTPUT_BYTES:,} bytes")
     return event.model_copy(update={"action": action}), action
+
+
+def _by(who: str) -> By:
+    """Return by what way somebody asks, of how the asker is known."""
+    if who == By.WEB:
+        return By.WEB
+    return By.CLI if who.startswith(By.CLI) else By.API
 
 
 def _summed(became: list[Became | None]) -> Done:
