@@ -103,6 +103,9 @@ def _why(event: AskedEvent, applied: Applied) -> str:
         return "the node run is not known"
     if applied.note is Note.LATE and isinstance(event, ItemAgain | ItemCompleted):
         return f"there is no item {event.index}: the node run has {applied.run.items}, counted from 0"
+    ended = None if applied.item is None else applied.item.result
+    if applied.note is Note.REFUSED and not applied.why and ended is not None:
+        return f"the item has ended already, with {ended}"
     return "" if applied.note is Note.APPLIED else applied.why
 
 

@@ -322,7 +322,7 @@ class complete_item(Command):
         return 0 if outcome in (Note.APPLIED, "pending") else FAILED
 
 
-_ANSWER_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 20.0
 
 
 def _became(became: Audited | None, result: Result) -> str:

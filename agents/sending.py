@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, TypeAdapter, ValidationError
@@ -123,15 +123,13 @@ async def ask(cluster: Cluster, topic: str, audit: str, event: ItemCompleted, se
         try:
             await probe(cluster, timeout=_CONNECT_SECONDS)
             await _require(cluster, audit)
-            consumer = AIOKafkaConsumer(**cluster.client(), group_id=None, request_timeout_ms=_KAFKA_MILLISECONDS)
+            consumer = AIOKafkaConsumer(
+                audit, **cluster.client(), group_id=None, request_timeout_ms=_KAFKA_MILLISECONDS
+            )
             left.push_async_callback(consumer.stop)
             await consumer.start()
-            await consumer.topics()
-            places = [TopicPartition(audit, number) for number in consumer.partitions_for_topic(audit) or ()]
-            # From their ends on: only what comes from now on is looked at.
-            ends = await consumer.end_offsets(places)
-            consumer.assign(places)
-            for place, end in ends.items():
+            # Only what comes from now on is looked at.
+            for place, end in (await consumer.end_offsets(consumer.assignment())).items():
                 consumer.seek(place, end)
         except ProbeError as error:
             raise SendingError(str(error)) from None

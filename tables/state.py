@@ -606,7 +606,7 @@ def _item_completed(run: NodeRun, item: Item | None, event: ItemCompleted, grace
         return Change(run, Note.LATE)
     if item is not None and item.result is not None:
         note = Note.DUPLICATE if item.decided == event.digest else Note.REFUSED
-        return Change(closed(run, grace), note, item=item, why=f"the item has ended already, with {item.result}")
+        return Change(closed(run, grace), note, item=item)
     if item is not None and event.at in item.undone:
         return Change(run, Note.DUPLICATE, item=item)
     known = item or Item(index=event.index, message=event.index, event_type=event.event_type)

@@ -31,8 +31,8 @@ _FOUND: Final = {
 _SOFTLY: Final = "nothing begins from here on; what runs may end"
 _ENDS: Final = {
     How.RETRY: ("asked to be called again", "waits"),
-    How.RAISED: ("raised, with calls left", "bad"),
-    How.DEFERRED: ("deferred: to be ended by a callback", "waits"),
+    How.RAISED: ("raised, and is called again", "bad"),
+    How.DEFERRED: ("deferred: waits for a callback", "waits"),
     How.FAILED: ("FAILED", "bad"),
 }
 
@@ -153,6 +153,8 @@ def _call(item: ItemShown, call: CallShown, name: str) -> Iterator[Moment]:
     if call.started_at is not None:
         yield Moment(call.started_at, f"{name}attempt {call.attempt} started", "started", call.worker or "")
     what, kind = _ENDS[call.how]
+    if call.how is How.RAISED and item.result == Result.CANCELLED and call is item.calls[-1]:
+        what = "raised, with calls left"
     detail = _said(call.error, call.decided_by, call.decided_who)
     # An earlier version did not write when a call ended.
     ended = Moment(call.ended_at or call.due_at, f"{name}{what}", kind, detail, due=call.due_at)

@@ -57,10 +57,14 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
             "url": "http://127.0.0.1:6066",
             "partitions": list(range(8)),
         },
-        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None, "tries": None},
+        "report": {"sent": True, "coveredItems": 1, "body": "full", "status": 200, "reason": None, "tries": None},
         "answers": [],
         "answersLeftOut": 0,
         "cancellation": None,
+        "stopped": None,
+        "completion": None,
+        "portResult": None,
+        "ending": "Port took the report: SUCCESS.",
         "softCancelledAt": None,
         "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
@@ -86,6 +90,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "logs": None,
                 "calls": [],
                 "callsLeftOut": 0,
+                "decidedWho": None,
             }
         ],
         "nextItem": None,
