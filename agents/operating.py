@@ -93,6 +93,12 @@ class _Remote(Command):
             raise CommandError(f"{given[:80]!r} is no id of a node run")
         return given
 
+    def seen(self) -> tuple[str, Fields]:
+        """Return how the node run stands, and what an action on it brings along: if it goes on first, that is void."""
+        answer = self.ask("GET", f"/api/node-runs/{self.node_run_id}?limit=1")
+        counts = f"{_cell(answer.get('failed'))} of {_cell(answer.get('itemCount'))} items FAILED"
+        return f"{_cell(answer.get('state'))}, {counts}", {"seen": answer.get("seen")}
+
     @property
     def letters(self) -> list[str]:
         """The arguments. Raises CommandError."""
@@ -294,10 +300,12 @@ class retry(_Remote):
 
     def act(self) -> int:
         """Do it."""
-        item = self.kwargs.get("item")
-        what = "" if item is None else f"/items/{item}"
-        question = f"Retry {self.node_run_id}" + ("?" if item is None else f" item {item}?")
-        return self.do(question, f"/api/node-runs/{self.node_run_id}{what}/retry")
+        item = cast("int | None", self.kwargs.get("item"))
+        path = f"/api/node-runs/{self.node_run_id}"
+        if item is None:
+            stands, seen = self.seen()
+            return self.do(f"Retry {self.node_run_id}, which is {stands}?", f"{path}/retry", seen)
+        return self.do(f"Retry {self.node_run_id} item {item}?", f"{path}/items/{item}/retry")
 
 
 class cancel(_Remote):
@@ -307,7 +315,9 @@ class cancel(_Remote):
 
     def act(self) -> int:
         """Do it."""
-        return self.do(f"Cancel {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/cancel")
+        stands, seen = self.seen()
+        question = f"Cancel {self.node_run_id}, which is {stands}?"
+        return self.do(question, f"/api/node-runs/{self.node_run_id}/cancel", seen)
 
 
 class dead_letters(_Remote):

@@ -272,6 +272,8 @@ class RunCancelled(Record):
     """Port's own result, where it is over and that is known."""
     action: Action | None = None
     """Who asked for it, where it was not Port; where it is over, who completed it at Port by hand."""
+    seen: str | None = None
+    """What the asker saw of the node run (`tables.state.seen_of`): where it has gone on since, the event is void."""
     at: float
 
 

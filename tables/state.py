@@ -201,6 +201,8 @@ class NodeRun(Record):
     status: int | None = None
     reason: str | None = None
     settled_at: float | None = None
+    again: int = 0
+    """Counts how often something of it was taken up again by hand."""
     untold: int = 0
     """Ends after the report that are not yet in the node run's log: of failures, and of items taken up again."""
     digest: str
@@ -235,6 +237,18 @@ class NodeRun(Record):
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.settled is not None and self.all_ended and not self.untold
+
+
+GONE_ON: Final = "it has gone on meanwhile: look again"
+
+
+def seen_of(run: NodeRun) -> str:
+    """Return what somebody who looks at a node run sees of what can be done to it.
+
+    It stays while its items go on, and changes where something was done to it by hand, or its report, or its end.
+    """
+    parts = (run.report, run.again, run.covered, run.stopped, run.settled)
+    return "-".join("" if part is None else str(part) for part in parts)
 
 
 def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> State:
@@ -505,6 +519,8 @@ def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
     if run.covered is not None and event.action is not None:
         return Change(run, Note.REFUSED, why="every item has ended: there is nothing to cancel any more")
     stop = _stop_of(event)
+    if event.seen is not None and event.seen != seen_of(run) and stop.outdoes(run.stopped):
+        return Change(run, Note.REFUSED, why=GONE_ON)
     if run.covered is not None:
         return Change(run, Note.DUPLICATE)
     if not stop.outdoes(run.stopped):
@@ -645,7 +661,7 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
         # After a crash the item's row may have survived and its node run's row not: then it is this that opens it.
         return Change(_opened(run, asked), Note.DUPLICATE, item=item)
     if (item.attempt, item.ended_at) != (event.attempt, event.ended_at):
-        return Change(run, Note.REFUSED, item=item, why="it has gone on meanwhile: look again")
+        return Change(run, Note.REFUSED, item=item, why=GONE_ON)
     if (why := _obstacle(run, item)) is not None:
         return Change(run, Note.REFUSED, item=item, why=why)
     if item.result is None:
@@ -706,7 +722,7 @@ def _opened(run: NodeRun, asked: Again) -> NodeRun:
     """Return a node run with an item that was taken up again."""
     if run.settled is Settled.REFUSED:
         run = _again(run, asked).model_copy(update={"covered": None, "result": None, "untold": 0})
-    return run.model_copy(update={"grace_from": None})
+    return run.model_copy(update={"grace_from": None, "again": run.again + 1})
 
 
 def _again(run: NodeRun, asked: Again) -> NodeRun:

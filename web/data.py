@@ -17,7 +17,7 @@ from port.models import LogLevel, Result
 from streams.messages import event_type, items_of
 from streams.records import Body, By, Lines, Settled, Tries
 from tables.history import Again, EarlierAnswer, EarlierCall, How, RunHistory
-from tables.state import Item, Message, NodeRun, State, Stop
+from tables.state import Item, Message, NodeRun, State, Stop, seen_of
 from web.ending import ending_of, was_sent
 from web.masking import masked, masked_text
 
@@ -323,6 +323,8 @@ class NodeRunShown(NodeRunLine):
     """Port's own result, where that is known and is not that of our report."""
     ending: str | None = None
     """How the node run ended, in a sentence."""
+    seen: str = ""
+    """What an action on the node run brings along: where it has gone on since, nothing is done."""
     soft_cancelled_at: datetime | None = None
     """When Port was found to be cancelling its workflow run: nothing began from then on, and what ran could end."""
     port_url: str | None = None
@@ -487,6 +489,7 @@ def node_run_shown(read: Read) -> NodeRunShown:
         "completion": _again(history.completed),
         "port_result": run.port_result,
         "ending": ending_of(run),
+        "seen": seen_of(run),
         "port_url": read.port_url,
         "items": items,
         "next_item": read.next_item,

@@ -21,7 +21,7 @@ from agents.feeding import Feeder
 from agents.pausing import Pausing
 from agents.work import ItemWork
 from tables.rows import NotOwnedError
-from tables.state import Item, NodeRun
+from tables.state import Item, NodeRun, seen_of
 from web.answers import choice_of, limit_of
 from web.auth import access_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, Shown, instant
@@ -71,6 +71,10 @@ class StuckLine(Shown):
     """The error of the last call, or why Port refused the report."""
     reported: bool = False
     """Whether the result of the node run is fixed, so that it can be cancelled no more."""
+    attempt: int = 0
+    """How many calls of the item there were: what an action on it brings along."""
+    seen: str = ""
+    """What an action on the node run brings along."""
 
 
 class StuckList(Shown):
@@ -243,6 +247,8 @@ class Stuck:
             until=instant(until),
             said=None if item is None or item.error is None else masked_text(item.error),
             reported=run.covered is not None,
+            attempt=0 if item is None else item.attempt,
+            seen=seen_of(run),
         )
 
     def _row_says(self, waits: _Waits, item: Item | None) -> tuple[Why, float | None]:
@@ -260,7 +266,14 @@ class Stuck:
             run = None
         said = None if run is None or run.reason is None else masked_text(run.reason)
         return StuckLine(
-            node_run_id=node_run_id, index=None, event_type=None, why=Why.REFUSED, until=None, said=said, reported=True
+            node_run_id=node_run_id,
+            index=None,
+            event_type=None,
+            why=Why.REFUSED,
+            until=None,
+            said=said,
+            reported=True,
+            seen="" if run is None else seen_of(run),
         )
 
 

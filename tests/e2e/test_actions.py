@@ -171,7 +171,7 @@ def test_what_is_shown_of_what_people_did_is_true(desk: Desk) -> None:
     run = desk.until(completed, state="completed", result="SUCCESS")
     assert run["portResult"] == "SUCCESS"
     assert str(run["ending"]).startswith("Completed at Port by hand, by cli: ")
-    assert run["ending"] in html.unescape(page := desk.worker.get(f"/node-runs/{completed}").text)
+    assert str(run["ending"]) in html.unescape(page := desk.worker.get(f"/node-runs/{completed}").text)
     assert "Completed at Port by hand" in desk.command("node-run", completed)
     for untrue in ("workflow run was", "no answer", "took <", "0 ms"):
         assert untrue not in page, untrue

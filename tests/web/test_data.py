@@ -65,6 +65,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
         "completion": None,
         "portResult": None,
         "ending": "Port took the report: SUCCESS.",
+        "seen": "0-0-1--reported",
         "softCancelledAt": None,
         "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
@@ -166,6 +167,7 @@ async def test_earlier_calls_with_their_lines_and_earlier_answers(worker: FakeWo
             "worker": "w",
             "dueAt": "2027-01-15T08:10:00Z",
             "decidedBy": None,
+            "decidedWho": None,
             "logs": {
                 "latest": [{"at": "2027-01-15T08:00:09Z", "level": "INFO", "text": "Bearer ***"}],
                 "leftOut": 0,
