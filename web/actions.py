@@ -265,7 +265,7 @@ class Actions:
             request, Done(outcome=outcome, counts=counts, message=message), f"/handlers/{quote(event_type, safe='')}"
         )
 
-    def answer(self, request: web.Request, done: Done, back: str) -> web.Response:
+    def answer(self, request: web.Request, done: Done, back: str, about: str = "") -> web.Response:
         """Return what became of an action: JSON for programs; after a form, the way to the page of what was acted on.
 
         That page tells it. Loaded again, it does nothing again.
@@ -273,8 +273,7 @@ class Actions:
         if request.path.startswith("/api/"):
             status = _STATUS.get(done.outcome, HTTPStatus.CONFLICT)
             return web.Response(status=status, body=done.to_json(), content_type="application/json")
-        notice = Notice(done.outcome, done.message, done.counts)
-        place = self.pages.notices.address(back, notice)
+        place = self.pages.notices.address(Notice(done.outcome, done.message, done.counts, back, about))
         return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": place})
 
 

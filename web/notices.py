@@ -29,6 +29,10 @@ class Notice:
     outcome: str
     message: str
     counts: dict[str, int]
+    page: str = "/"
+    """The page that tells it."""
+    about: str = ""
+    """A page beside it that shows what came of it, where there is one."""
     at: datetime | None = None
 
 
@@ -43,10 +47,10 @@ class Notices:
         self._serializer = URLSafeTimedSerializer(key or secrets.token_hex(32), salt="port-runs notice")
         self._current: ContextVar[Notice | None] = ContextVar("notice", default=None)
 
-    def address(self, page: str, notice: Notice) -> str:
-        """Return the address of a page that is to tell a notice."""
+    def address(self, notice: Notice) -> str:
+        """Return the address of the page that is to tell a notice."""
         told = asdict(notice) | {"message": notice.message[:_CHARACTERS], "at": None}
-        return str(URL(page, encoded=True).update_query({FIELD: self._serializer.dumps(told)}))
+        return str(URL(notice.page, encoded=True).update_query({FIELD: self._serializer.dumps(told)}))
 
     def note(self, said: str | None) -> None:
         """Take note of what the address of the request says, for the page that answers it."""

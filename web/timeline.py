@@ -94,7 +94,7 @@ def _cancelled(run: NodeRunShown) -> Iterator[Moment]:
     port_has = f"Port has {run.port_result}" if run.port_result is not None else ""
     if run.cancellation is not None and run.cancellation.who:
         yield Moment(run.cancellation.at, "Cancelled by hand", "bad", run.cancellation.who)
-    elif run.cancellation is not None:
+    elif run.cancellation is not None and run.completion is None:
         what = _FOUND.get(run.stopped or Stop.RUN, _FOUND[Stop.RUN])
         yield Moment(run.cancellation.at, what, "bad", port_has)
     if run.completion is not None:

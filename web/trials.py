@@ -209,10 +209,11 @@ class Trials:
         except SendingError as error:
             raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", str(error), {"Retry-After": "5"}) from None
         where = f"{sent.topic}, partition {sent.partition}, offset {sent.offset}"
-        message = f"the message of {body.node_run_id} is published: {where}"
+        message = f"published: {where}"
         done = Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=message)
         # It may not be in the ledger yet: a page of the node run would not find it.
-        return self.actions.answer(request, done, f"/handlers/{quote(name, safe='')}")
+        about = f"/node-runs/{body.node_run_id}"
+        return self.actions.answer(request, done, f"/handlers/{quote(name, safe='')}", about)
 
     def _handler(self, request: web.Request) -> str:
         """Return what the handler is declared for. Raises RefusedError (403, 404)."""

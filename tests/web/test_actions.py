@@ -118,6 +118,7 @@ async def test_complete_by_a_form(new_client: NewClient, worker: FakeWorker) -> 
         headers=FORM,
     )
     assert (answer.status, answer.url.path) == (200, "/node-runs/wfnr_a"), "the page of what was acted on"
+    assert "/node-runs/wfnr_a" in [link["href"] for link in Elements(await answer.text()).named("a")], "to dismiss it"
     item = (await (await client.get(RUN)).json())["items"][1]
     assert (item["result"], item["output"], item["decidedBy"]) == (Result.SUCCESS, {"by": "hand"}, "web")
 
