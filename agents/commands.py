@@ -17,7 +17,7 @@ from typing import ClassVar, Final, NoReturn, cast
 
 import click
 from faust.cli import AppCommand, argument, option
-from pydantic import JsonValue
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from agents import shared
@@ -47,12 +47,15 @@ from port.models import NodeRunUpdate, Result, Status
 from port.secrets import Decryption
 from streams.app import settings
 from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
-from streams.records import Audited, By, NodeRunEvent, RunCancelled
+from streams.records import Audited, By, NodeRunEvent, RunCancelled, said_of
 from streams.settings import Signature
 from tables.state import Note
 
 FAILED: Final = 1
 _WRONG_INPUT: Final = 2
+_OBJECT: Final[TypeAdapter[dict[str, JsonValue]]] = TypeAdapter(
+    dict[str, JsonValue], config=ConfigDict(allow_inf_nan=False)
+)
 _SHOWN_CHARACTERS: Final = 200
 
 
@@ -384,7 +387,11 @@ def _object(name: str, text: str) -> dict[str, JsonValue]:
         raise CommandError(f"{name}: is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise CommandError(f"{name}: must be a JSON object")
-    return value
+    try:
+        return _OBJECT.validate_python(value)
+    except ValidationError as error:
+        # 1e999 is a number of JSON, and no float.
+        raise CommandError(f"{name}: {said_of(error)}") from None
 
 
 def _ours(name: str, message: NodeRunMessage | NotOurs | Bad) -> NodeRunMessage:
@@ -454,7 +461,9 @@ def confirm(question: str) -> None:
 
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
     """Complete a node run at Port, tell the workers, and write it to the audit. Raises CommandError."""
-    async with PortClient(settings.port_api_base_url, settings.port_client_id, settings.port_client_secret) as client:
+    connection = settings.port_connection
+    port = settings.port_api_base_url
+    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     action, at, took = new_action(asker()), time.time(), answer.kind is AnswerKind.ACCEPTED
     maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""

@@ -26,7 +26,7 @@ from tables.ledger import Applied, NodeRuns
 from tables.overview import Overview
 from tables.ownership import Ownership
 from tables.report import why_stopped
-from tables.rows import NotOwnedError
+from tables.rows import RowError
 from tables.state import (
     AwaitWord,
     Cancel,
@@ -129,7 +129,7 @@ class Dispatch:
                     # Else the event was late: for an item that is not known there is nothing to start.
                     self._act_on_item(partition, run, index, applied.message, fresh=fresh)
             self._act_on_run(partition, run)
-        except NotOwnedError:
+        except RowError:
             logger.debug("partition %d is gone", partition)
             return
         if applied.run.stopped is not None and (
@@ -195,7 +195,7 @@ class Dispatch:
                     self._act_on_item(partition, run, index, message.first, fresh=False)
                     if index % _CHUNK == 0:
                         await asyncio.sleep(0)
-        except NotOwnedError:
+        except RowError:
             logger.debug("partition %d is gone", partition)
 
     def _event_type(self, partition: int, run: NodeRun, index: int, message: int) -> str | None:
@@ -259,9 +259,9 @@ class Dispatch:
             self._payloads.move_to_end(key)
             return found[0]
         kept = self.node_runs.message(partition, run, message)
-        if kept is None:
+        if kept is None or not kept.text:
             return ()
-        items = items_of(kept.text) if kept.text else ()
+        items = items_of(kept.text)
         self._payloads[key] = (items, len(kept.text))
         self._cached += len(kept.text)
         while self._cached > _CACHED_CHARACTERS and len(self._payloads) > 1:
@@ -303,7 +303,7 @@ class Dispatch:
         """
         try:
             open_runs, finished_runs = self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition)
-        except NotOwnedError:
+        except RowError:
             return
         self.active.add(partition)
         self._items[partition] = {(work.node_run_id, work.index): work.attempt for work in running}
@@ -355,7 +355,7 @@ class Dispatch:
 
     async def _tell_failed(self, partition: int, node_run_id: str) -> None:
         """Tell who follows of the failed items of a node run that have rows of their own, as they stand now."""
-        with contextlib.suppress(NotOwnedError):
+        with contextlib.suppress(RowError):
             for start in range(0, _MOST_READ, _CHUNK):
                 run = self.node_runs.run(partition, node_run_id)
                 if run is None or start >= run.items or partition not in self.active:
@@ -384,7 +384,7 @@ class Dispatch:
                 do(partition, run)
                 if number % _CHUNK == 0:
                     await (asyncio.sleep(0) if pause is None else pause())
-        except NotOwnedError:
+        except RowError:
             logger.info("partition %d went on while it was taken over", partition)
 
     def _count(self, walk: _Walk, partition: int, run: NodeRun) -> None:

@@ -34,7 +34,7 @@ from streams.records import ItemFinished, ItemRetry, RunCancelled
 from streams.samples import HANDLER_SAMPLES, Samples
 from streams.settings import UnknownEvents
 from tables.report import SAID, why_stopped
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, RowError
 from tables.state import NodeRun, Run, Stop, ask_of_item
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,11 @@ class HandlerAgent:
         handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
         app.agent(channel, name=name, concurrency=handler.concurrency)(handle)
 
+    @property
+    def unended(self) -> int:
+        """How many calls have not ended."""
+        return len(self.feeder.running) - self._recording - self._overdue
+
     def _has_work(self) -> bool:
         handler = self.handler
         return self._recording > 0 or self.feeder.ought_to_move(handler.concurrency, handler.deadline, self._overdue)
@@ -104,17 +109,23 @@ class HandlerAgent:
         except Exception as error:
             await _record_error(work, error)
             return None
-        if telling.said or ended.remains is not None:
-            await telling.ended(call.context, goes_on=ended.remains is not None)
+        try:
+            if telling.said or ended.remains is not None:
+                await telling.ended(call.context, goes_on=ended.remains is not None)
+        finally:
+            # Also where the worker leaves while Port is still told of the progress.
+            await self._record(work.partition, call, ended, began_at)
+        return ended
+
+    async def _record(self, partition: int, call: Call, ended: Ended, began_at: float) -> None:
         _measure(self.handler, self._samples, ended)
         if spans is not None:
             spans.item(call.context, ended.event, began_at, time.time())
         self._recording += 1
         try:
-            await record(work.partition, ended.event)
+            await record(partition, ended.event)
         finally:
             self._recording -= 1
-        return ended
 
     async def _try(self, work: ItemWork) -> None:
         """Make a dry run, if it is one."""
@@ -256,7 +267,7 @@ def _hold(work: ItemWork) -> None:
     over = f"{why}: none was deployed within the {holding.seconds:g} s that it was held"
     try:
         came_at = _came_at(work.partition, work.node_run_id, work.message)
-    except NotOwnedError:
+    except RowError:
         return
     if not holding.hold(work, came_at, lambda: _fail(work, over)):
         _fail(work, f"{why}, and as many items as MAX_OPEN allows ({settings.max_open}) are held already")
@@ -271,7 +282,18 @@ def _came_at(partition: int, node_run_id: str, first: int) -> float:
     return time.time() if message is None else message.source.timestamp
 
 
+def _is_lost(work: ItemWork) -> bool:
+    """Whether the message of an item cannot be read any more."""
+    with contextlib.suppress(RowError):
+        run = node_runs.run(work.partition, work.node_run_id)
+        message = None if run is None else node_runs.message(work.partition, run, work.message)
+        return message is not None and message.lost
+    return False
+
+
 def _no_handler(work: ItemWork) -> str:
+    if work.event_type is None and _is_lost(work):
+        return "what was kept of its message cannot be read any more"
     if work.event_type is None:
         return "the item has no event type (eventType, event, action or type)"
     return f"no handler for event type {work.event_type[:_SHOWN_CHARACTERS]!r}"
@@ -307,7 +329,7 @@ class _Waiting:
 
     def workflow_run_id(self, place: NodeRunAt) -> str | None:
         """Return the workflow run of one that still waits, and is neither cancelled for good nor reported."""
-        with contextlib.suppress(NotOwnedError):
+        with contextlib.suppress(RowError):
             run = node_runs.run(place.partition, place.node_run_id)
             if run is not None and run.stopped in (None, Stop.SOFT) and run.covered is None:
                 return run.workflow_run_id
@@ -350,7 +372,7 @@ def _cancelled(node_run_id: str, stop: Stop, found: WorkflowRun) -> RunCancelled
 
 def _known(place: Place) -> NodeRun | None:
     """Return a node run as it stands here; None where its partition has moved."""
-    with contextlib.suppress(NotOwnedError):
+    with contextlib.suppress(RowError):
         return node_runs.run(place.partition, place.node_run_id)
     return None
 
@@ -407,7 +429,8 @@ async def _idle(feeders: list[Feeder[ItemWork]], running: int) -> None:
     ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended, settings.drain_seconds)
-    left = sum(len(feeder.running) for feeder in feeders)
+    # What has ended is recorded all the same, see `Outbox`.
+    left = sum(agent.unended for agent in handler_agents.values())
     if left:
         logger.warning("%d calls of handlers are cut off; other workers begin them anew", left)
 

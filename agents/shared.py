@@ -31,6 +31,7 @@ from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
 from tables.recovery import recover_in_bulk
 from tables.rows import LatestRows
+from tables.unreadable import UnreadableRows
 
 logger = logging.getLogger(__name__)
 _KEPT_KEY_BYTES: Final = 65_536
@@ -53,9 +54,10 @@ dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.sche
 
 rows = LatestRows(app)
 recover_in_bulk(app, rows.table)
-ledger = Ledger(rows, grace=settings.report_grace)
+unreadable = UnreadableRows()
+ledger = Ledger(rows, grace=settings.report_grace, unreadable=unreadable)
 """The node runs as the last event left them: for the ledger agents alone."""
-node_runs = NodeRuns(rows.stored)
+node_runs = NodeRuns(rows.stored, unreadable=unreadable)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 
 
@@ -103,6 +105,13 @@ def source_of(turn: Turn[object]) -> Source:
     # Without a bridge the header is somebody else's word.
     copied = copied_from(turn.headers) if settings.source is not None else None
     return copied or turn.source(settings.source_name)
+
+
+async def keep_dead_letter(key: bytes | None, raw: bytes | None, reason: str, source: Source) -> None:
+    """Keep what no node run can take on as a dead letter; returns when the broker has it."""
+    DEAD_LETTERS.labels(source.topic).inc()
+    letter = DeadLetter(reason=reason[:2000], source=source)
+    await (await dead_letters.send(key=key, value=raw, headers=letter.headers))
 
 
 async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:

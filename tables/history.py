@@ -8,9 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from streams.records import Action, Body, By, Lines, Settled, Tries
+from streams.records import Action, Body, By, Kept, Lines, Settled, Tries
 
 MOST_KEPT: Final = 20
 """Calls of an item, and answers to reports of a node run: the first one, and the latest."""
@@ -19,7 +17,7 @@ _CALL_CHARACTERS: Final = 192
 """What a call takes beside its texts."""
 MAX_LINES_CHARACTERS: Final = 16_384
 """Of the lines of all earlier calls of an item together: the oldest go first."""
-Kept = TypeVar("Kept")
+One = TypeVar("One")
 
 
 class How(StrEnum):
@@ -35,10 +33,9 @@ class How(StrEnum):
     """The item had FAILED, and was taken up again by hand."""
 
 
-class Again(BaseModel):
+class Again(Kept):
     """Who wanted something done again, and when."""
 
-    model_config = ConfigDict(frozen=True)
     who: str
     at: float
 
@@ -48,10 +45,9 @@ class Again(BaseModel):
         return cls(who=action.who[:MAX_REASON_CHARACTERS], at=at)
 
 
-class EarlierCall(BaseModel):
+class EarlierCall(Kept):
     """A call of an item's handler that did not end the item, or not for good."""
 
-    model_config = ConfigDict(frozen=True)
     attempt: int
     how: How
     started_at: float | None = None
@@ -70,10 +66,9 @@ class EarlierCall(BaseModel):
     """Who wanted it called again."""
 
 
-class EarlierCalls(BaseModel):
+class EarlierCalls(Kept):
     """The first of an item's earlier calls, and the latest, in order."""
 
-    model_config = ConfigDict(frozen=True)
     calls: tuple[EarlierCall, ...]
     left_out: int = 0
     """How many there were between the first and the others."""
@@ -85,10 +80,9 @@ class EarlierCalls(BaseModel):
         return texts + sum(call.logs.size for call in self.calls if call.logs is not None)
 
 
-class EarlierAnswer(BaseModel):
+class EarlierAnswer(Kept):
     """An answer of Port to a report that was not the last one."""
 
-    model_config = ConfigDict(frozen=True)
     report: int
     body: Body
     settled: Settled
@@ -101,10 +95,9 @@ class EarlierAnswer(BaseModel):
     """Who wanted the node run reported again."""
 
 
-class RunHistory(BaseModel):
+class RunHistory(Kept):
     """What a node run remembers beside its state."""
 
-    model_config = ConfigDict(frozen=True)
     answers: tuple[EarlierAnswer, ...] = ()
     """The first of Port's earlier answers, and the latest, in order."""
     left_out: int = 0
@@ -168,7 +161,7 @@ def first_line(text: str | None) -> str | None:
     return lines[0][:MAX_REASON_CHARACTERS] if lines else None
 
 
-def _bounded(kept: tuple[Kept, ...]) -> tuple[tuple[Kept, ...], int]:
+def _bounded(kept: tuple[One, ...]) -> tuple[tuple[One, ...], int]:
     return (kept, 0) if len(kept) <= MOST_KEPT else ((kept[0], *kept[2:]), 1)
 
 

@@ -162,6 +162,11 @@ class Message(Record):
     array: bool = False
     source: Source
 
+    @property
+    def lost(self) -> bool:
+        """Whether it stands for a message whose row cannot be read."""
+        return not self.digest
+
 
 class NodeRun(Record):
     """A node run. What grows with its items stands in rows of its own; this row stays small.
@@ -249,6 +254,30 @@ def seen_of(run: NodeRun) -> str:
     """
     parts = (run.report, run.again, run.covered, run.stopped, run.settled)
     return "-".join("" if part is None else str(part) for part in parts)
+
+
+def lost_item(run: NodeRun, index: int) -> Item:
+    """Return what stands for an item whose row cannot be read: FAILED, because nobody knows whether it succeeded.
+
+    Its handler is not called again by itself: it may have done its work. A person may ask for that.
+    """
+    return Item(
+        index=index,
+        message=index,
+        attempt=1,
+        result=Result.FAILED,
+        error=(
+            "what was kept of this item cannot be read any more: whether its handler has succeeded is not known; look "
+            "there before you retry it"
+        ),
+        ended_at=run.received_at,
+    )
+
+
+def lost_message(run: NodeRun, first: int, count: int) -> Message:
+    """Return what stands for a message whose row cannot be read: one without a text."""
+    source = Source(cluster="", topic="", partition=0, offset=-1, timestamp=run.received_at)
+    return Message(first=first, count=count, digest="", array=run.array, source=source)
 
 
 def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> State:

@@ -37,6 +37,7 @@ NOT_ON_THE_DASHBOARD = [
     "queue_running",
     "source_copied_records",
     "source_up",
+    "unreadable_rows",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
@@ -88,7 +89,9 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
-SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET}
+SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET} | {
+    "HTTPS_PROXY": "http://user:password@proxy.example:3128"
+}
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")
