@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import from_json
 
 from agents.asked import AskedEvent, Became, new_action
@@ -84,6 +84,14 @@ class AgainBody(Body):
     """The body of a retry of an item. `attempt` is what the asker saw: where it has gone on since, nothing is done."""
 
     attempt: int | None = None
+
+    @field_validator("attempt", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        # A form has it as a text; pydantic takes true for 1.
+        if isinstance(value, bool):
+            raise ValueError("it is no number")
+        return value
 
 
 class EndBody(Body):
