@@ -711,7 +711,8 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
         late=run.settled is not None and run.settled is not Settled.REFUSED,
         earlier=with_call(item.earlier, _undone(item, asked)),
     )
-    return Change(_opened(run.model_copy(update={"v": 2, "failed": run.failed - 1}), asked), Note.APPLIED, item=again)
+    counted = {"v": 2, "failed": run.failed - 1, "again": run.again + 1}
+    return Change(_opened(run.model_copy(update=counted), asked), Note.APPLIED, item=again)
 
 
 def _undone(item: Item, again: Again) -> EarlierCall:
@@ -751,7 +752,7 @@ def _opened(run: NodeRun, asked: Again) -> NodeRun:
     """Return a node run with an item that was taken up again."""
     if run.settled is Settled.REFUSED:
         run = _again(run, asked).model_copy(update={"covered": None, "result": None, "untold": 0})
-    return run.model_copy(update={"grace_from": None, "again": run.again + 1})
+    return run.model_copy(update={"grace_from": None})
 
 
 def _again(run: NodeRun, asked: Again) -> NodeRun:
