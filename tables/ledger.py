@@ -35,7 +35,9 @@ from streams.records import (
     Record,
     ReportAgain,
     ReportAnswered,
+    ReportStopped,
     RunCancelled,
+    Source,
     TypePaused,
     refuse_newer,
     said_of,
@@ -64,6 +66,10 @@ INLINE_BYTES: Final = 4096
 """A message or item up to this size stands in its node run's own row, where it is the node run's first."""
 
 
+_OF_A_RUN: Final = (GraceOver, ReportAnswered, RunCancelled, ReportAgain, ReportStopped)
+"""The events that are of no item."""
+
+
 @dataclass(frozen=True)
 class Applied:
     """What became of an event: the node run before and after, and the items whose state it touched."""
@@ -80,6 +86,8 @@ class Applied:
     """Whether somebody wants an item called again that others may be running."""
     item: Item | None = None
     """The item that was written with it."""
+    known_at: Source | None = None
+    """Where the message with the same content stood, of an arrival that is a duplicate."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -258,13 +266,16 @@ class Ledger(NodeRuns):
         """Apply an arrival and write what it changes. Raises UnreadableRowError, or UnwritableRowError."""
         stored = self.run(partition, arrival.node_run_id)
         run = self._counted(partition, stored)
-        change = apply_arrival(run, self._known(partition, run, arrival), arrival)
+        known = self._known(partition, run, arrival)
+        change = apply_arrival(run, known, arrival)
         message = change.message
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
             change = replace(change, item=self.item(partition, run, message.first))
         written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, written, touched, message.first if message else None, item=change.item)
+        known_at = known.source if known is not None and change.note is Note.DUPLICATE else None
+        first = message.first if message else None
+        return Applied(change.note, stored, written, touched, first, item=change.item, known_at=known_at)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes.
@@ -273,7 +284,7 @@ class Ledger(NodeRuns):
         """
         stored = self.run(partition, event.node_run_id)
         run = self._counted(partition, stored)
-        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled | ReportAgain) else event.index
+        index = None if isinstance(event, _OF_A_RUN) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         if run is not None and item is not None and isinstance(event, ItemAgain):
             item = self._in_its_message(partition, run, item)

@@ -38,6 +38,8 @@ def _settled(run: NodeRun, history: RunHistory) -> str:
             return f"Port had ended the node run itself, as its workflow run was cancelled.{at_port}"
         case Settled.CANCELLED:
             return f"Port did not take the report, as the workflow run was cancelled: {_reason(run)}.{at_port}"
+        case Settled.REFUSED if (run.reason or "").startswith("given up by hand"):
+            return f"The report was {masked_text(run.reason or '')}.{at_port}"
         case Settled.REFUSED:
             return f"Port refused the report: {_reason(run)}.{at_port}"
         case _ if run.status == HTTPStatus.CONFLICT:

@@ -125,6 +125,7 @@ async def test_cancelled_softly_and_then_by_the_end_of_the_run(worker: FakeWorke
         ("reported", 200, None, "Port took the report: SUCCESS."),
         ("reported", 409, None, "Port has SUCCESS already: from an earlier report whose answer was lost, or from"),
         ("refused", 409, "FAILED", "Port refused the report: HTTP 409: token=*** is wrong. Port has FAILED."),
+        ("refused", 500, None, "Port refused the report: HTTP 500: token=*** is wrong."),
         ("refused", 422, None, "Port refused the report: HTTP 422: token=*** is wrong."),
         (
             "cancelled",
