@@ -208,8 +208,7 @@ class Trials:
             sent = await self.publish(body.payload, body.node_run_id, body.workflow_run_id)
         except SendingError as error:
             raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", str(error), {"Retry-After": "5"}) from None
-        where = f"{sent.topic}, partition {sent.partition}, offset {sent.offset}"
-        message = f"published: {where}"
+        message = f"published: {sent.place}"
         done = Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=message)
         # It may not be in the ledger yet: a page of the node run would not find it.
         about = f"/node-runs/{body.node_run_id}"
