@@ -12,6 +12,7 @@ from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
 from agents.asking import ask, ask_to_pause, write
+from agents.callbacks import derived_key
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
 from agents.reporter import next_try, reports, retries, settler, tells
@@ -145,7 +146,7 @@ others: Final = Others(
 )
 loop_lag: Final = LoopLag()
 guard: Final = Guard(settings.web_token.get_secret_value(), settings.web_read_token.get_secret_value())
-pages: Final = Pages()
+pages: Final = Pages(derived_key(settings.port_client_secret, settings.port_org_id).get_secret_value())
 owners: Final = Owners(here, readiness, others)
 actions: Final = Actions(
     here,
