@@ -130,7 +130,7 @@ async def running(client: C) -> AsyncIterator[C]:
 async def _abandon(producer: AIOKafkaProducer) -> None:
     """End a producer that still has what no broker takes: it would try for ever."""
     client, task = producer.client, producer._sender.sender_task
-    await client.close()
+    await _close(client)
     if task is None:
         return
     task.cancel()
@@ -142,3 +142,10 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
         if ended:
             break
     producer._message_accumulator.fail_all(ProducerClosed())
+    # What it has opened since.
+    await _close(client)
+
+
+async def _close(client: Any) -> None:
+    # A connection with bytes that nobody takes does not end by itself.
+    await asyncio.wait([asyncio.create_task(client.close())], timeout=1.0)
