@@ -33,7 +33,7 @@ from mode import Service
 from pydantic import ValidationError
 
 from port.client import PortClient
-from port.errors import PortError
+from port.errors import PortError, PortUnavailable
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster
 from streams.lag import Ends
@@ -151,7 +151,7 @@ class Bridge(Service):
                 await self._copy(consumer, producer, joined)
         except Exception as error:
             was_good = self.status.connected
-            self._failed(await self._why(error))
+            self._failed(await self._why(error), logging.ERROR if _waits_for_a_person(error) else logging.WARNING)
             if not was_good:
                 raise
 
@@ -270,9 +270,9 @@ class Bridge(Service):
         SOURCE_UP.labels(self._settings.source_name).set(1)
         self.status = SourceState(connected=True, was_connected=True)
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, level: int) -> None:
         if self.status.problem != why:
-            logger.warning("source: %s", why)
+            logger.log(level, "source: %s", why)
         SOURCE_UP.labels(self._settings.source_name).set(0)
         SOURCE_LAG.clear()
         since = self.status.since or time.time()
@@ -302,6 +302,13 @@ class Bridge(Service):
             except ProbeError as error:
                 return str(error)
         return None
+
+
+def _waits_for_a_person(error: Exception) -> bool:
+    """Whether somebody must mend it: credentials, rights, or the organization are not right."""
+    if isinstance(error, SourceError):
+        return not isinstance(error.__cause__, PortUnavailable)
+    return isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError)
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agents.dispatch import Dispatch
+from port.trouble import TroubleKind
 from streams.worker import Worker
 
 
@@ -18,6 +19,8 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    CREDENTIALS = "credentials"
+    """Port refuses the credentials, and has not taken them since the start: most likely they are wrong."""
     SOURCE = "source"
     """The source cluster has not been reached since the start: most likely its settings are wrong."""
 
@@ -48,6 +51,10 @@ class Readiness:
             return NotReady.NO_PARTITIONS
         if self.worker.owned - self.dispatch.active:
             return NotReady.RECOVERING
+        # One whose credentials were good goes on: it has calls to finish, and callbacks to take.
+        trouble = self.worker.port.trouble
+        if trouble is not None and trouble.kind is TroubleKind.CREDENTIALS and not self.worker.port.logged_in:
+            return NotReady.CREDENTIALS
         return NotReady.SOURCE if self.worker.bridge and not self.worker.bridge.status.was_connected else None
 
     def word(self) -> str:

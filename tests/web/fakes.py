@@ -194,7 +194,9 @@ class FakeWorker:
             stopping=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
+            port=SimpleNamespace(
+                unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
+            ),
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)

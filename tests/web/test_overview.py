@@ -127,7 +127,12 @@ NOT_WELL = [
     (overview(workers=[pulse(stuck="stuck: router")]), "bad", "no progress: stuck: router", "/workers"),
     (overview(workers=[pulse(state="recovering")]), "bad", "host-1 is not ready: recovering", "/workers"),
     (overview(sources=[AWAY]), "bad", "cannot copy from the source: no broker answers", "/workers"),
-    (overview(port={"unreachable_since": NOW}), "bad", "does not answer", "/node-runs?state=reporting"),
+    (
+        overview(port={"trouble": {"kind": "credentials", "since": NOW, "said": "Port refuses our credentials."}}),
+        "bad",
+        "Port refuses our credentials.",
+        "/node-runs?state=reporting",
+    ),
     (
         overview(port={"oldest_waits_since": NOW - timedelta(minutes=6)}),
         "bad",
