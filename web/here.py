@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, cast
 
 from agents.cancelling import RunningCalls
@@ -300,7 +300,9 @@ class Here:
 def _trouble(trouble: Trouble | None) -> TroubleShown | None:
     if trouble is None:
         return None
-    return TroubleShown(kind=trouble.kind, since=instant(trouble.since), said=masked_text(trouble.said))
+    return TroubleShown(
+        kind=trouble.kind, since=instant(trouble.since), said=replace(trouble, reason=masked_text(trouble.reason)).said
+    )
 
 
 def _known(items: Iterable[int], ask: Callable[[int], T | None]) -> dict[int, T]:

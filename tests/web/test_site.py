@@ -383,7 +383,7 @@ class TestList:
         worker.report("wfnr_c")
         page = " ".join(Elements(await (await client.get("/", headers=BROWSER)).text()).text.split())
         assert "UTC: Port's API answers with errors (HTTP 500: token=***). Wait until Port is well again" in page
-        assert "does not answer" not in page
+        assert "Port's API does not answer" not in page
         assert "2 reports wait, the oldest for a node run received 2027-01-15 08:00:01" in page
         told = (await (await client.get("/api/node-runs")).json())["port"]
         assert (told["reportsWaiting"], told["rateLimitRemaining"]) == (2, 12)
