@@ -349,13 +349,25 @@ async def _run_seen(place: Place, found: WorkflowRun) -> None:
         return
     if stop.outdoes(known):
         logger.info("%s is cancelled: %s", node_run_id, SAID[stop])
-        soft, over = stop is Stop.SOFT, stop is Stop.OVER
-        await record(place.partition, RunCancelled(node_run_id=node_run_id, over=over, soft=soft, at=time.time()))
+        await record(place.partition, _cancelled(node_run_id, stop, found))
         run = _known(place)
         if run is not None and run.stopped is None:
             # Its last item ended meanwhile: it is reported as that says.
             return
     calls.cancel_all(node_run_id, f"cancelled: {SAID[stop]}", soft=stop is Stop.SOFT)
+
+
+def _cancelled(node_run_id: str, stop: Stop, found: WorkflowRun) -> RunCancelled:
+    elsewhere, node_run = stop is Stop.ELSEWHERE, found.node_run(node_run_id)
+    over = elsewhere or stop is Stop.OVER
+    return RunCancelled(
+        node_run_id=node_run_id,
+        over=over,
+        soft=stop is Stop.SOFT,
+        elsewhere=elsewhere,
+        port_result=node_run.result if over and node_run is not None else None,
+        at=time.time(),
+    )
 
 
 def _known(place: Place) -> NodeRun | None:
