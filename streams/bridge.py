@@ -38,6 +38,7 @@ from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster
 from streams.lag import Ends
 from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
+from streams.offsets import LOG_APPEND_TIME
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENT, running
 from streams.records import Source
@@ -252,6 +253,7 @@ class Bridge(Service):
             partition=record.partition,
             offset=record.offset,
             timestamp=record.timestamp / 1000,
+            appended=record.timestamp_type == LOG_APPEND_TIME,
         )
         return [*record.headers, (SOURCE_HEADER, stood.model_dump_json().encode())]
 

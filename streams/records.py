@@ -58,6 +58,8 @@ class Source(Kept):
     offset: int
     timestamp: float
     """Kafka's record timestamp, in epoch seconds."""
+    appended: bool = False
+    """Whether that is when the broker has appended the record (`LogAppendTime`), not when it was sent."""
 
 
 class ArrayPolicy(Kept):
