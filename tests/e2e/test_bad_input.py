@@ -314,7 +314,9 @@ def test_what_looks_like_ours_is_a_problem_until_somebody_names_its_node_run(fai
     sent = failing.sent["unsure: id under another name"]
     letters = failing.worker.get("/api/dead-letters?reason=unsure&text=noderunid").json["letters"]
     [letter] = [one["letter"] for one in letters if sent.node_run_id in one["start"]]
-    path, headers = f"/api/dead-letters/{letter}/redrive", failing.worker.headers
+    path = f"/api/dead-letters/{letter}/redrive"
+    token = failing.worker.get("/api/session").json["csrfToken"]
+    headers = {"Content-Type": "application/json", "X-CSRF-Token": token}
     assert call(failing.worker.port, "POST", path, headers, {}).status == 409
     named = {"node_run_id": sent.node_run_id}
     assert call(failing.worker.port, "POST", path, headers, named).status == 200
