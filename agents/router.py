@@ -23,11 +23,12 @@ from agents.entering import enter
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from port.signature import refusal
 from streams.app import app, settings
+from streams.bridge import left_out_of
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
 from streams.offsets import Turn
-from streams.records import ArrayPolicy, Arrival, Source, Tick
+from streams.records import ArrayPolicy, Arrival, LeftOut, Source, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -71,6 +72,8 @@ async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
 
 async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
+    if (left_out := _left_out(turn)) is not None:
+        return await _route_part(turn, left_out)
     if isinstance(message, NodeRunMessage) and _left_to_others(message):
         message = NotOurs(Foreign.NO_HANDLER)
     match message:
@@ -87,6 +90,34 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
                 return [await send_dead_letter(turn, refused)]
             _messages("arrival").inc()
             return [await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
+
+
+def _left_out(turn: Turn[Message]) -> LeftOut | None:
+    # Without a bridge the header is somebody else's word.
+    return left_out_of(turn.headers) if settings.source is not None else None
+
+
+async def _route_part(turn: Turn[Message], left_out: LeftOut) -> list[asyncio.Future[object]]:
+    """Keep what the own topic took of a message; the node run that waits for it has FAILED, where its id is known."""
+    _messages("dead letter").inc()
+    kept = await send_dead_letter(turn, left_out.reason)
+    if left_out.node_run_id is None:
+        return [kept]
+    message = NodeRunMessage(
+        node_run_id=left_out.node_run_id,
+        workflow_run_id=left_out.workflow_run_id,
+        workflow=left_out.workflow,
+        node=left_out.node,
+        text="",
+        array=False,
+        items=(),
+        problem=left_out.reason,
+        names=left_out.names,
+    )
+    if _left_to_others(message):
+        return [kept]
+    arrival = arrival_of(message, source_of(turn), b"").model_copy(update={"digest": left_out.digest})
+    return [kept, await _pass_on(arrival)]
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:

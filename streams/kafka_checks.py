@@ -8,28 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.errors import GroupAuthorizationFailedError, for_code
 
 from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
 from streams.look import AGAIN, Look, Offsets
 from streams.settings import Settings
+from streams.topic_configs import AT_LEAST, POLICY, Configs, described, unfit
 from streams.topics import Topics, TopicSpec
 
 Spec: TypeAlias = TopicSpec[object]
-Configs: TypeAlias = Mapping[str, Mapping[str, str]]
-"""Configurations by the name of the topic or broker; of those that may be seen."""
 
 _REPLICAS: Final = 3
 _FAUST: Final = "faust"
 """What Faust's assignor is called in a group."""
-_LIMIT: Final = "max.message.bytes"
-_POLICY: Final = "cleanup.policy"
 _IN_SYNC: Final = "min.insync.replicas"
 _FACTOR: Final = "default.replication.factor"
-_AT_LEAST: Final = {_LIMIT: "larger records are refused", "delete.retention.ms": "deleted rows may come back"}
-"""What a topic must have as much of as it would be created with, and what follows otherwise."""
 
 
 async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> None:
@@ -48,9 +43,7 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
 
 
 async def _topic_configs(own: Look, specs: Sequence[Spec], say: Say) -> Configs:
-    found = await _configs(
-        own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (_POLICY, _IN_SYNC, *_AT_LEAST)
-    )
+    found = await _configs(own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (POLICY, _IN_SYNC, *AT_LEAST))
     if hidden := sorted(spec.name for spec in specs if spec.name not in found):
         told = f"their configuration may not be seen: {', '.join(hidden)}"
         say(warning("kafka topics", told, "give this user the right DescribeConfigs, for this check alone"))
@@ -60,13 +53,7 @@ async def _topic_configs(own: Look, specs: Sequence[Spec], say: Say) -> Configs:
 async def _configs(own: Look, kind: ConfigResourceType, names: Sequence[str], keys: Sequence[str]) -> Configs:
     if not names:
         return {}
-    answers = await own.admin.describe_configs([ConfigResource(kind, name, dict.fromkeys(keys)) for name in names])
-    return {
-        name: {key: value for key, value, *_ in entries}
-        for answer in answers
-        for failed, _, _, name, entries in answer.resources
-        if not failed
-    }
+    return await described(own.admin, kind, names, keys)
 
 
 def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, str]) -> Finding:
@@ -74,16 +61,8 @@ def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, st
     if spec.partitions is not None and there != spec.partitions:
         other = f"set PARTITIONS={there}, or change it as docs/operations.md says"
         return wrong(name, f"has {there} partitions, PARTITIONS is {spec.partitions}", other)
-    wanted = spec.config.get(_POLICY, "delete")
-    if (policy := config.get(_POLICY, wanted)) != wanted:
-        lost = "state" if wanted == "compact" else "messages"
-        return wrong(name, f"{_POLICY} is {policy}: that loses {lost}", f"set it to {wanted} with kafka-configs")
-    # Without a bridge the application writes nothing to the runs topic.
-    written = settings.source is not None or spec.name != f"{settings.port_org_id}.runs"
-    for key, effect in _AT_LEAST.items() if written else ():
-        least = int(spec.config.get(key, 0))
-        if (value := int(config.get(key, least))) < least:
-            return wrong(name, f"{key} is {value}: {effect}", f"set it to {least} with kafka-configs")
+    if (found := unfit(spec, config, settings)) is not None:
+        return wrong(name, found.found, found.remedy)
     return ok(name, counted(there, "partition"))
 
 

@@ -453,6 +453,22 @@ class DeadLetter(Kept):
         return {"reason": self.reason.encode(), "source": self.source.model_dump_json().encode()}
 
 
+class LeftOut(Kept):
+    """What a record was of which the own topic takes only a part, as a header of the copy says."""
+
+    reason: str
+    """What was left out, and why."""
+    digest: str = ""
+    """Of the whole message."""
+    node_run_id: str | None = None
+    """The node run that waits for it, where it is a message of ours and its signature is right."""
+    workflow_run_id: str | None = None
+    workflow: str | None = None
+    node: str | None = None
+    names: tuple[str, ...] = ()
+    """The event types of its items."""
+
+
 class _Version(BaseModel):
     v: int
 

@@ -59,8 +59,10 @@ async def _check_source(
     clients: contextlib.AsyncExitStack,
 ) -> None:
     source = await _source(settings, given, say, clients)
-    if source is not None and own is not None and source.id == own.id is not None:
-        found = f"SOURCE_BROKERS and KAFKA_BROKERS are one cluster, id {own.id}: it would be copied onto itself"
+    if source is not None and own is not None and source.identity.same(own.identity):
+        found = (
+            f"SOURCE_BROKERS and KAFKA_BROKERS are one cluster, id {own.identity.id}: it would be copied onto itself"
+        )
         remedy = "leave SOURCE_BROKERS empty, or set KAFKA_BROKERS to a cluster of your own"
         say(wrong("source cluster", found, remedy))
     committed = await _source_offsets(source, settings, say) if source is not None else None

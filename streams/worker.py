@@ -33,6 +33,7 @@ from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
+from streams.topic_configs import unfit_topics
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import install
 
@@ -82,6 +83,7 @@ class Worker(faust.App):
         bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
+        topic_problems: what is wrong with own topics and does not keep it from working, by topic; for the overview.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -114,6 +116,7 @@ class Worker(faust.App):
         self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
+        self.topic_problems: dict[str, str] = {}
         self.owned: frozenset[int] = frozenset()
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
@@ -188,6 +191,7 @@ class Worker(faust.App):
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
+            await self._check_configs()
             if self.bridge is None:
                 own = self.settings.own.client()
                 await begin(own, self.settings.app_id, self.topic_specs.runs.name, self.settings.source_start)
@@ -205,6 +209,15 @@ class Worker(faust.App):
         if self.bridge is not None:
             await self.bridge.start()
         await super().on_first_start()
+
+    async def _check_configs(self) -> None:
+        """Refuse what would lose state or end the worker at a record; tell of what it can do without."""
+        unfit = await unfit_topics(self.settings, self.topic_specs)
+        for name, wrong in unfit.fatal.items():
+            raise TopicsError(f"topic {name}: {wrong.found}; {wrong.remedy}")
+        for name, wrong in unfit.others.items():
+            self.topic_problems[name] = f"{name}: {wrong.found}; {wrong.remedy}"
+            logger.error("topic %s", self.topic_problems[name])
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.settled.clear()

@@ -133,6 +133,8 @@ class OverviewShown(Shown):
     failed: FailedShown
     dead_letters: int
     """Those of the last hour that nothing was done to."""
+    topic_problems: list[str] = []
+    """What is wrong with own topics and does not keep the workers from working."""
     unreadable: list[UnreadableShown] = []
     """Some of the rows of the ledger that cannot be read."""
     unreadable_rows: int = 0
@@ -156,6 +158,7 @@ def added_up(told: Sequence[OverviewShown], limit: int, missing: Missing) -> Ove
         failed=FailedShown(number=sum(one.failed.number for one in told), latest=latest[:SHOWN_FAILED]),
         # Every worker follows all of them.
         dead_letters=max(one.dead_letters for one in told),
+        topic_problems=sorted({problem for one in told for problem in one.topic_problems}),
         unreadable=[row for one in told for row in one.unreadable][:SHOWN_UNREADABLE],
         unreadable_rows=sum(one.unreadable_rows for one in told),
         latest=merged([one.latest for one in told], limit, missing),

@@ -61,6 +61,8 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    for problem in shown.topic_problems:
+        yield f"Topic {problem}.", "/dead-letters"
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"

@@ -190,6 +190,7 @@ class FakeWorker:
             should_stop=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
+            topic_problems={},
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
         self.worker = cast("Worker", self.app)
