@@ -108,17 +108,24 @@ def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:
 
 
 async def record(partition: int, event: NodeRunEvent) -> None:
-    """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain."""
-    await app.settled.wait()
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    try:
-        if partition in dispatch.active:
+    """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain.
+
+    It waits for no rebalance: while one goes on, or the worker leaves, nobody may enter anything, and the event goes by
+    the topic. Whoever owns the partition next finds it there. It is recorded also where the caller is cancelled.
+    """
+    if app.settled.is_set() and partition in dispatch.active:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
             enter(partition, event, partial(resolve, done))
+        except NotOwnedError:
+            logger.debug("partition %d went just now", partition)
+        else:
             await done
             return
-    except NotOwnedError:
-        logger.debug("partition %d went just now", partition)
-    # A refusal raises, and so ends the process.
+    await app.outbox.send(_send(event))
+
+
+async def _send(event: NodeRunEvent) -> None:
     await (await outcomes.send(key=event.node_run_id.encode(), value=event))
 
 

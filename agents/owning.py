@@ -61,7 +61,7 @@ def _lost(partition: int) -> None:
         return
     still = tuple(_item(work) for works in running for work in works() if work.partition == partition)
     word = Released(worker=app.incarnation, generation=row.generation, running=still)
-    spawn(_say(partition, word))
+    spawn(app.outbox.send(_say(partition, word)))
 
 
 async def _say(partition: int, word: Released | Died) -> None:
@@ -116,7 +116,7 @@ async def look_for_the_dead() -> None:
             continue
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
-            spawn(_say(partition, Died(worker=dead)))
+            spawn(app.outbox.send(_say(partition, Died(worker=dead))))
         _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 

@@ -71,6 +71,11 @@ class HandlerAgent:
         handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
         app.agent(channel, name=name, concurrency=handler.concurrency)(handle)
 
+    @property
+    def unended(self) -> int:
+        """How many calls have not ended."""
+        return len(self.feeder.running) - self._recording - self._overdue
+
     def _has_work(self) -> bool:
         handler = self.handler
         return self._recording > 0 or self.feeder.ought_to_move(handler.concurrency, handler.deadline, self._overdue)
@@ -104,17 +109,23 @@ class HandlerAgent:
         except Exception as error:
             await _record_error(work, error)
             return None
-        if telling.said or ended.remains is not None:
-            await telling.ended(call.context, goes_on=ended.remains is not None)
+        try:
+            if telling.said or ended.remains is not None:
+                await telling.ended(call.context, goes_on=ended.remains is not None)
+        finally:
+            # Also where the worker leaves while Port is still told of the progress.
+            await self._record(work.partition, call, ended, began_at)
+        return ended
+
+    async def _record(self, partition: int, call: Call, ended: Ended, began_at: float) -> None:
         _measure(self.handler, self._samples, ended)
         if spans is not None:
             spans.item(call.context, ended.event, began_at, time.time())
         self._recording += 1
         try:
-            await record(work.partition, ended.event)
+            await record(partition, ended.event)
         finally:
             self._recording -= 1
-        return ended
 
     async def _try(self, work: ItemWork) -> None:
         """Make a dry run, if it is one."""
@@ -406,7 +417,8 @@ async def _idle(feeders: list[Feeder[ItemWork]], running: int) -> None:
     ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended, settings.drain_seconds)
-    left = sum(len(feeder.running) for feeder in feeders)
+    # What has ended is recorded all the same, see `Outbox`.
+    left = sum(agent.unended for agent in handler_agents.values())
     if left:
         logger.warning("%d calls of handlers are cut off; other workers begin them anew", left)
 

@@ -85,7 +85,7 @@ class Arrival(Record):
     digest: str
     """Of the message's bytes: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it is larger than can be kept."""
+    """The message as it came. Empty where it has too many bytes or items: then it is kept as a dead letter."""
     array: bool = False
     """Whether the payload is an array."""
     count: int = Field(default=1, ge=1)

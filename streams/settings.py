@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from port.ids import is_workflow_run_id
 from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
+from streams.messages import MAX_ITEMS
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
@@ -180,6 +181,7 @@ class Settings(BaseSettings):
     partitions: int = Field(default=8, ge=1, le=1000)
     replication_factor: int | None = Field(default=None, ge=1, le=15)
     max_open: int = Field(default=200_000, ge=1)
+    max_items: int = Field(default=MAX_ITEMS, ge=1)
     report_concurrency: int = Field(default=100, ge=1, le=10_000)
     report_grace: Duration = 0.0
     api_calls_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)

@@ -174,6 +174,11 @@ async def _wait_for_more(fetcher: Any, seconds: float) -> None:
 class Consumer(driver.Consumer):
     """Faust's consumer."""
 
+    async def on_stop(self) -> None:
+        """Leave the group, when the broker has what the last calls ended in. Faust has stopped the agents by now."""
+        await cast("Any", self.app).outbox.empty()
+        await super().on_stop()
+
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 

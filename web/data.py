@@ -568,7 +568,7 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
 
 def _text(text: str) -> tuple[JsonValue, str | None]:
     if not text:
-        return None, "the message was larger than can be kept"
+        return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
         return masked(from_json(text)), None
     except ValueError:

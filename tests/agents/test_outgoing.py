@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import re
 import subprocess
@@ -31,8 +30,8 @@ from examples.handlers.deployments import (
 from examples.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
 from examples.handlers.mail import subject
 from examples.handlers.notifications import Notification, notification
-from examples.handlers.outgoing import Outgoing, Unavailable, never_called, policy, public
-from examples.handlers.settings import OutgoingSettings, Rule, settings
+from examples.handlers.outgoing import Outgoing, Unavailable
+from examples.handlers.settings import OutgoingSettings, settings
 from local.kafka import free_port
 from tests.agents.examples import context
 from tests.agents.outside import SECRET, Configure, Web, loopback
@@ -150,50 +149,6 @@ async def test_an_answer_that_does_not_come_or_nobody_there(hook: Web) -> None:
 async def test_an_endless_answer_is_cut_off(hook: Web) -> None:
     hook.text = "x" * 30_000_000
     assert await post(loopback(webhook_url=hook.url)) == 200
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1",
-        "10.1.2.3",
-        "172.16.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "0.0.0.0",  # noqa: S104
-        "224.0.0.1",
-        "255.255.255.255",
-        "::1",
-        "::",
-        "fe80::1",
-        "fc00::1",
-        "fec0::1",
-        "ff02::1",
-        "::ffff:10.0.0.1",
-        "::10.0.0.1",
-        "64:ff9b::a00:1",
-        "2002:a00:1::",
-        "168.63.129.16",
-        "192.0.0.192",
-        "fd00:ec2::254",
-    ],
-)
-def test_what_is_not_public(address: str) -> None:
-    assert not policy(Rule.REFUSE)(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_what_is_public(address: str) -> None:
-    assert public(ipaddress.ip_address(address))
-    assert policy(Rule.REFUSE)(ipaddress.ip_address(address))
-
-
-def test_where_private_ones_are_allowed_metadata_is_not() -> None:
-    for address in ("169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200", "::"):
-        assert never_called(ipaddress.ip_address(address))
-    assert not never_called(ipaddress.ip_address("10.0.0.1"))
-    assert not never_called(ipaddress.ip_address("::1"))
 
 
 async def test_slack(hook: Web, configure: Configure) -> None:
