@@ -59,7 +59,7 @@ def without_key(form: Form) -> Exception | None:
 
 
 def everything(form: Form) -> Exception | None:
-    return InvalidTimestampError()
+    return cast("Exception", InvalidTimestampError())
 
 
 @dataclass
