@@ -24,6 +24,7 @@ from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dea
 from port.signature import refusal
 from streams.app import app, settings
 from streams.bridge import left_out_of
+from streams.encodings import form_of
 from streams.exits import stop_process
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
 from streams.metrics import MESSAGES
@@ -83,7 +84,7 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             return []
         case Bad(reason=reason):
             _messages("dead letter").inc()
-            return [await send_dead_letter(turn, reason)]
+            return [await send_dead_letter(turn, "; ".join(filter(None, (reason, form_of(turn.raw or b"")))))]
         case NodeRunMessage():
             if (refused := _refusal(turn)) is not None:
                 _messages("signature refused").inc()

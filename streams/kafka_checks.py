@@ -5,9 +5,10 @@ No topic is created (the broker is only asked whether it would), no group joined
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.errors import GroupAuthorizationFailedError, for_code
 
@@ -21,6 +22,11 @@ from streams.topics import Topics, TopicSpec
 Spec: TypeAlias = TopicSpec[object]
 
 _REPLICAS: Final = 3
+BEHIND_END: Final = (
+    "the topic was made anew, or its cluster restored, and what has come since may count as read: compare it with the "
+    "node runs in Port, and set the group's offsets with kafka-consumer-groups --reset-offsets while no worker runs"
+)
+"""What to do where a group has committed more than there is."""
 _FAUST: Final = "faust"
 """What Faust's assignor is called in a group."""
 _IN_SYNC: Final = "min.insync.replicas"
@@ -125,6 +131,17 @@ def of_replication(brokers: int, factor: int, in_sync: int) -> Finding:
     return ok(name, found)
 
 
+def still_to_read(
+    partitions: Iterable[TopicPartition], committed: Offsets, first: Offsets, ends: Offsets
+) -> tuple[int, int]:
+    """Return how many records of a topic a group has still to read, and how many it has committed behind its end."""
+    lag = beyond = 0
+    for tp in partitions:
+        ahead = ends[tp] - max(committed.get(tp, 0), first[tp])
+        lag, beyond = lag + max(0, ahead), beyond + max(0, -ahead)
+    return lag, beyond
+
+
 async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:
     name, id_ = "kafka group", settings.app_id
     try:
@@ -135,19 +152,23 @@ async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:
     if group.protocol not in (None, "", _FAUST):
         remedy = "set CONSUMER_GROUP to a name of its own, or end that consumer first"
         return wrong(name, f"{id_} is in use by another kind of consumer ({group.protocol})", remedy)
-    left = ", ".join(await _lags(own, group.committed, topics)) or "nothing"
+    lags = await _lags(own, group.committed, topics)
+    if beyond := [f"{number:,} of {topic}" for topic, (_, number) in lags.items() if number]:
+        return wrong(name, f"{id_} has committed offsets behind the end: {', '.join(beyond)}", BEHIND_END)
+    left = ", ".join(f"{lag:,} of {topic}" for topic, (lag, _) in lags.items()) or "nothing"
     return ok(name, f"{id_}: {counted(group.members, 'worker')}, {group.state}; still to be read: {left}")
 
 
-async def _lags(own: Look, committed: Offsets, topics: Topics) -> list[str]:
-    """Return how many records the group has still to read of each topic that is there."""
-    lags = []
+async def _lags(own: Look, committed: Offsets, topics: Topics) -> dict[str, tuple[int, int]]:
+    """Return how many records the group has still to read of each topic that is there, and how many it has committed
+    that are not there.
+    """
+    lags = {}
     async with own.consumer() as consumer:
         for spec in (topics.runs, topics.arrivals, topics.outcomes):
             if spec.name not in own.topics:
                 continue
             partitions = own.partitions(spec.name)
             first, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-            lag = sum(ends[tp] - max(committed.get(tp, 0), first[tp]) for tp in partitions)
-            lags.append(f"{lag:,} of {spec.name}")
+            lags[spec.name] = still_to_read(partitions, committed, first, ends)
     return lags

@@ -37,6 +37,7 @@ from streams.standstill import StandStill
 from streams.topic_configs import unfit_topics
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import install
+from streams.unknown_settings import unknown_settings
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,8 @@ class Worker(faust.App):
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         quieten()
+        for unknown in unknown_settings(os.environ):
+            logger.warning("settings: %s", unknown)
         _collect_less_often()
         _refuse_slow_streams()
         _refuse_open_web(self)

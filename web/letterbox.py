@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from streams.encodings import text_of
 from streams.records import Audited, NewerFormatError, Source, UnreadableError, read
 from streams.tail import Taken
 from tables.state import Note
@@ -181,7 +182,7 @@ class Letters:
     def take_letter(self, record: Taken) -> None:
         """Take note of a dead letter."""
         place, value = (record.partition, record.offset), record.value or b""
-        start = masked_text(value[: 4 * START_CHARACTERS].decode(errors="replace")[:START_CHARACTERS])
+        start = masked_text(text_of(value[: 4 * START_CHARACTERS])[:START_CHARACTERS])
         reason, topic = masked_text(header_of(record, "reason")), topic_of(record)
         self._heads[place] = Head(place, name_of(place), record.timestamp / 1000, reason, topic, len(value), start)
         if len(self._heads) > MOST_LETTERS:
