@@ -397,7 +397,9 @@ def confirm(question: str) -> None:
 
 
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
-    async with PortClient(settings.port_api_base_url, settings.port_client_id, settings.port_client_secret) as client:
+    connection = settings.port_connection
+    port = settings.port_api_base_url
+    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     if answer.kind is not AnswerKind.ACCEPTED:
         maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""

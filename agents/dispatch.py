@@ -259,9 +259,9 @@ class Dispatch:
             self._payloads.move_to_end(key)
             return found[0]
         kept = self.node_runs.message(partition, run, message)
-        if kept is None:
+        if kept is None or not kept.text:
             return ()
-        items = items_of(kept.text) if kept.text else ()
+        items = items_of(kept.text)
         self._payloads[key] = (items, len(kept.text))
         self._cached += len(kept.text)
         while self._cached > _CACHED_CHARACTERS and len(self._payloads) > 1:

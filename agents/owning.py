@@ -57,6 +57,7 @@ def _item(work: ItemWork) -> RunningItem:
 def _lost(partition: int) -> None:
     """Say what this worker still runs of a partition that it has just lost."""
     row = _taken.pop(partition, None)
+    _mourned.pop(partition, None)
     if row is None:
         return
     still = tuple(_item(work) for works in running for work in works() if work.partition == partition)

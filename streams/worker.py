@@ -113,6 +113,7 @@ class Worker(faust.App):
             settings.port_client_id,
             settings.port_client_secret,
             connections=settings.report_concurrency,
+            connection=settings.port_connection,
             on_call=_count,
             budget=Budget(settings.api_calls_per_second),
         )

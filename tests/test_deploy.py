@@ -90,7 +90,9 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
-SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET}
+SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET} | {
+    "HTTPS_PROXY": "http://user:password@proxy.example:3128"
+}
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")

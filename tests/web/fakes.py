@@ -188,6 +188,7 @@ class FakeWorker:
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
             should_stop=False,
+            stopping=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
             topic_problems={},
