@@ -34,7 +34,7 @@ from port.ids import is_node_run_id, is_workflow_run_id
 from port.models import NodeRunUpdate, Result, Status
 from port.secrets import Decryption
 from streams.app import settings
-from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
+from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure, event_type, sort_out
 from streams.records import By, said_of
 from streams.settings import Signature
 
@@ -331,8 +331,10 @@ def _object(name: str, text: str) -> dict[str, JsonValue]:
         raise CommandError(f"{name}: {said_of(error)}") from None
 
 
-def _ours(name: str, message: NodeRunMessage | NotOurs | Bad) -> NodeRunMessage:
+def _ours(name: str, message: Message) -> NodeRunMessage:
     match message:
+        case Unsure(reason=reason):
+            raise CommandError(f"{name}: a worker is unsure, and keeps it with the dead letters: {reason}")
         case Bad(reason=reason):
             raise CommandError(f"{name}: a worker sends it to the dead letters: {reason}")
         case NotOurs(why=why):

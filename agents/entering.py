@@ -19,7 +19,7 @@ from agents.backlog import backlog
 from agents.shared import dispatch, keep_dead_letter, ledger, outcomes, overview, rows, spawn, specs, telling
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.metrics import EVENTS
+from streams.metrics import EVENTS, REPEATED
 from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent, Source
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, RowError, resolve
@@ -29,6 +29,7 @@ from tables.unreadable import UnreadableRowError, UnwritableRowError
 logger = logging.getLogger(__name__)
 _set_asides: Final = EVENTS.labels("set aside")
 _counters: Final = {note: EVENTS.labels(note.value) for note in Note}
+_repeated: Final = {True: REPEATED.labels("same place"), False: REPEATED.labels("another")}
 
 
 def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None]) -> None:
@@ -49,6 +50,8 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         logger.exception("the ledger failed")
         stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
     _counters[applied.note].inc()
+    if isinstance(event, Arrival) and applied.known_at is not None:
+        _repeated[applied.known_at == event.source].inc()
     opens = applied.run is not None and applied.before is None
     if opens:
         backlog.entering += 1

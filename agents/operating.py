@@ -338,6 +338,7 @@ class redrive(_Remote):
     options = [
         argument("letters", nargs=-1, required=True),
         option("--file", "file", help="What takes the place of the message; for one letter."),
+        option("--node-run", "node_run", help="Whose message it is, where that is unsure; for one letter."),
         option("--note", default="", help="Why; stands in the audit."),
         _WORKER,
         _YES,
@@ -348,16 +349,22 @@ class redrive(_Remote):
         """Do it."""
         letters, file, note = self.letters, self.text("file"), self.text("note") or ""
         question = f"Redrive {', '.join(letters)}?"
-        if file is None:
+        node_run = self.text("node_run")
+        if file is None and node_run is None:
             fields: Fields = {"what": "redrive", "letters": list(letters), "note": note}
             return self.do(question, "/api/dead-letters/bulk", fields)
         if len(letters) != 1:
-            raise CommandError("--file goes with one letter")
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{file}: {error}") from None
-        return self.do(question, f"/api/dead-letters/{letters[0]}/redrive", {"text": text, "note": note})
+            raise CommandError("--file and --node-run go with one letter")
+        text = None if file is None else _text_of(file)
+        changed: Fields = {"text": text, "node_run_id": node_run, "note": note}
+        return self.do(question, f"/api/dead-letters/{letters[0]}/redrive", changed)
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{file}: {error}") from None
 
 
 class discard(_Remote):

@@ -26,10 +26,10 @@ from streams.app import app, settings
 from streams.bridge import left_out_of
 from streams.encodings import form_of
 from streams.exits import stop_process
-from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
-from streams.metrics import MESSAGES
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
+from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
-from streams.records import ArrayPolicy, Arrival, LeftOut, Source, Tick
+from streams.records import ArrayPolicy, Arrival, LeftOut, LetterKind, Source, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -40,6 +40,7 @@ _messages = lru_cache(MESSAGES.labels)
 
 SAMPLES: Final = 20
 _SAMPLE_BYTES: Final = 500
+_NODE_RUN: Final = b"wfnr_"
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,47 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
         return await _route_part(turn, left_out)
     if isinstance(message, NodeRunMessage) and _left_to_others(message):
         message = NotOurs(Foreign.NO_HANDLER)
+    if not isinstance(message, NodeRunMessage):
+        message = _or_unsure(message, turn)
     match message:
+        case Unsure(reason=reason):
+            _messages("unsure").inc()
+            UNSURE.inc()
+            return [await send_dead_letter(turn, f"unsure: {reason}", LetterKind.UNSURE)]
         case NotOurs(why=why):
             _messages(why.value).inc()
             foreign_samples.append(Sample(why, turn.offset, (turn.raw or b"")[:_SAMPLE_BYTES].decode(errors="replace")))
             return []
         case Bad(reason=reason):
             _messages("dead letter").inc()
-            return [await send_dead_letter(turn, "; ".join(filter(None, (reason, form_of(turn.raw or b"")))))]
+            return [await send_dead_letter(turn, _with_form(reason, turn))]
         case NodeRunMessage():
             if (refused := _refusal(turn)) is not None:
                 _messages("signature refused").inc()
-                return [await send_dead_letter(turn, refused)]
+                return [await send_dead_letter(turn, refused, LetterKind.UNSIGNED)]
             _messages("arrival").inc()
-            kept = [] if message.is_kept else [await send_dead_letter(turn, message.problem or "it is not kept")]
-            return [*kept, await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
+            kept = (
+                []
+                if message.is_kept
+                else [await send_dead_letter(turn, _with_form(message.problem or "it is not kept", turn))]
+            )
+            return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
+
+
+def _with_form(reason: str, turn: Turn[Message]) -> str:
+    """Return a reason with the form of the bytes, where that is not plain text in UTF-8."""
+    return "; ".join(filter(None, (reason, form_of(turn.raw or b""))))
+
+
+def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
+    """Return what a message is, with its key and headers looked at, too: they may name a node run that waits."""
+    if isinstance(message, Unsure) or (isinstance(message, NotOurs) and message.why.is_certain):
+        return message
+    if _NODE_RUN not in (turn.key or b"") and not any(
+        _NODE_RUN in (value or b"") or "wfnr_" in name for name, value in turn.headers
+    ):
+        return message
+    return Unsure("the record's key or headers speak of a node run, its value does not")
 
 
 def _left_out(turn: Turn[Message]) -> LeftOut | None:
@@ -114,12 +141,13 @@ async def _route_part(turn: Turn[Message], left_out: LeftOut) -> list[asyncio.Fu
         array=False,
         items=(),
         problem=left_out.reason,
+        digest=left_out.digest,
         names=left_out.names,
+        guessed=left_out.guessed,
     )
     if _left_to_others(message):
         return [kept]
-    arrival = arrival_of(message, source_of(turn), b"").model_copy(update={"digest": left_out.digest})
-    return [kept, await _pass_on(arrival)]
+    return [kept, await _pass_on(arrival_of(message, source_of(turn)))]
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
@@ -156,8 +184,8 @@ def _left_to_others(message: NodeRunMessage) -> bool:
     return all(handlers.find(name) is None for name in message.names)
 
 
-def arrival_of(message: NodeRunMessage, source: Source, raw: bytes) -> Arrival:
-    """Return the event that a message of ours is to the ledger; `raw` are its bytes, and `source` says whence."""
+def arrival_of(message: NodeRunMessage, source: Source) -> Arrival:
+    """Return the event that a message of ours is to the ledger; `source` says whence it came."""
     policy = _policy(message)
     return Arrival(
         v=1 if policy is None else 2,
@@ -166,8 +194,10 @@ def arrival_of(message: NodeRunMessage, source: Source, raw: bytes) -> Arrival:
         workflow=message.workflow,
         node=message.node,
         source=source,
-        digest=digest(raw),
+        digest=message.digest,
         text=message.text,
+        note=message.note,
+        guessed=message.guessed,
         array=message.array and message.problem is None,
         count=max(1, len(message.items)),
         event_types=message.event_types,

@@ -28,7 +28,7 @@ from streams.exits import stop_process
 from streams.fitting import Form, NothingFitsError, letter_forms, write_largest
 from streams.metrics import DEAD_LETTERS, OTHER
 from streams.offsets import Turn
-from streams.records import DeadLetter, Source
+from streams.records import DeadLetter, LetterKind, Source
 from streams.topics import MAX_RECORD_BYTES
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
@@ -113,8 +113,11 @@ async def keep_dead_letter(key: bytes | None, raw: bytes | None, reason: str, so
 
     While the topic takes nothing at all it is tried again and again: what it is of is not acknowledged meanwhile.
     """
-    DEAD_LETTERS.labels(source.topic).inc()
-    letter = DeadLetter(reason=reason, source=source)
+    await _keep(DeadLetter(reason=reason, source=source), key, raw, source.topic)
+
+
+async def _keep(letter: DeadLetter, key: bytes | None, raw: bytes | None, topic: str) -> None:
+    DEAD_LETTERS.labels(topic).inc()
     pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
     while True:
         try:
@@ -147,10 +150,13 @@ async def _send_letter(form: Form) -> object:
         raise asyncio.CancelledError from None
 
 
-async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
+async def send_dead_letter(
+    turn: Turn[object], reason: str, kind: LetterKind = LetterKind.UNREADABLE
+) -> asyncio.Future[object]:
     """Keep a record that cannot be read, with its raw bytes; returns what is done when the broker has it."""
     logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
-    kept = asyncio.get_running_loop().create_task(keep_dead_letter(turn.key, turn.raw, reason, source_of(turn)))
+    letter = DeadLetter(reason=reason, source=source_of(turn), kind=kind)
+    kept = asyncio.get_running_loop().create_task(_keep(letter, turn.key, turn.raw, turn.topic))
     _tasks.add(kept)
     kept.add_done_callback(_ended)
     return cast("asyncio.Future[object]", kept)

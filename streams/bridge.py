@@ -46,7 +46,7 @@ from streams.fitting import (
     write_largest,
 )
 from streams.lag import Ends
-from streams.messages import NodeRunMessage, digest, sort_out
+from streams.messages import NodeRunMessage, sort_out
 from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
 from streams.probe import ProbeError, probe
 from streams.records import DeadLetter, LeftOut, Source
@@ -322,15 +322,16 @@ class Bridge(Service):
         raw = record.value or b""
         message = sort_out(raw)
         if not isinstance(message, NodeRunMessage) or not self._is_trusted(raw, record.timestamp / 1000):
-            return LeftOut(reason="", digest=digest(raw))
+            return LeftOut(reason="")
         return LeftOut(
             reason="",
-            digest=digest(raw),
+            digest=message.digest,
             node_run_id=message.node_run_id,
             workflow_run_id=message.workflow_run_id,
             workflow=message.workflow,
             node=message.node,
             names=message.names[:_MOST_NAMES],
+            guessed=message.guessed,
         )
 
     def _is_trusted(self, raw: bytes, sent_at: float) -> bool:

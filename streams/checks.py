@@ -33,8 +33,8 @@ _EU: Final = "https://api.getport.io"
 _US: Final = "https://api.us.getport.io"
 _TOKEN_CHARACTERS: Final = 16
 _FREE_BYTES: Final = 1 << 30
-_FILES: Final = 512
-"""Open files that a worker needs whatever its settings are."""
+_FILES: Final = 768
+"""Open files that a worker needs whatever its settings are, those of its web views (256) among them."""
 _FILES_OF_A_PARTITION: Final = 16
 _SKEW_SECONDS: Final = 30.0
 _UNTRUSTED: Final = ("self-signed certificate", "self signed certificate", "unable to get")

@@ -93,8 +93,21 @@ MESSAGES: Final = _counter(
     "messages",
     "messages",
     "messages read from `<orgId>.runs`, by what they turned out to be: `arrival`, `dead letter`, `signature refused` "
-    "(dead letters, too), or why they are not ours",
+    "and `unsure` (dead letters, too), or why they are not ours",
     ["what"],
+)
+UNSURE: Final = _counter(
+    "unsure_messages",
+    "messages",
+    "messages that look like a Kafka node's in a form that is not known; they are kept as dead letters, and a node run "
+    "may wait for each",
+)
+REPEATED: Final = _counter(
+    "repeated_messages",
+    "messages",
+    "messages whose node run has one with the same content, by where that stood: `same place` (read again), `another` "
+    "(sent again, or an equal element of an array that comes one by one, which cannot be told apart)",
+    ["stood"],
 )
 DEAD_LETTERS: Final = _counter(
     "dead_letters", "records", "records that went to the dead letters, by the topic that they stood in", ["topic"]

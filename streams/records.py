@@ -83,9 +83,13 @@ class Arrival(Record):
     node: str | None = None
     source: Source
     digest: str
-    """Of the message's bytes: the same digest is the same message."""
+    """Of the message's content: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it has too many bytes or items: then it is kept as a dead letter."""
+    """The message as it came. Empty where it has too many bytes or items, or is no text: then it is a dead letter."""
+    note: str | None = None
+    """What of the text is not as it came."""
+    guessed: bool = False
+    """Whether the payload is what stood at the root of the message: FAILED is not reported then without a look."""
     array: bool = False
     """Whether the payload is an array."""
     count: int = Field(default=1, ge=1)
@@ -441,16 +445,28 @@ NodeRunEvent = (
 OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
 
 
+class LetterKind(StrEnum):
+    """Why a record went to the dead letters."""
+
+    UNREADABLE = "unreadable"
+    UNSIGNED = "unsigned"
+    """Its signature is missing, or is not right."""
+    UNSURE = "unsure"
+    """It looks like a message of ours in a form that is not known: a node run may wait for it."""
+
+
 class DeadLetter(Kept):
     """What the headers of a dead letter say; its value is the message's raw bytes, its key the message's key."""
 
     reason: str
     source: Source
+    kind: LetterKind = LetterKind.UNREADABLE
 
     @cached_property
     def headers(self) -> dict[str, bytes]:
         """Return the Kafka headers."""
-        return {"reason": self.reason.encode(), "source": self.source.model_dump_json().encode()}
+        source = self.source.model_dump_json()
+        return {"reason": self.reason.encode(), "source": source.encode(), "kind": self.kind.encode()}
 
 
 class LeftOut(Kept):
@@ -459,7 +475,7 @@ class LeftOut(Kept):
     reason: str
     """What was left out, and why."""
     digest: str = ""
-    """Of the whole message."""
+    """Of the whole message, where it is one of ours."""
     node_run_id: str | None = None
     """The node run that waits for it, where it is a message of ours and its signature is right."""
     workflow_run_id: str | None = None
@@ -467,6 +483,8 @@ class LeftOut(Kept):
     node: str | None = None
     names: tuple[str, ...] = ()
     """The event types of its items."""
+    guessed: bool = False
+    """As of `Arrival`."""
 
 
 class _Version(BaseModel):

@@ -36,6 +36,7 @@ from streams.records import (
     ReportAgain,
     ReportAnswered,
     RunCancelled,
+    Source,
     TypePaused,
     refuse_newer,
     said_of,
@@ -80,6 +81,8 @@ class Applied:
     """Whether somebody wants an item called again that others may be running."""
     item: Item | None = None
     """The item that was written with it."""
+    known_at: Source | None = None
+    """Where the message with the same content stood, of an arrival that is a duplicate."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -258,13 +261,16 @@ class Ledger(NodeRuns):
         """Apply an arrival and write what it changes. Raises UnreadableRowError, or UnwritableRowError."""
         stored = self.run(partition, arrival.node_run_id)
         run = self._counted(partition, stored)
-        change = apply_arrival(run, self._known(partition, run, arrival), arrival)
+        known = self._known(partition, run, arrival)
+        change = apply_arrival(run, known, arrival)
         message = change.message
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
             change = replace(change, item=self.item(partition, run, message.first))
         written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, written, touched, message.first if message else None, item=change.item)
+        known_at = known.source if known is not None and change.note is Note.DUPLICATE else None
+        first = message.first if message else None
+        return Applied(change.note, stored, written, touched, first, item=change.item, known_at=known_at)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes.

@@ -152,6 +152,8 @@ class Message(Record):
     count: int
     digest: str
     text: str = ""
+    note: str | None = None
+    """What of the text is not as it came."""
     array: bool = False
     source: Source
 
@@ -180,6 +182,8 @@ class NodeRun(Record):
     items: int = 0
     policy: ArrayPolicy | None = None
     """As the first message brought it; None where all items must succeed."""
+    guessed: bool = False
+    """Whether a message of it had its payload at the root: FAILED is reported only where Port shows it as open."""
     stopped: Stop | None = None
     succeeded: int = 0
     failed: int = 0
@@ -324,6 +328,7 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
         count=arrival.count,
         digest=arrival.digest,
         text=arrival.text,
+        note=arrival.note,
         array=arrival.array,
         source=arrival.source,
     )
@@ -332,6 +337,7 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
             "items": run.items + arrival.count,
             "event_types": tuple(dict.fromkeys(run.event_types + arrival.event_types))[:_SHOWN_EVENT_TYPES],
             "workflow_run_id": run.workflow_run_id or arrival.workflow_run_id,
+            "guessed": run.guessed or arrival.guessed,
             "grace_from": None,
         }
     )

@@ -32,6 +32,8 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 NOT_ON_THE_DASHBOARD = [
     "ledger_events",
+    "unsure_messages",
+    "repeated_messages",
     "due_entries",
     "held_items",
     "queue_running",

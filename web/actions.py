@@ -30,6 +30,7 @@ from tables.state import Item, NodeRun, Note
 from tables.unreadable import UnreadableRowError
 from web.answers import node_run_id_of, refused, unreadable
 from web.auth import CSRF_FIELD
+from web.connections import read_body
 from web.data import Shown
 from web.here import Here, NotHereError
 from web.others import Question, is_local
@@ -285,8 +286,9 @@ async def body_of(request: web.Request, model: type[B]) -> B:
 
 async def _fields(request: web.Request) -> JsonValue:
     if request.content_type == "application/json":
-        raw = await request.read()
+        raw = await read_body(request)
         return from_json(raw, allow_inf_nan=False) if raw else {}
+    await read_body(request)
     form = await request.post()
     fields: dict[str, JsonValue] = {}
     for name in form:

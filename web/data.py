@@ -542,7 +542,7 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     shown: list[MessageShown] = []
     event_types: dict[int, str | None] = {}
     for message, with_text in messages:
-        value, note = _text(message.text) if with_text else (None, _TOO_MUCH)
+        value, note = _text(message) if with_text else (None, _TOO_MUCH)
         if value is not None:
             for index, fields in enumerate(items_of(message.text), message.first):
                 event_types[index] = event_type(fields)
@@ -566,13 +566,13 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     return shown, event_types
 
 
-def _text(text: str) -> tuple[JsonValue, str | None]:
-    if not text:
+def _text(message: Message) -> tuple[JsonValue, str | None]:
+    if not message.text:
         return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
-        return masked(from_json(text)), None
+        return masked(from_json(message.text)), message.note
     except ValueError:
-        return None, _UNREADABLE
+        return masked_text(message.text), _UNREADABLE
 
 
 def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> ItemShown:

@@ -23,7 +23,7 @@ from agents.trying import Tried
 from port.nodes import NodeExecution
 from port.secrets import secret_fields
 from streams.app import app, settings
-from streams.messages import Foreign, NodeRunMessage
+from streams.messages import Foreign, Message, NodeRunMessage, sort_out
 from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
 from streams.progress import STUCK_SECONDS, Watch
 from streams.records import Audited, Settled, Source
@@ -34,6 +34,7 @@ from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
+from web.connections import BoundedRunner, Limits
 from web.counted import HandlerCounts, counts_by_handler
 from web.declared import declaration_of
 from web.front import Looked
@@ -164,9 +165,13 @@ async def _read_letter(partition: int, offset: int) -> Taken | None:
     return await tail.read(specs.dead_letters.name, partition, offset)
 
 
-async def _enter(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+def _decode(raw: bytes | None, named: str | None) -> Message:
+    return sort_out(raw, named, settings.max_items)
+
+
+async def _enter(message: NodeRunMessage, source: Source) -> None:
     key = message.node_run_id.encode()
-    await (await arrivals.send(key=key, value=arrival_of(message, source, raw)))
+    await (await arrivals.send(key=key, value=arrival_of(message, source)))
 
 
 async def _try_out(event_type: str, payload: Payload) -> Tried:
@@ -221,7 +226,7 @@ site: Final = Site(
     pages=pages,
     callbacks=Callbacks(callbacks, here, record),
     actions=actions,
-    letters=LetterViews(known_letters, pages, actions, _read_letter, _enter, write, specs.runs.decode),
+    letters=LetterViews(known_letters, pages, actions, _read_letter, _enter, write, _decode),
     watch=watch,
     others=others,
     owners=owners,
@@ -256,3 +261,5 @@ app.on_settled.append(recovery.ends)
 server = cast("Web", app.web)
 server.blueprints = BlueprintManager()
 site.install(server.web_app)
+# Before it is set up, at the start: Faust's own has no limits.
+server._runner = BoundedRunner(server.web_app, Limits())

@@ -57,12 +57,22 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if source.problem is not None:
             yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
     yield from _bad_reports(shown)
+    yield from _bad_topics(shown)
+
+
+def _bad_topics(shown: OverviewShown) -> _Reasons:
     for lag in shown.lags:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
     for problem in shown.topic_problems:
         yield f"Topic {problem}.", "/dead-letters"
+    if shown.unsure:
+        # Each may be a node run that waits for ever.
+        text = (
+            f"{_plural(shown.unsure, 'message')} may be of Kafka action nodes, in a form that is not known: redrive or "
+        )
+        yield f"{text}discard {'it' if shown.unsure == 1 else 'them'}.", "/dead-letters?reason=unsure"
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"

@@ -137,13 +137,13 @@ class TestMachine:
         assert told.status("disk space") is Status.WARNING
 
     def test_the_limit_of_open_files(self, told: Told) -> None:
-        # 512 + 100 + 16 * 8
-        with files_at_most(739):
+        # 768 + 100 + 16 * 8
+        with files_at_most(995):
             check_machine(settings(), told.append)
         assert told.status("open files") is Status.WARNING
-        assert "ulimit -n 740" in told["open files"].remedy
+        assert "ulimit -n 996" in told["open files"].remedy
         told.clear()
-        with files_at_most(740):
+        with files_at_most(996):
             check_machine(settings(), told.append)
         assert told.status("open files") is Status.OK
 

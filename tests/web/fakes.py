@@ -34,6 +34,7 @@ from streams.records import (
     DeadLetter,
     ItemFinished,
     ItemRetry,
+    LetterKind,
     Line,
     Lines,
     NodeRunEvent,
@@ -113,7 +114,7 @@ class FakePost:
     def __init__(self) -> None:
         self.letters = Letters()
         self.records: dict[tuple[int, int], Taken] = {}
-        self.entered: list[tuple[NodeRunMessage, Source, bytes]] = []
+        self.entered: list[tuple[NodeRunMessage, Source]] = []
         self.written: list[Audited] = []
 
     def add(
@@ -123,6 +124,7 @@ class FakePost:
         reason: str = "it is bad",
         key: bytes = b"k",
         headers: Mapping[str, bytes] | None = None,
+        kind: LetterKind = LetterKind.UNREADABLE,
     ) -> None:
         """A dead letter comes."""
         source = Source(cluster="k:9092", topic="o.runs", partition=0, offset=offset, timestamp=NOON)
@@ -132,7 +134,7 @@ class FakePost:
             timestamp=1000 * NOON + offset,
             key=key,
             value=raw,
-            headers=tuple((DeadLetter(reason=reason, source=source).headers | dict(headers or {})).items()),
+            headers=tuple((DeadLetter(reason=reason, source=source, kind=kind).headers | dict(headers or {})).items()),
         )
         self.records[0, offset] = cast("Taken", record)
         self.letters.take_letter(cast("Taken", record))
@@ -141,9 +143,9 @@ class FakePost:
         """One of them is read."""
         return self.records.get((partition, offset))
 
-    async def enter(self, message: NodeRunMessage, source: Source, raw: bytes) -> None:
+    async def enter(self, message: NodeRunMessage, source: Source) -> None:
         """A message enters."""
-        self.entered.append((message, source, raw))
+        self.entered.append((message, source))
 
     async def write(self, audited: Audited) -> None:
         """Something is written to the audit."""

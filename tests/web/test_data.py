@@ -202,7 +202,7 @@ def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -
     notes = [(message.message, message.note) for message in shown(worker).messages]
     assert notes == [
         (None, "the message is not kept here: its bytes stand in the dead letters"),
-        (None, "what was kept of it cannot be read as JSON"),
+        ("{broken", "what was kept of it cannot be read as JSON"),
     ]
 
 
