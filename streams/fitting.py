@@ -111,11 +111,11 @@ def letter_forms(letter: DeadLetter, key: bytes | None, raw: bytes | None, most:
     def form(kept_key: bytes | None, value: bytes | None, said: str) -> Form:
         return Form(kept_key, value, list(letter.model_copy(update={"reason": said}).headers.items()))
 
+    # A compacted topic takes no record without a key.
+    keys = (place,) if key == place else (key, place)
     if size <= room:
-        yield form(key, raw, reason)
-        # A compacted topic takes no record without a key.
-        yield form(place, raw, reason)
+        yield from (form(one, raw, reason) for one in keys)
     for kept in sizes(size, room):
-        value = (raw or b"")[:kept]
-        yield form(key or place, value, f"{reason}; the first {kept:,} of its {size:,} bytes are kept")
+        said = f"{reason}; the first {kept:,} of its {size:,} bytes are kept"
+        yield from (form(one, (raw or b"")[:kept], said) for one in keys)
     yield form(place, b"", f"{reason[:200]}; none of its {size:,} bytes are kept: the topic takes no more")
