@@ -15,7 +15,16 @@ from agents.asked import AskedEvent, Became
 from agents.shared import outcomes, spawn, specs
 from streams.app import app, settings
 from streams.fitting import Form, NothingFitsError, write_largest
-from streams.records import Action, Audited, ItemAgain, ItemCompleted, ReportAgain, RunCancelled, TypePaused
+from streams.records import (
+    Action,
+    Audited,
+    ItemAgain,
+    ItemCompleted,
+    ReportAgain,
+    ReportStopped,
+    RunCancelled,
+    TypePaused,
+)
 from streams.topics import partition_of
 from tables.ledger import Applied
 from tables.rows import producer_of
@@ -26,6 +35,7 @@ _WHAT: Final[dict[type, str]] = {
     ItemAgain: "retry item",
     ItemCompleted: "complete item",
     ReportAgain: "retry report",
+    ReportStopped: "give up report",
     RunCancelled: "cancel node run",
 }
 

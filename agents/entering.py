@@ -20,7 +20,16 @@ from agents.shared import dispatch, keep_dead_letter, ledger, outcomes, overview
 from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import EVENTS, REPEATED
-from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent, Source
+from streams.records import (
+    Arrival,
+    ItemCompleted,
+    ItemDeferred,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    ReportAgain,
+    Source,
+)
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, RowError, resolve
 from tables.state import NodeRun, Note
@@ -101,6 +110,8 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
     backlog.look()
     if applied.note is Note.APPLIED:
         _tell(applied.run, event)
+        if isinstance(event, ReportAgain):
+            dispatch.report_now(event.node_run_id)
 
 
 def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:

@@ -223,7 +223,7 @@ class failures(_Remote):
 
 
 class stuck(_Remote):
-    """List what waits for a callback, a handler or a retry, what ends soonest first, and reports that Port refused."""
+    """List what waits for a callback, a handler or a retry, what ends soonest first, and reports that Port fails at."""
 
     options = [_LIMIT, _WORKER, FOR_PROGRAMS]
 
@@ -287,7 +287,7 @@ class handlers(_Remote):
 
 
 class retry(_Remote):
-    """Call the handlers of a node run's FAILED items again, or send its refused report again."""
+    """Call the handlers of a node run's FAILED items again, or send its report again that was refused, or waits."""
 
     options = [
         argument("node_run_id"),
@@ -303,6 +303,19 @@ class retry(_Remote):
         what = "" if item is None else f"/items/{item}"
         question = f"Retry {self.node_run_id}" + ("?" if item is None else f" item {item}?")
         return self.do(question, f"/api/node-runs/{self.node_run_id}{what}/retry")
+
+
+class give_up(_Remote):
+    """Send the report of a node run no more that Port has neither taken nor refused: it counts as refused.
+
+    Complete the node run at Port before (complete): else its workflow waits for ever.
+    """
+
+    options = [argument("node_run_id"), _WORKER, _YES, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Do it."""
+        return self.do(f"Give up the report of {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/give-up")
 
 
 class cancel(_Remote):

@@ -62,7 +62,7 @@ def _lost(partition: int) -> None:
         return
     still = tuple(_item(work) for works in running for work in works() if work.partition == partition)
     word = Released(worker=app.incarnation, generation=row.generation, running=still)
-    spawn(app.outbox.send(_say(partition, word)))
+    app.outbox.put(_say(partition, word))
 
 
 async def _say(partition: int, word: Released | Died) -> None:
@@ -117,7 +117,7 @@ async def look_for_the_dead() -> None:
             continue
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
-            spawn(app.outbox.send(_say(partition, Died(worker=dead))))
+            app.outbox.put(_say(partition, Died(worker=dead)))
         _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 

@@ -178,7 +178,8 @@ OVERDUE: Final = _counter(
 WAITING: Final = _gauge(
     "queue_waiting",
     "pieces of work",
-    "pieces of work that wait, by agent: `handler-<event type>`, `reporter`, `teller` (log lines)",
+    "pieces of work that wait, by agent: `handler-<event type>`, `reporter`, `retrier` (reports and log lines "
+    "that Port has failed at before), `teller` (log lines)",
     ["agent"],
 )
 OLDEST: Final = _gauge(
@@ -193,6 +194,12 @@ REPORT_SECONDS: Final = _histogram(
     "the report: `reported`, `refused`, `output_refused` (sent once more without the output), `cancelled`",
     _LONG,
     ["result", "settled"],
+)
+PARKED: Final = _gauge(
+    "parked_reports",
+    "reports",
+    "reports that Port fails at while it takes others: sent again with pauses up to 15 minutes, until Port takes them, "
+    "refuses them for good, or somebody gives them up",
 )
 API_CALLS: Final = _counter(
     "api_calls", "calls", "calls of Port's API, by call and status (`none`: no answer came)", ["call", "status"]

@@ -291,13 +291,48 @@ class ItemAgain(Record):
 
 
 class ReportAgain(Record):
-    """Somebody wants a report sent again that Port has refused."""
+    """Somebody wants a report sent again that Port has refused, or now that waits for its next try."""
 
     kind: Literal["report_again"] = "report_again"
     v: Literal[2] = 2
     node_run_id: str
     report: int
-    """Which report it was that Port refused: `ReportAnswered.report`."""
+    """Which report it was: `ReportAnswered.report`."""
+    action: Action
+    at: float
+
+
+class Try(Kept):
+    """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
+
+    at: float
+    """When that was known, in epoch seconds."""
+    status: int | None = None
+    """None where no answer came."""
+    reason: str | None = None
+    """What Port said, or why no answer came; no secrets."""
+
+
+class Tries(Kept):
+    """The tries of a report that settled nothing."""
+
+    count: int
+    latest: tuple[Try, ...]
+    """The last few of them."""
+
+
+class ReportStopped(Record):
+    """Somebody wants a report sent no more that Port has neither taken nor refused."""
+
+    kind: Literal["report_stopped"] = "report_stopped"
+    v: Literal[2] = 2
+    node_run_id: str
+    report: int
+    """Which report it was: `ReportAnswered.report`."""
+    status: int | None = None
+    """Port's latest answer to it, as far as the asker knew."""
+    reason: str = ""
+    tries: Tries | None = None
     action: Action
     at: float
 
@@ -352,23 +387,6 @@ class Settled(StrEnum):
     OUTPUT_REFUSED = "output_refused"
     CANCELLED = "cancelled"
     """Port had ended the node run itself, as one of a workflow run that was cancelled."""
-
-
-class Try(Kept):
-    """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
-
-    at: float
-    """When that was known, in epoch seconds."""
-    status: int | None = None
-    """None where no answer came."""
-
-
-class Tries(Kept):
-    """The tries of a report that settled nothing."""
-
-    count: int
-    latest: tuple[Try, ...]
-    """The last few of them."""
 
 
 class ReportAnswered(Record):
@@ -441,6 +459,7 @@ NodeRunEvent = (
     | RunCancelled
     | ItemAgain
     | ReportAgain
+    | ReportStopped
 )
 OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
 

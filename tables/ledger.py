@@ -35,6 +35,7 @@ from streams.records import (
     Record,
     ReportAgain,
     ReportAnswered,
+    ReportStopped,
     RunCancelled,
     Source,
     TypePaused,
@@ -63,6 +64,10 @@ _OWNERSHIP: Final = b"p/owner"
 _PAUSED: Final = b"p/paused/"
 INLINE_BYTES: Final = 4096
 """A message or item up to this size stands in its node run's own row, where it is the node run's first."""
+
+
+_OF_A_RUN: Final = (GraceOver, ReportAnswered, RunCancelled, ReportAgain, ReportStopped)
+"""The events that are of no item."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,7 @@ class Ledger(NodeRuns):
         """
         stored = self.run(partition, event.node_run_id)
         run = self._counted(partition, stored)
-        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled | ReportAgain) else event.index
+        index = None if isinstance(event, _OF_A_RUN) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         if run is not None and item is not None and isinstance(event, ItemAgain):
             item = self._in_its_message(partition, run, item)

@@ -14,7 +14,7 @@ from faust.web.drivers.aiohttp import Web
 from agents.asking import ask, ask_to_pause, write
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
-from agents.reporter import reports, settler, tells
+from agents.reporter import next_try, reports, retries, settler, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
 from agents.sending import Sent, publish, signed
@@ -72,6 +72,8 @@ here: Final = Here(
     telling,
     calls,
     settler.tries_of,
+    settler.parked,
+    next_try,
 )
 
 
@@ -253,7 +255,9 @@ app.before_start += [loop_lag.start, index.start]
 app.after_stop += [loop_lag.stop, others.close, index.stop]
 overview.followers.append(index)
 queues: dict[str, Queue] = {f"handler-{event_type}": one.feeder for event_type, one in handler_agents.items()}
-REGISTRY.register(Gauges(here, readiness, queues | {"reporter": reports, "teller": tells}, watch, lag))
+REGISTRY.register(
+    Gauges(here, readiness, queues | {"reporter": reports, "retrier": retries, "teller": tells}, watch, lag)
+)
 recovery: Final = _Recovery()
 app.before_rebalance.append(recovery.begins)
 app.on_settled.append(recovery.ends)

@@ -101,6 +101,9 @@ def _bad_reports(shown: OverviewShown) -> _Reasons:
         yield "Port's API does not answer.", reporting
     if (waits := _age(shown.at, port.oldest_waits_since or port.oldest_received_at)) > LATE:
         yield f"The oldest report waits for {duration(waits.total_seconds())}.", reporting
+    if port.parked:
+        text = f"{_plural(port.parked, 'report')} parked: Port fails at {'it' if port.parked == 1 else 'them'}"
+        yield f"{text}, and takes others. Send again what Port may take by now, or give it up.", "/stuck?why=parked"
     if refused := shown.latest.counts.get(State.REFUSED, 0):
         yield f"Port has refused {_plural(refused, 'report')}.", "/stuck"
 

@@ -18,6 +18,7 @@ from agents.feeding import Feeder
 from agents.holding import Holding
 from agents.pausing import Pausing
 from agents.sending import Sent
+from agents.settling import Parked
 from agents.telling import Telling
 from agents.testing import Outcome
 from agents.trying import TrialError, Tried
@@ -202,6 +203,8 @@ class FakeWorker:
         self.calls = RunningCalls()
         self.tries: dict[str, Tries] = {}
         """Of the reports that are on their way."""
+        self.parked: list[Parked] = []
+        """The reports that Port fails at; each is tried again at NOON + 900."""
         self.here = Here(
             self.worker,
             ledger,
@@ -212,6 +215,8 @@ class FakeWorker:
             self.telling,
             self.calls,
             self.tries.get,
+            lambda: self.parked,
+            lambda node_run_id: NOON + 900 if any(one.node_run_id == node_run_id for one in self.parked) else None,
         )
         self.post = FakePost()
         self.declarations = {event_type: declared_as(event_type) for event_type in event_types}

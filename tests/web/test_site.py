@@ -342,6 +342,7 @@ class TestList:
         assert told == {
             "unreachableSince": None,
             "reportsWaiting": 0,
+            "parked": 0,
             "oldestReceivedAt": None,
             "oldestWaitsSince": None,
             "rateLimitRemaining": None,
