@@ -31,6 +31,8 @@ from tables.rows import producer_of
 from tables.state import Note
 
 logger = logging.getLogger(__name__)
+_AUDIT: Final = "writing the audit"
+"""What is wrong with that, beside what is wrong with the configuration of its topic."""
 _WHAT: Final[dict[type, str]] = {
     ItemAgain: "retry item",
     ItemCompleted: "complete item",
@@ -158,11 +160,11 @@ async def write(record: Audited) -> None:
     try:
         await write_largest(send, forms)
     except NothingFitsError as nothing:
-        app.topic_problems[name] = (
+        app.topic_problems[_AUDIT] = (
             f"{name} takes no record ({nothing}): compare its configuration with docs/operations.md"
         )
         logger.error(
-            "audit: %s; not written: %s by %s (%s)", app.topic_problems[name], record.what, record.who, record.id
+            "audit: %s; not written: %s by %s (%s)", app.topic_problems[_AUDIT], record.what, record.who, record.id
         )
     else:
-        app.topic_problems.pop(name, None)
+        app.topic_problems.pop(_AUDIT, None)

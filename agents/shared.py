@@ -38,6 +38,8 @@ from tables.rows import LatestRows, producer_of
 from tables.unreadable import UnreadableRows
 
 logger = logging.getLogger(__name__)
+_LETTERS: Final = "writing dead letters"
+"""What is wrong with that, beside what is wrong with the configuration of their topic."""
 _PAUSES: Final = (1.0, 5.0, 15.0, 60.0)
 """Seconds between two tries to keep a dead letter whose topic takes nothing."""
 
@@ -125,7 +127,7 @@ async def _keep(letter: DeadLetter, key: bytes | None, raw: bytes | None, topic:
         except NothingFitsError as nothing:
             _topic_takes_nothing(str(nothing))
         else:
-            app.topic_problems.pop(specs.dead_letters.name, None)
+            app.topic_problems.pop(_LETTERS, None)
             return
         await asyncio.sleep(next(pauses))
 
@@ -133,9 +135,9 @@ async def _keep(letter: DeadLetter, key: bytes | None, raw: bytes | None, topic:
 def _topic_takes_nothing(why: str) -> None:
     name = specs.dead_letters.name
     problem = f"{name} takes no record ({why}): compare its configuration with docs/operations.md"
-    if app.topic_problems.get(name) != problem:
+    if app.topic_problems.get(_LETTERS) != problem:
         logger.error("dead letters: %s", problem)
-    app.topic_problems[name] = problem
+    app.topic_problems[_LETTERS] = problem
 
 
 async def _send_letter(form: Form) -> object:
