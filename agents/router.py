@@ -26,6 +26,7 @@ from streams.app import app, settings
 from streams.bridge import left_out_of
 from streams.encodings import form_of
 from streams.exits import stop_process
+from streams.message_text import json_bytes
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
 from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
@@ -78,8 +79,7 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
         return await _route_part(turn, left_out)
     if isinstance(message, NodeRunMessage) and _left_to_others(message):
         message = NotOurs(Foreign.NO_HANDLER)
-    if not isinstance(message, NodeRunMessage):
-        message = _or_unsure(message, turn)
+    message = _or_unsure(message, turn)
     match message:
         case Unsure(reason=reason):
             _messages("unsure").inc()
@@ -110,8 +110,14 @@ def _with_form(reason: str, turn: Turn[Message]) -> str:
     return "; ".join(filter(None, (reason, form_of(turn.raw or b""))))
 
 
-def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
-    """Return what a message is, with its key and headers looked at, too: they may name a node run that waits."""
+def _or_unsure(message: Message, turn: Turn[Message]) -> Message:
+    """Return what a message is, with what else is known here: its key and headers may name a node run that waits."""
+    if isinstance(message, NodeRunMessage):
+        if message.guessed and message.workflow_run_id is None and _is_for_nobody(message):
+            return Unsure(
+                f"no handler for {message.names[0][:80]!r}, and no workflow run to look {message.node_run_id} up in"
+            )
+        return message
     if isinstance(message, Unsure) or (isinstance(message, NotOurs) and message.why.is_certain):
         return message
     if _NODE_RUN not in (turn.key or b"") and not any(
@@ -170,12 +176,17 @@ def _refusal(turn: Turn[Message]) -> str | None:
     if settings.signature is Signature.OFF:
         return None
     required = settings.signature is Signature.REQUIRED
-    return refusal(turn.raw or b"", _sent_at(turn), settings.port_client_secret, required=required)
+    return refusal(json_bytes(turn.raw or b""), _sent_at(turn), settings.port_client_secret, required=required)
 
 
 def _sent_at(turn: Turn[Message]) -> float:
     """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
     return source_of(turn).timestamp
+
+
+def _is_for_nobody(message: NodeRunMessage) -> bool:
+    unknown_fails = settings.unknown_events is UnknownEvents.FAIL
+    return unknown_fails and all(handlers.find(name) is None for name in message.names)
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:

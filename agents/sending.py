@@ -13,7 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
-from port.nodes import ActionNode, NodeExecution
+from port.errors import NodeError
+from port.nodes import ActionNode, Form, NodeExecution
 from port.render import render
 from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 from streams.cluster import Cluster
@@ -73,10 +74,14 @@ def new_execution(file: NodeFile, ids: tuple[str, str] | None) -> NodeExecution:
     return NodeExecution(node_run_id, run_id, file.workflow_identifier, file.node.identifier, time.time())
 
 
-async def message_of(file: NodeFile, execution: NodeExecution) -> dict[str, JsonValue]:
-    """Return the message with the payload rendered. Raises RenderError."""
+async def message_of(file: NodeFile, execution: NodeExecution, form: Form = Form.CONTEXT) -> dict[str, JsonValue]:
+    """Return the message with the payload rendered. Raises RenderError; SendingError where the form cannot hold it."""
     inputs = execution.template_input(file.trigger, file.outputs, file.secrets)
-    return execution.message(await render(file.node.config.payload, inputs))
+    payload = await render(file.node.config.payload, inputs)
+    try:
+        return execution.message(payload, form)
+    except NodeError as error:
+        raise SendingError(str(error)) from None
 
 
 def signed(message: dict[str, JsonValue], secret: SecretStr) -> dict[str, JsonValue]:

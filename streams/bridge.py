@@ -46,6 +46,7 @@ from streams.fitting import (
     write_largest,
 )
 from streams.lag import Ends
+from streams.message_text import json_bytes
 from streams.messages import NodeRunMessage, sort_out
 from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
 from streams.probe import ProbeError, probe
@@ -339,7 +340,7 @@ class Bridge(Service):
         if signature is Signature.OFF:
             return True
         required = signature is Signature.REQUIRED
-        return refusal(raw, sent_at, self._settings.port_client_secret, required=required) is None
+        return refusal(json_bytes(raw), sent_at, self._settings.port_client_secret, required=required) is None
 
     async def _keep(self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], reason: str) -> None:
         topic = topics_of(self._settings).dead_letters.name

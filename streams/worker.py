@@ -85,7 +85,7 @@ class Worker(faust.App):
         bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
-        topic_problems: what is wrong with own topics and does not keep it from working, by topic or by what is done; for the overview.
+        topic_problems: what is wrong with own topics and does not keep it from working, by topic or what is done there.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
