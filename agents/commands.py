@@ -164,7 +164,7 @@ class send(Command):
             click.echo(json.dumps(message, indent=2))
             return
         sent = await publish(settings.own, shared.specs.runs.name, execution.node_run_id, message)
-        click.echo(f"{execution.node_run_id} is in {sent.topic}, partition {sent.partition}, offset {sent.offset}")
+        click.echo(f"{execution.node_run_id} is in {sent.place}")
 
 
 class replay(Command):

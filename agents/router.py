@@ -168,7 +168,7 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
             logger.debug("partition %d went just now", partition)
         else:
             return cast("asyncio.Future[object]", entered)
-    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
+    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival, partition=partition))
 
 
 def _refusal(turn: Turn[Message]) -> str | None:

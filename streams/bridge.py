@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 import stamina
@@ -50,6 +50,7 @@ from streams.message_text import json_bytes
 from streams.messages import NodeRunMessage, sort_out
 from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
 from streams.probe import ProbeError, probe
+from streams.producers import IDEMPOTENT, running
 from streams.records import DeadLetter, LeftOut, Source
 from streams.settings import Settings, Signature
 from streams.topics import MAX_RECORD_BYTES, topics_of
@@ -67,7 +68,8 @@ LOOK_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 60.0
 PROBE_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 3.0
+WRITE_SECONDS: Final = 60.0
+"""How long the own cluster may take for a batch; after that the session ends, and says why."""
 LONGEST_PAUSE: Final = 30.0
 _MOST_NAMES: Final = 20
 _LARGEST: Final = 64 * 1024 * 1024
@@ -199,7 +201,7 @@ class Bridge(Service):
             max_poll_interval_ms=2_000_000_000,
             **source.client(),
         )
-        await clients.enter_async_context(_running(consumer))
+        await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):
             raise SourceError(
                 f"topic {self._topic} is not there, or {source.username or 'anybody'} may not read it: check "
@@ -210,13 +212,13 @@ class Bridge(Service):
             raise SourceError("SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another name; leave it empty")
         producer = AIOKafkaProducer(
             client_id=self._client_id,
-            acks="all",
             compression_type="lz4",
             linger_ms=5,
             max_request_size=_LARGEST,
+            **IDEMPOTENT,
             **self._settings.own.client(),
         )
-        await clients.enter_async_context(_running(producer))
+        await clients.enter_async_context(running(producer))
         return consumer, producer
 
     async def _cluster(self) -> Cluster:
@@ -251,8 +253,14 @@ class Bridge(Service):
         """Copy records, and return when the own cluster has acknowledged them all, or what it takes of them."""
         records = [record for several in batch.values() for record in several]
         self._refuse_copies(records)
-        sent = [await self._begin(producer, record) for record in records]
-        for record, answer in zip(records, await asyncio.gather(*sent, return_exceptions=True), strict=True):
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                sent = [await self._begin(producer, record) for record in records]
+                answers = await asyncio.gather(*sent, return_exceptions=True)
+        except TimeoutError:
+            why = await self._what_is_away() or "see the brokers' logs"
+            raise SourceError(f"the own Kafka did not take the copies within {WRITE_SECONDS:g} s: {why}") from None
+        for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, REFUSALS):
                 # It may be its neighbour in a batch that is meant.
                 await self._fit(producer, record, answer)
@@ -440,22 +448,6 @@ def _left_out(said: LeftOut) -> tuple[str, bytes]:
 async def _sending(producer: AIOKafkaProducer, topic: str, form: Form) -> asyncio.Future[object]:
     sent = await producer.send(topic, form.value, key=form.key, headers=form.headers)
     return cast("asyncio.Future[object]", sent)
-
-
-@contextlib.asynccontextmanager
-async def _running(client: AIOKafkaConsumer | AIOKafkaProducer) -> AsyncIterator[None]:
-    """Start a client and stop it, without waiting long for a cluster that is away."""
-    try:
-        await client.start()
-        yield
-    finally:
-        # In a task of its own: with the cluster away aiokafka may raise CancelledError, though nobody cancelled.
-        stopping = asyncio.create_task(client.stop())
-        await asyncio.wait([stopping], timeout=CLOSE_SECONDS)
-        if not stopping.done():
-            stopping.cancel()
-        elif not stopping.cancelled() and (error := stopping.exception()) is not None:
-            logger.debug("a client did not stop well: %s", error)
 
 
 async def _identity_of(cluster: Cluster) -> Identity:

@@ -15,6 +15,8 @@ from aiokafka.errors import GroupAuthorizationFailedError, for_code
 from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
 from streams.look import AGAIN, Look, Offsets
+from streams.partition_counts import misfit, used_partitions
+from streams.producers import IDEMPOTENCE_REMEDY, may_write
 from streams.settings import Settings
 from streams.topic_configs import AT_LEAST, POLICY, Configs, described, unfit
 from streams.topics import Topics, TopicSpec
@@ -39,11 +41,21 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
     async with step("kafka topics", say, "give this user the rights to create and to describe topics"):
         there = [spec for spec in topics.all if spec.name in own.topics]
         configs = await _topic_configs(own, there, say)
+        counts = {name: len(replicas) for name, replicas in own.topics.items()}
+        async with own.consumer() as consumer:
+            used = await used_partitions(consumer, topics)
+        amiss = misfit(topics, counts, settings.partitions, surplus=settings.ignores_surplus, used=used)
         for spec in there:
-            say(_of_topic(spec, own, settings, configs.get(spec.name, {})))
+            if amiss is not None and spec.partitions not in (None, counts[spec.name]):
+                found = f"has {counts[spec.name]} partitions, PARTITIONS is {spec.partitions}"
+                say(wrong(f"kafka topic {spec.name}", found, amiss.remedy))
+            else:
+                say(_of_topic(spec, own, settings, configs.get(spec.name, {})))
         await _check_creation(own, [spec for spec in topics.all if spec not in there], settings, say)
     async with step("kafka replication", say, AGAIN):
         say(of_replication(len(own.brokers), *await _copies(own, settings, topics, configs)))
+    async with step("kafka writes", say, AGAIN):
+        say(await _of_writes(own))
     async with step("kafka group", say, AGAIN):
         say(await _of_group(own, settings, topics))
 
@@ -64,9 +76,6 @@ async def _configs(own: Look, kind: ConfigResourceType, names: Sequence[str], ke
 
 def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, str]) -> Finding:
     name, there = f"kafka topic {spec.name}", len(own.topics[spec.name])
-    if spec.partitions is not None and there != spec.partitions:
-        other = f"set PARTITIONS={there}, or change it as docs/operations.md says"
-        return wrong(name, f"has {there} partitions, PARTITIONS is {spec.partitions}", other)
     if (found := unfit(spec, config, settings)) is not None:
         return wrong(name, found.found, found.remedy)
     return ok(name, counted(there, "partition"))
@@ -140,6 +149,13 @@ def still_to_read(
         ahead = ends[tp] - max(committed.get(tp, 0), first[tp])
         lag, beyond = lag + max(0, ahead), beyond + max(0, -ahead)
     return lag, beyond
+
+
+async def _of_writes(own: Look) -> Finding:
+    if await may_write(own.admin):
+        return ok("kafka writes", "this user may write idempotently")
+    refused = "this user may not write idempotently (CLUSTER_AUTHORIZATION_FAILED): no worker can start"
+    return wrong("kafka writes", refused, IDEMPOTENCE_REMEDY)
 
 
 async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:

@@ -22,6 +22,7 @@ from aiokafka.errors import GroupLoadInProgressError, KafkaError
 from faust.types import TP, EventT
 from stamina import AsyncRetryingCaller
 
+from streams.clients import Contact, contacts_of
 from streams.messages import Bad
 from streams.metrics import RECOVERED
 from streams.records import Source
@@ -110,6 +111,11 @@ class KafkaLog:
                 logger.debug("the consumer of missed records was cancelled while it stopped")
         if self._admin is not None:
             await self._admin.close()
+
+    @property
+    def contacts(self) -> list[Contact]:
+        """What its clients know of the brokers; nothing before `start`."""
+        return [] if self._admin is None or self._consumer is None else contacts_of(self._admin, self._consumer)
 
     async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the committed offsets, and the beginning of partitions that have none."""

@@ -1,5 +1,6 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from agents.trying import TrialError, Tried
 from agents.work import ItemWork
 from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
+from streams.kafka_health import KafkaHealth
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
 from streams.records import (
@@ -194,6 +196,8 @@ class FakeWorker:
             stopping=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
+            misfit=lambda: None,
+            kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
             topic_problems={},
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
