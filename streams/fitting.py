@@ -12,9 +12,9 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
-    UnknownError,
 )
 
+from streams.producers import InvalidRecordError
 from streams.records import DeadLetter
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -25,8 +25,7 @@ REFUSALS: Final = (
     InvalidTimestampError,
     CorruptRecordException,
     PolicyViolationError,
-    # What aiokafka makes of codes that it does not know, such as Kafka's INVALID_RECORD: a compacted topic wants a key.
-    UnknownError,
+    InvalidRecordError,
     # A key or a header that aiokafka cannot write.
     TypeError,
     ValueError,

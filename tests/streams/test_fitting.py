@@ -16,7 +16,6 @@ from aiokafka.errors import (
     KafkaConnectionError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    UnknownError,
 )
 from pydantic import SecretStr
 
@@ -24,6 +23,7 @@ from port.client import PortClient
 from streams.bridge import LEFT_OUT_HEADER, SOURCE_HEADER, Bridge, SourceError, copied_from, left_out_of
 from streams.cluster import Identity
 from streams.fitting import Form, NothingFitsError, letter_forms, sizes, write_largest
+from streams.producers import InvalidRecordError
 from streams.records import DeadLetter, Source
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES
@@ -54,8 +54,7 @@ def too_large(form: Form) -> Exception | None:
 
 
 def without_key(form: Form) -> Exception | None:
-    # As aiokafka tells of INVALID_RECORD.
-    return UnknownError("87") if form.key is None else None
+    return InvalidRecordError() if form.key is None else None
 
 
 def everything(form: Form) -> Exception | None:
@@ -237,7 +236,9 @@ class TestLetters:
         assert (form.key, form.value) == (b"3/5", b"x")
 
     async def test_at_last_its_coordinates_are_kept(self) -> None:
-        form, reason = await self.kept(lambda form: too_large(form) if not form.value else UnknownError(), b"k", b"x")
+        form, reason = await self.kept(
+            lambda form: too_large(form) if not form.value else InvalidRecordError(), b"k", b"x"
+        )
         assert (form.key, form.value) == (b"3/5", b"")
         assert reason.startswith("no JSON; none of its 1 bytes are kept")
 
