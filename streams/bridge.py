@@ -49,6 +49,7 @@ from streams.lag import Ends
 from streams.message_text import json_bytes
 from streams.messages import NodeRunMessage, sort_out
 from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
+from streams.offsets import LOG_APPEND_TIME
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENT, running
 from streams.records import DeadLetter, LeftOut, Source
@@ -330,7 +331,7 @@ class Bridge(Service):
         """Return what the node run that waits for a record must know of it: the whole is seen here alone."""
         raw = record.value or b""
         message = sort_out(raw)
-        if not isinstance(message, NodeRunMessage) or not self._is_trusted(raw, record.timestamp / 1000):
+        if not isinstance(message, NodeRunMessage) or not self._is_trusted(raw, record):
             return LeftOut(reason="")
         return LeftOut(
             reason="",
@@ -343,12 +344,13 @@ class Bridge(Service):
             guessed=message.guessed,
         )
 
-    def _is_trusted(self, raw: bytes, sent_at: float) -> bool:
+    def _is_trusted(self, raw: bytes, record: ConsumerRecord[bytes, bytes]) -> bool:
         signature = self._settings.signature
         if signature is Signature.OFF:
             return True
-        required = signature is Signature.REQUIRED
-        return refusal(json_bytes(raw), sent_at, self._settings.port_client_secret, required=required) is None
+        required, source = signature is Signature.REQUIRED, self._source_of(record)
+        sent_at = None if source.appended else source.timestamp
+        return refusal(json_bytes(raw), sent_at, self._settings.client_secrets, required=required) is None
 
     async def _keep(self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], reason: str) -> None:
         topic = topics_of(self._settings).dead_letters.name
@@ -372,6 +374,7 @@ class Bridge(Service):
             partition=record.partition,
             offset=record.offset,
             timestamp=record.timestamp / 1000,
+            appended=record.timestamp_type == LOG_APPEND_TIME,
         )
 
     def _stood(self, record: ConsumerRecord[bytes, bytes]) -> tuple[str, bytes]:
