@@ -32,7 +32,7 @@ from mode import Service
 from pydantic import ValidationError
 
 from port.client import PortClient
-from port.errors import PortError
+from port.errors import PortError, PortUnavailable
 from port.signature import refusal
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster, Identity
@@ -185,7 +185,8 @@ class Bridge(Service):
                 await self._copy(consumer, producer, joined)
         except Exception as error:
             was_good, self._stuck = self.status.connected, isinstance(error, StuckError)
-            self._failed(await self._why(error))
+            level = logging.ERROR if self._stuck or _waits_for_a_person(error) else logging.WARNING
+            self._failed(await self._why(error), level)
             if self._stuck or not was_good:
                 raise
 
@@ -405,9 +406,9 @@ class Bridge(Service):
         SOURCE_UP.labels(self._settings.source_name).set(1)
         self.status = SourceState(connected=True, was_connected=True)
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, level: int) -> None:
         if self.status.problem != why:
-            logger.error("source: %s", why)
+            logger.log(level, "source: %s", why)
         SOURCE_UP.labels(self._settings.source_name).set(0)
         SOURCE_LAG.clear()
         since = self.status.since or time.time()
@@ -439,22 +440,16 @@ class Bridge(Service):
         return None
 
 
-def _foreign(record: ConsumerRecord[bytes, bytes]) -> list[tuple[str, bytes]]:
-    """Return a record's headers but those that only a bridge may write."""
-    return [(name, value) for name, value in record.headers if name not in (SOURCE_HEADER, LEFT_OUT_HEADER)]
+def _waits_for_a_person(error: Exception) -> bool:
+    """Whether somebody must mend it: credentials, rights, or the organization are not right."""
+    if isinstance(error, SourceError):
+        return not isinstance(error.__cause__, PortUnavailable)
+    return isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError)
 
 
-def _left_out(said: LeftOut) -> tuple[str, bytes]:
-    return LEFT_OUT_HEADER, said.model_dump_json(exclude_none=True).encode()
-
-
-async def _sending(producer: AIOKafkaProducer, topic: str, form: Form) -> asyncio.Future[object]:
-    sent = await producer.send(topic, form.value, key=form.key, headers=form.headers)
-    return cast("asyncio.Future[object]", sent)
-
-
-async def _identity_of(cluster: Cluster) -> Identity:
-    """Return what a cluster says that it is."""
+async def _id_of(cluster: Cluster) -> str:
+    """Return the id that a cluster gave itself."""
+from port.signature import refusal
     admin = AIOKafkaAdminClient(**cluster.client())
     try:
         await admin.start()

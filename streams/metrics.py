@@ -210,6 +210,9 @@ UNREACHABLE: Final = _gauge(
     "seconds",
     "how long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
 )
+CREDENTIALS_REFUSED: Final = _gauge(
+    "credentials_refused", "0 or 1", "whether Port refuses the credentials, or the token that it has given for them"
+)
 REMAINING: Final = _gauge(
     "rate_limit_remaining",
     "calls",

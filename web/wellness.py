@@ -107,8 +107,8 @@ def _bad_worker(worker: Pulse) -> _Reasons:
 
 def _bad_reports(shown: OverviewShown) -> _Reasons:
     port, reporting = shown.latest.port, "/node-runs?state=reporting"
-    if port.unreachable_since is not None:
-        yield "Port's API does not answer.", reporting
+    if port.trouble is not None:
+        yield port.trouble.said, reporting
     if (waits := _age(shown.at, port.oldest_waits_since or port.oldest_received_at)) > LATE:
         yield f"The oldest report waits for {duration(waits.total_seconds())}.", reporting
     if port.parked:

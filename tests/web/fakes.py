@@ -199,6 +199,9 @@ class FakeWorker:
             bridge=None,
             misfit=lambda: None,
             kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
+            port=SimpleNamespace(
+                unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
+            ),
             topic_problems={},
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
