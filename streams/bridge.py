@@ -440,6 +440,20 @@ class Bridge(Service):
         return None
 
 
+def _foreign(record: ConsumerRecord[bytes, bytes]) -> list[tuple[str, bytes]]:
+    """Return a record's headers but those that only a bridge may write."""
+    return [(name, value) for name, value in record.headers if name not in (SOURCE_HEADER, LEFT_OUT_HEADER)]
+
+
+def _left_out(said: LeftOut) -> tuple[str, bytes]:
+    return LEFT_OUT_HEADER, said.model_dump_json(exclude_none=True).encode()
+
+
+async def _sending(producer: AIOKafkaProducer, topic: str, form: Form) -> asyncio.Future[object]:
+    sent = await producer.send(topic, form.value, key=form.key, headers=form.headers)
+    return cast("asyncio.Future[object]", sent)
+
+
 def _waits_for_a_person(error: Exception) -> bool:
     """Whether somebody must mend it: credentials, rights, or the organization are not right."""
     if isinstance(error, SourceError):
@@ -447,9 +461,8 @@ def _waits_for_a_person(error: Exception) -> bool:
     return isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError)
 
 
-async def _id_of(cluster: Cluster) -> str:
-    """Return the id that a cluster gave itself."""
-from port.signature import refusal
+async def _identity_of(cluster: Cluster) -> Identity:
+    """Return what a cluster says that it is."""
     admin = AIOKafkaAdminClient(**cluster.client())
     try:
         await admin.start()
