@@ -6,13 +6,15 @@ The owner enters it, writes to the audit topic what became of it, and tells whoe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
 from agents.asked import AskedEvent, Became
-from agents.shared import audit, outcomes, spawn
+from agents.shared import outcomes, spawn, specs
 from streams.app import app, settings
+from streams.fitting import Form, NothingFitsError, write_largest
 from streams.records import (
     Action,
     Audited,
@@ -25,8 +27,12 @@ from streams.records import (
 )
 from streams.topics import partition_of
 from tables.ledger import Applied
+from tables.rows import producer_of
 from tables.state import Note
 
+logger = logging.getLogger(__name__)
+_AUDIT: Final = "writing the audit"
+"""What is wrong with that, beside what is wrong with the configuration of its topic."""
 _WHAT: Final[dict[type, str]] = {
     ItemAgain: "retry item",
     ItemCompleted: "complete item",
@@ -54,8 +60,8 @@ async def ask(event: AskedEvent, action: Action, seconds: float) -> Became | Non
         TimeoutError: the broker did not take it in that time; whether it did afterwards is not known.
     """
     key = event.node_run_id.encode()
-    sending = outcomes.send(key=key, value=event)
-    return await _await(partition_of(key, settings.partitions), action, sending, seconds)
+    partition = partition_of(key, settings.partitions)
+    return await _await(partition, action, outcomes.send(key=key, value=event, partition=partition), seconds)
 
 
 async def ask_to_pause(event: TypePaused, seconds: float) -> int:
@@ -89,10 +95,11 @@ async def _await(
 
 def told(event: AskedEvent, applied: Applied) -> None:
     """Tell what became of a request. Called by the owner when it is acknowledged."""
-    if event.action is None:
+    if event.action is None or (isinstance(event, RunCancelled) and event.over):
+        # The command that completed a node run at Port has written that itself.
         return
     partition = partition_of(event.node_run_id.encode(), settings.partitions)
-    why = _why(applied)
+    why = _why(event, applied)
     _tell(event.action, partition, Became(applied.note, why))
     record = Audited(
         id=event.action.id,
@@ -107,10 +114,15 @@ def told(event: AskedEvent, applied: Applied) -> None:
     spawn(write(record))
 
 
-def _why(applied: Applied) -> str:
+def _why(event: AskedEvent, applied: Applied) -> str:
     if applied.run is None:
         return "the node run is not known"
-    return applied.why or ("the item has ended already" if applied.note is Note.REFUSED else "")
+    if applied.note is Note.LATE and isinstance(event, ItemAgain | ItemCompleted):
+        return f"there is no item {event.index}: the node run has {applied.run.items}, counted from 0"
+    ended = None if applied.item is None else applied.item.result
+    if applied.note is Note.REFUSED and not applied.why and ended is not None:
+        return f"the item has ended already, with {ended}"
+    return "" if applied.note is Note.APPLIED else applied.why
 
 
 def told_of_pause(partition: int, event: TypePaused) -> None:
@@ -139,5 +151,26 @@ def _tell(action: Action, partition: int, became: Became) -> None:
 
 
 async def write(record: Audited) -> None:
-    """Write to the audit topic; returns when the broker has it."""
-    await (await audit.send(key=record.id.encode(), value=record))
+    """Write to the audit topic; returns when the broker has it.
+
+    Where the topic does not take it the log has it alone: that ends no worker.
+    """
+
+    async def send(form: Form) -> object:
+        # Past Faust, which ends the process where a record is refused.
+        await app.maybe_start_producer()
+        return await producer_of(app).send_and_wait(specs.audit.name, form.value, key=form.key)
+
+    key, name = record.id.encode(), specs.audit.name
+    forms = [Form(key, record.encode(), ()), Form(key, record.model_copy(update={"why": ""}).encode(), ())]
+    try:
+        await write_largest(send, forms)
+    except NothingFitsError as nothing:
+        app.topic_problems[_AUDIT] = (
+            f"{name} takes no record ({nothing}): compare its configuration with docs/operations.md"
+        )
+        logger.error(
+            "audit: %s; not written: %s by %s (%s)", app.topic_problems[_AUDIT], record.what, record.who, record.id
+        )
+    else:
+        app.topic_problems.pop(_AUDIT, None)

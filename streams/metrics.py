@@ -210,6 +210,9 @@ UNREACHABLE: Final = _gauge(
     "seconds",
     "how long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
 )
+CREDENTIALS_REFUSED: Final = _gauge(
+    "credentials_refused", "0 or 1", "whether Port refuses the credentials, or the token that it has given for them"
+)
 REMAINING: Final = _gauge(
     "rate_limit_remaining",
     "calls",
@@ -217,6 +220,11 @@ REMAINING: Final = _gauge(
 )
 # The worker.
 OWNED: Final = _gauge("owned_partitions", "partitions", "partitions that this worker has taken over")
+KAFKA_AWAY: Final = _gauge(
+    "kafka_away_seconds",
+    "seconds",
+    "for how long the own Kafka has not answered this worker, or has taken no records; 0 where it does",
+)
 READY: Final = _gauge("ready", "0 or 1", "whether this worker is ready: what `/readyz` says")
 HEALTHY: Final = _gauge("healthy", "0 or 1", "whether this worker is healthy: what `/healthz` says")
 STANDING: Final = _gauge(
@@ -241,6 +249,13 @@ LOOP_LAG: Final = _histogram(
 )
 SOURCE_COPIED: Final = _counter(
     "source_copied_records", "records", "records copied from the source cluster to the own one"
+)
+SOURCE_CUT: Final = _counter(
+    "source_refused_records",
+    "records",
+    "records of the source that the own topic refused as they were, by what was kept of them: `whole` (without headers "
+    "or key), `part`, `dead letter`",
+    ["kept"],
 )
 SOURCE_LAG: Final = _set_gauge(
     "source_lag",

@@ -22,6 +22,7 @@ from aiokafka.errors import GroupLoadInProgressError, KafkaError
 from faust.types import TP, EventT
 from stamina import AsyncRetryingCaller
 
+from streams.clients import Contact, contacts_of
 from streams.messages import Bad
 from streams.metrics import RECOVERED
 from streams.records import Source
@@ -39,6 +40,10 @@ MAX_BATCH: Final = 1000
 _until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=5.0).on((KafkaError, OSError))
 
 
+LOG_APPEND_TIME: Final = 1
+"""The type of a record's timestamp where the broker has set it."""
+
+
 @dataclass(frozen=True)
 class Turn(Generic[V_co]):
     """One record's turn."""
@@ -53,13 +58,20 @@ class Turn(Generic[V_co]):
     headers: Sequence[tuple[str, bytes]] = ()
     event: EventT[object] | None = None
     """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
+    appended: bool = False
+    """Whether `timestamp` is when the broker has appended the record (`LogAppendTime`), not when it was sent."""
     repeated: bool = False
     """Whether the record had its turn before, since the partition was assigned: it is to be acknowledged only."""
 
     def source(self, cluster: str) -> Source:
         """Return where the record stands on its cluster."""
         return Source(
-            cluster=cluster, topic=self.topic, partition=self.partition, offset=self.offset, timestamp=self.timestamp
+            cluster=cluster,
+            topic=self.topic,
+            partition=self.partition,
+            offset=self.offset,
+            timestamp=self.timestamp,
+            appended=self.appended,
         )
 
 
@@ -110,6 +122,11 @@ class KafkaLog:
                 logger.debug("the consumer of missed records was cancelled while it stopped")
         if self._admin is not None:
             await self._admin.close()
+
+    @property
+    def contacts(self) -> list[Contact]:
+        """What its clients know of the brokers; nothing before `start`."""
+        return [] if self._admin is None or self._consumer is None else contacts_of(self._admin, self._consumer)
 
     async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the committed offsets, and the beginning of partitions that have none."""
@@ -231,6 +248,7 @@ class EveryOffset:
                     partition=tp.partition,
                     offset=message.offset,
                     timestamp=message.timestamp,
+                    appended=message.timestamp_type == LOG_APPEND_TIME,
                     key=message.key,
                     raw=message.value,
                     value=cast("V | Bad", event.value),
@@ -265,6 +283,7 @@ class EveryOffset:
                     partition=tp.partition,
                     offset=record.offset,
                     timestamp=record.timestamp / 1000,
+                    appended=record.timestamp_type == LOG_APPEND_TIME,
                     key=record.key,
                     raw=record.value,
                     value=schema.value_of(record.value, where),

@@ -43,6 +43,13 @@ class SettingsError(Exception):
     """Settings are missing or wrong. The text is one line per variable, and holds no value of a secret."""
 
 
+class SurplusPartitions(StrEnum):
+    """What is done where an own topic has more partitions than `PARTITIONS`."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
 class UnknownEvents(StrEnum):
     """What is done with a message of ours whose event type has no handler here."""
 
@@ -206,8 +213,11 @@ class Settings(BaseSettings):
     signature: Signature = Signature.WHEN_PRESENT
     handlers: Annotated[Names, AfterValidator(_modules)]
     unknown_events: UnknownEvents = UnknownEvents.FAIL
+    workflows: Names = ()
+    nodes: Names = ()
     unknown_events_hold: Duration = 86_400.0
     partitions: int = Field(default=8, ge=1, le=1000)
+    surplus_partitions: SurplusPartitions = SurplusPartitions.REFUSE
     replication_factor: int | None = Field(default=None, ge=1, le=15)
     max_open: int = Field(default=200_000, ge=1)
     max_items: int = Field(default=MAX_ITEMS, ge=1)
@@ -247,6 +257,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("port_client_secret")
+    @classmethod
+    def _client_secret(cls, value: SecretStr) -> SecretStr:
+        if not _parts(value):
+            raise ValueError("write the client secret; during a rotation the new one, a comma, and the old one")
+        return value
+
     @field_validator("cancel_poll_seconds")
     @classmethod
     def _seldom(cls, value: float) -> float:
@@ -273,6 +290,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def client_secrets(self) -> tuple[SecretStr, ...]:
+        """The client secrets, the newest first: Port's API is called with that one; all hold for what Port has made."""
+        return tuple(map(SecretStr, _parts(self.port_client_secret)))
+
+    @property
     def signing_keys(self) -> tuple[SecretStr, ...]:
         """The keys of callbacks: the first one signs, all are accepted; none where `SIGNING_KEY` is not set."""
         return tuple(map(SecretStr, _parts(self.signing_key)))
@@ -294,6 +316,11 @@ class Settings(BaseSettings):
     def app_id(self) -> str:
         """The Faust app id and Kafka consumer group: `CONSUMER_GROUP`, else `<orgId>.port-runs`."""
         return self.consumer_group or f"{self.port_org_id}.port-runs"
+
+    @property
+    def ignores_surplus(self) -> bool:
+        """Whether partitions of the own topics beyond `PARTITIONS` are left unused."""
+        return self.surplus_partitions is SurplusPartitions.IGNORE
 
     @property
     def own(self) -> Cluster:

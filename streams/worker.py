@@ -22,20 +22,27 @@ from yarl import URL
 
 from port.budget import Budget
 from port.client import PortClient
+from streams.assignor import Assignor
 from streams.beginning import begin
 from streams.bridge import Bridge
+from streams.clients import Contact
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
+from streams.kafka_health import KafkaHealth, reach
 from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
 from streams.outbox import Outbox
+from streams.partition_counts import Misfit, misfit
+from streams.producers import UNENDING_MS
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
+from streams.topic_configs import unfit_topics
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
-from streams.transport import install
+from streams.transport import Consumer, Producer, install
+from streams.unknown_settings import unknown_settings
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +90,8 @@ class Worker(faust.App):
         bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
+        kafka: whether the own Kafka answers.
+        topic_problems: what is wrong with own topics and does not keep it from working, by topic or what is done there.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -108,7 +117,7 @@ class Worker(faust.App):
         self.port = PortClient(
             settings.port_api_base_url,
             settings.port_client_id,
-            settings.port_client_secret,
+            settings.client_secrets[0],
             connections=settings.report_concurrency,
             connection=settings.port_connection,
             on_call=_count,
@@ -118,10 +127,12 @@ class Worker(faust.App):
         self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.offsets = EveryOffset(self.log_reader)
+        self.topic_problems: dict[str, str] = {}
         self.owned: frozenset[int] = frozenset()
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
         self._stopping = False
+        self.kafka = KafkaHealth(self._silent, self._refused, self._reach_anew)
         self._leaving = False
         self.settled = asyncio.Event()
         self.outbox = Outbox(stop_process)
@@ -136,6 +147,9 @@ class Worker(faust.App):
             settings.app_id,
             autodiscover=list(autodiscover),
             origin="streams",
+            # Faust would prefer variables of the environment to what is given here: WEB_HOST, which is ours, too, and
+            # BROKER_URL, PRODUCER_ACKS or PROCESSING_GUARANTEE, which nobody means for this.
+            env={},
             broker=[URL(f"kafka://{broker}") for broker in settings.kafka_brokers],
             broker_credentials=_credentials(settings.own),
             broker_client_id=self.incarnation,
@@ -152,11 +166,14 @@ class Worker(faust.App):
             stream_buffer_maxsize=4096,
             stream_wait_empty=True,
             producer_acks=-1,
+            # Kafka may be away for as long as it takes; `streams.clients` limits single requests.
+            producer_request_timeout=UNENDING_MS / 1000,
             producer_linger=0.01,
             producer_max_batch_size=131_072,
             producer_max_request_size=MAX_RECORD_BYTES,
             key_serializer="raw",
             value_serializer="raw",
+            PartitionAssignor=Assignor,
             store="rocksdb://",
             # A store belongs to one group: found by another it would be taken for its own.
             datadir=str(settings.data_dir / settings.app_id),
@@ -184,9 +201,33 @@ class Worker(faust.App):
         """Whether it was asked to stop, or has stopped: it drains, and takes nothing on."""
         return self._stopping or bool(self.should_stop)
 
+    def _silent(self) -> dict[str, float]:
+        """Return for how many seconds each of its clients has had no answer of Kafka, by what it does."""
+        consumer, producer = cast("Consumer", self.consumer), cast("Producer", self.producer)
+        found: dict[str, list[Contact | None]] = {"consumer": [consumer.contact], "producer": [producer.contact]}
+        found |= {"reader of offsets": [*self.log_reader.contacts], "reader of the group": [*self.group.contacts]}
+        return {
+            what: max((one.silent_seconds() for one in contacts if one is not None), default=0.0)
+            for what, contacts in found.items()
+        }
+
+    def _refused(self) -> float:
+        return cast("Producer", self.producer).refused_seconds()
+
+    async def _reach_anew(self) -> None:
+        await reach(self.settings.own, self.settings.app_id, self.topic_specs.consumed)
+
+    def misfit(self) -> Misfit | None:
+        """Return what is wrong with the partitions of the own topics, as Kafka told the consumer last."""
+        found = cast("Consumer", self.consumer).partition_counts(self.topic_specs.consumed)
+        used, surplus = self.settings.partitions, self.settings.ignores_surplus
+        return misfit(self.topic_specs, found, used, surplus=surplus, used=used)
+
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         quieten()
+        for unknown in unknown_settings(os.environ):
+            logger.warning("settings: %s", unknown)
         _collect_less_often()
         _refuse_slow_streams()
         _refuse_open_web(self)
@@ -194,6 +235,7 @@ class Worker(faust.App):
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
+            await self._check_configs()
             if self.bridge is None:
                 own = self.settings.own.client()
                 await begin(own, self.settings.app_id, self.topic_specs.runs.name, self.settings.source_start)
@@ -210,7 +252,17 @@ class Worker(faust.App):
         await self.group.start()
         if self.bridge is not None:
             await self.bridge.start()
+        self.add_future(self.kafka.run())
         await super().on_first_start()
+
+    async def _check_configs(self) -> None:
+        """Refuse what would lose state or end the worker at a record; tell of what it can do without."""
+        unfit = await unfit_topics(self.settings, self.topic_specs)
+        for name, wrong in unfit.fatal.items():
+            raise TopicsError(f"topic {name}: {wrong.found}; {wrong.remedy}")
+        for name, wrong in unfit.others.items():
+            self.topic_problems[name] = f"{name}: {wrong.found}; {wrong.remedy}"
+            logger.error("topic %s", self.topic_problems[name])
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.settled.clear()
@@ -247,6 +299,13 @@ class Worker(faust.App):
         await self.producer.maybe_start()
         return self.producer
 
+    def on_rebalance_return(self) -> None:
+        """Called by Faust when it has taken note of its partitions; with nothing to recover the rebalance has ended by
+        then, and Faust's own would warn of that.
+        """
+        if self._rebalancing_sensor_state:
+            super().on_rebalance_return()
+
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
@@ -274,7 +333,7 @@ class Worker(faust.App):
             for step in self.before_stop:
                 await step()
         finally:
-            with _limited():
+            with _limited(self.kafka.why_nothing_moves):
                 async with contextlib.AsyncExitStack() as last:
                     # Whatever fails on the way, the rest is stopped too.
                     for stop in reversed(self.after_stop):
@@ -291,13 +350,17 @@ class Worker(faust.App):
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _limited(why: Callable[[], str | None]) -> Iterator[None]:
     """End the process where the block takes too long: Faust waits for Kafka to take its commits, without limit.
 
-    Nothing is lost by that. What was not acknowledged is read again.
+    Nothing is lost by that. What was not acknowledged is read again. `why` says what keeps it, where that is known.
     """
-    why = f"Kafka did not let Faust stop within {STOP_SECONDS:g} s"
-    limit = asyncio.get_running_loop().call_later(STOP_SECONDS, stop_process, why)
+
+    def give_up() -> None:
+        late = why() or f"Faust did not stop within {STOP_SECONDS:g} s"
+        stop_process(f"{late}; what is not committed is read again at the next start")
+
+    limit = asyncio.get_running_loop().call_later(STOP_SECONDS, give_up)
     try:
         yield
     finally:

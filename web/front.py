@@ -115,15 +115,24 @@ class Front:
     async def _own(self, limit: int, state: State | None) -> OverviewShown:
         now, looked = time.time(), self.looked
         number, runs = await looked.failed.failed(now - HOUR, SHOWN_FAILED)
-        status = looked.status.shown()
+        status, worker = looked.status.shown(), self.here.worker
+        misfit = worker.misfit()
         return OverviewShown(
             at=instant(now),
-            workers=[Pulse(**dict(status), stuck=looked.watch.problem())],
+            workers=[
+                Pulse(
+                    **dict(status),
+                    stuck=looked.watch.problem(),
+                    kafka=worker.kafka.sentence(),
+                    misfit=None if misfit is None else str(misfit),
+                )
+            ],
             lags=[*self._lags()],
             sources=[*self._source()],
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
             dead_letters=looked.letters.open_since(now - HOUR),
+            topic_problems=list(self.here.worker.topic_problems.values()),
             unsure=looked.letters.unsure(),
             unreadable=[_unreadable(row) for row in islice(self._unreadable(), SHOWN_UNREADABLE)],
             unreadable_rows=sum(1 for _ in self.here.node_runs.unreadable),

@@ -20,6 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from agents.asked import new_action
+from streams.encodings import text_of
 from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure
 from streams.records import Audited, Source
 from streams.tail import Taken
@@ -42,6 +43,7 @@ from web.letterbox import (
     topic_of,
 )
 from web.masking import masked_text
+from web.notices import FIELD
 from web.pages import Pages
 
 _MOST_BULK: Final = 500
@@ -188,7 +190,7 @@ class LetterViews:
 
     def _shown(self, record: Taken) -> LetterShown:
         raw, place = record.value or b"", (record.partition, record.offset)
-        text = raw.decode(errors="replace")
+        text = text_of(raw)
         shown = masked_text(text[:_SHOWN_CHARACTERS])
         hides = shown != text[:_SHOWN_CHARACTERS]
         is_text = text.encode() == raw
@@ -216,13 +218,13 @@ class LetterViews:
         text = None if body.text is None else body.text.replace("\r\n", "\n")
         asked = Redrive(text, body.node_run_id or None, body.note)
         done = await in_time(self._alone(place, self._redrive(who, place, asked)))
-        return self.actions.answer(request, done, "/dead-letters")
+        return self.actions.answer(request, done, f"/dead-letters/{name_of(place)}")
 
     async def discard(self, request: web.Request) -> web.Response:
         """Take note that nothing is to become of it."""
         who, body, place = asker(request), await body_of(request, DiscardBody), _place(request)
         done = await in_time(self._alone(place, self._discard(who, place, body.note)))
-        return self.actions.answer(request, done, "/dead-letters")
+        return self.actions.answer(request, done, f"/dead-letters/{name_of(place)}")
 
     async def preview(self, request: web.Request) -> web.Response:
         """Show the letters that were chosen, or match, and what is to be done to them, to be confirmed.
@@ -346,7 +348,7 @@ def _refusal(why: str) -> Done:
 
 def _next(request: web.Request, after: str | None) -> str | None:
     """Return the address of the next page."""
-    given = {name: value for name, value in request.query.items() if value}
+    given = {name: value for name, value in request.query.items() if value and name != FIELD}
     return None if after is None else str(URL(request.path).with_query(given | {"after": after}))
 
 

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from port.client import PortClient
+from port.trouble import TroubleKind
 from streams import metrics
 from streams.lag import Lag
 from streams.progress import Watch
@@ -78,6 +79,7 @@ class Gauges(Collector):
         yield metrics.RUNNING.gauge(*(([name], queue.taken) for name, queue in queues))
 
     def _health(self) -> Iterator[Metric]:
+        yield metrics.KAFKA_AWAY.gauge(([], self._here.worker.kafka.away_seconds()))
         yield metrics.READY.gauge(([], self._readiness.obstacle() is None))
         yield metrics.HEALTHY.gauge(([], self._watch.problem() is None))
         yield metrics.STANDING.gauge(*(([name], seconds) for name, seconds in self._watch.standing().items()))
@@ -88,4 +90,6 @@ class Gauges(Collector):
 def _of_port(port: PortClient) -> Iterator[Metric]:
     since, remaining = port.unreachable_since, port.budget.remaining
     yield metrics.UNREACHABLE.gauge(([], 0.0 if since is None else max(0.0, time.time() - since)))
+    kind = None if port.trouble is None else port.trouble.kind
+    yield metrics.CREDENTIALS_REFUSED.gauge(([], kind is TroubleKind.CREDENTIALS))
     yield metrics.REMAINING.gauge(([], math.nan if remaining is None else remaining))

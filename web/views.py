@@ -12,6 +12,7 @@ from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
 from agents.asking import ask, ask_to_pause, write
+from agents.callbacks import derived_key
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
 from agents.reporter import next_try, reports, retries, settler, tells
@@ -30,6 +31,7 @@ from streams.records import Audited, Settled, Source
 from streams.samples import HANDLER_SAMPLES, REPORT_SAMPLES
 from streams.settings import Signature
 from streams.tail import Tail, Taken
+from streams.topics import partition_of
 from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
@@ -140,11 +142,11 @@ others: Final = Others(
     lambda: here.listed,
     settings.partitions,
     _roster,
-    Seal(settings.port_client_secret, settings.app_id),
+    Seal(settings.client_secrets[0], settings.app_id),
 )
 loop_lag: Final = LoopLag()
 guard: Final = Guard(settings.web_token.get_secret_value(), settings.web_read_token.get_secret_value())
-pages: Final = Pages()
+pages: Final = Pages(derived_key(settings.port_client_secret, settings.port_org_id).get_secret_value())
 owners: Final = Owners(here, readiness, others)
 actions: Final = Actions(
     here,
@@ -173,7 +175,8 @@ def _decode(raw: bytes | None, named: str | None) -> Message:
 
 async def _enter(message: NodeRunMessage, source: Source) -> None:
     key = message.node_run_id.encode()
-    await (await arrivals.send(key=key, value=arrival_of(message, source)))
+    partition = partition_of(key, settings.partitions)
+    await (await arrivals.send(key=key, value=arrival_of(message, source), partition=partition))
 
 
 async def _try_out(event_type: str, payload: Payload) -> Tried:
@@ -184,7 +187,7 @@ async def _publish(payload: Payload, node_run_id: str, workflow_run_id: str) -> 
     execution = NodeExecution(node_run_id, workflow_run_id, TEST_MESSAGE, TEST_MESSAGE, time.time())
     message = execution.message(dict(payload))
     if settings.signature is Signature.REQUIRED:
-        message = signed(message, settings.port_client_secret)
+        message = signed(message, settings.client_secrets[0])
     return await publish(settings.own, specs.runs.name, node_run_id, message)
 
 

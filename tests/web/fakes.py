@@ -1,5 +1,6 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from agents.trying import TrialError, Tried
 from agents.work import ItemWork
 from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
+from streams.kafka_health import KafkaHealth
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
 from streams.records import (
@@ -51,6 +53,7 @@ from streams.worker import Worker
 from tables.due import DueIndex
 from tables.ledger import Applied, Ledger
 from tables.overview import Overview
+from tables.report import why_stopped
 from tables.rows import NotOwnedError
 from tables.state import Note
 from tests.agents.examples import context
@@ -194,7 +197,12 @@ class FakeWorker:
             stopping=False,
             offsets=SimpleNamespace(interventions=3),
             bridge=None,
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
+            misfit=lambda: None,
+            kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
+            port=SimpleNamespace(
+                unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
+            ),
+            topic_problems={},
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
@@ -373,8 +381,9 @@ class FakeWorker:
         event_type: str = "greet",
         attempt: int = 1,
         logs: Lines | None = None,
+        called: bool = True,
     ) -> None:
-        """A handler ends."""
+        """A handler ends; or the item does without a call."""
         self.outcome(
             ItemFinished(
                 node_run_id=node_run_id,
@@ -387,9 +396,27 @@ class FakeWorker:
                 error=error,
                 trace=trace,
                 worker=self.app.incarnation,
-                started_at=NOON + 20,
+                started_at=NOON + 20 if called else NOON + 21.5,
                 ended_at=NOON + 21.5,
                 logs=logs,
+            )
+        )
+
+    def cancelled(self, node_run_id: str, index: int = 0, attempt: int = 0) -> None:
+        """An item that waited ends as cancelled, as what has stopped its node run says."""
+        run = self.ledger.run(self.here.partition_of(node_run_id), node_run_id)
+        assert run is not None
+        self.outcome(
+            ItemFinished(
+                node_run_id=node_run_id,
+                index=index,
+                message=0,
+                attempt=attempt,
+                result=Result.CANCELLED,
+                error=why_stopped(run),
+                worker=self.app.incarnation,
+                started_at=NOON + 101,
+                ended_at=NOON + 101,
             )
         )
 
