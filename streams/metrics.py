@@ -250,6 +250,13 @@ LOOP_LAG: Final = _histogram(
 SOURCE_COPIED: Final = _counter(
     "source_copied_records", "records", "records copied from the source cluster to the own one"
 )
+SOURCE_CUT: Final = _counter(
+    "source_refused_records",
+    "records",
+    "records of the source that the own topic refused as they were, by what was kept of them: `whole` (without headers "
+    "or key), `part`, `dead letter`",
+    ["kept"],
+)
 SOURCE_LAG: Final = _set_gauge(
     "source_lag",
     "records",

@@ -58,10 +58,16 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if source.problem is not None:
             yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
     yield from _bad_reports(shown)
+    yield from _bad_topics(shown)
+
+
+def _bad_topics(shown: OverviewShown) -> _Reasons:
     for lag in shown.lags:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    for problem in shown.topic_problems:
+        yield f"Topic {problem}.", "/dead-letters"
     if shown.unsure:
         # Each may be a node run that waits for ever.
         text = (

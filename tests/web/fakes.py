@@ -202,6 +202,7 @@ class FakeWorker:
             port=SimpleNamespace(
                 unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
             ),
+            topic_problems={},
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)

@@ -161,6 +161,12 @@ NOT_WELL = [
         "Row o/wfnr_a of partition 3 of the ledger cannot be read (no JSON): nothing is done",
         "/node-runs/wfnr_a",
     ),
+    (
+        overview(topic_problems=["org.runs: max.message.bytes is 1: larger records are refused; set it"]),
+        "bad",
+        "Topic org.runs: max.message.bytes is 1: larger records are refused; set it.",
+        "/dead-letters",
+    ),
     (overview(unreadable=[OWNER], unreadable_rows=1), "bad", "Row p/owner of partition 1", "#unreadable"),
     (
         overview(port={"rate_limit_remaining": 749, "rate_limit": 15_000}),
