@@ -27,14 +27,16 @@ from streams.bridge import Bridge
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
+from streams.incidents import Incidents
 from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
+from streams.open_transactions import OpenTransactions
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
-from streams.transport import install
+from streams.transport import Consumer, install
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ SESSION_TIMEOUT: Final = 15.0
 """Seconds after which the group takes a silent worker for dead."""
 MAX_STANDSTILL: Final = 0.7 * SESSION_TIMEOUT
 """Seconds after which a process that stood still ends: its partitions may have other owners by now."""
+LOOK_SECONDS: Final = 5.0
+"""How often the logs of this worker's partitions are looked at: whether they are still those that they were."""
 STOP_SECONDS: Final = 10.0
 """Time that Faust gets for its own stop, once running items have ended. With Kafka there it takes about two seconds."""
 
@@ -82,6 +86,8 @@ class Worker(faust.App):
         bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
+        incidents: what was found to be wrong with their topics.
+        transactions: those of producers that keep its partitions from being read.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -113,7 +119,9 @@ class Worker(faust.App):
         runs = self.topic_specs.runs.name
         self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
-        self.offsets = EveryOffset(self.log_reader)
+        self.incidents = Incidents()
+        self.transactions = OpenTransactions()
+        self.offsets = EveryOffset(self.log_reader, self.incidents)
         self.owned: frozenset[int] = frozenset()
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
@@ -171,6 +179,7 @@ class Worker(faust.App):
             worker_redirect_stdouts=False,
         )
         self.sensors.add(FailStop())
+        self.timer(interval=LOOK_SECONDS)(self._look_at_logs)
         self.on_partitions_assigned.connect(cast("Any", self._assigned))
 
     @property
@@ -220,7 +229,17 @@ class Worker(faust.App):
             for step in self.on_lost:
                 step(partition)
         streams = {spec.name for spec in (self.topic_specs.runs, self.topic_specs.arrivals, self.topic_specs.outcomes)}
-        await self.offsets.assigned([tp for tp in assigned if tp.topic in streams])
+        followed = [tp for tp in assigned if tp.topic in streams]
+        await self.offsets.assigned(followed, cast("Consumer", self.consumer).go_back)
+
+    async def _look_at_logs(self) -> None:
+        """Look at the logs of this worker's partitions, and have those read again that went back."""
+        if self.rebalancing or self.should_stop:
+            return
+        consumer = cast("Consumer", self.consumer)
+        self.transactions.saw({tp: consumer.open_transaction(tp) for tp in self.offsets.expected})
+        if back := await self.offsets.look_back():
+            await consumer.read_again(back)
 
     async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
         # Faust would start the agent again behind the event that it failed at, and so lose that event.

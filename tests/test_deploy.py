@@ -36,6 +36,9 @@ NOT_ON_THE_DASHBOARD = [
     "queue_running",
     "source_copied_records",
     "source_up",
+    "log_rewinds",
+    "deleted_records",
+    "open_transaction_seconds",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]

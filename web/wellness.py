@@ -51,6 +51,8 @@ def _bad(shown: OverviewShown) -> _Reasons:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
     for worker in shown.workers:
         yield from _bad_worker(worker)
+    for text in shown.incidents:
+        yield text, "/workers"
     for source in shown.sources:
         if source.problem is not None:
             yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"

@@ -24,8 +24,10 @@ from agents.trying import TrialError, Tried
 from agents.work import ItemWork
 from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
+from streams.incidents import Incidents
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
+from streams.open_transactions import OpenTransactions
 from streams.records import (
     Action,
     Arrival,
@@ -188,7 +190,9 @@ class FakeWorker:
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
             should_stop=False,
-            offsets=SimpleNamespace(interventions=3),
+            offsets=SimpleNamespace(interventions=3, expected={}),
+            incidents=Incidents(),
+            transactions=OpenTransactions(),
             bridge=None,
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )

@@ -92,6 +92,7 @@ def overview(
         "workers": [pulse()],
         "lags": [],
         "sources": [],
+        "incidents": [],
         "work": WorkShown.model_validate(idle | (work or {})),
         "failed": FailedShown(number=0, latest=[]),
         "dead_letters": 0,
@@ -108,6 +109,7 @@ NOT_WELL = [
     (overview(workers=[pulse(stuck="stuck: router")]), "bad", "no progress: stuck: router", "/workers"),
     (overview(workers=[pulse(state="recovering")]), "bad", "host-1 is not ready: recovering", "/workers"),
     (overview(sources=[AWAY]), "bad", "cannot copy from the source: no broker answers", "/workers"),
+    (overview(incidents=["The log of t[0] went back."]), "bad", "The log of t[0] went back.", "/workers"),
     (overview(port={"unreachable_since": NOW}), "bad", "does not answer", "/node-runs?state=reporting"),
     (
         overview(port={"oldest_waits_since": NOW - timedelta(minutes=6)}),
