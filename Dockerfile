@@ -1,5 +1,5 @@
 # The worker's image. Its steps are in scripts/build-image.sh, which the tests run as well.
-# Handlers of your own: mount a folder with the modules at /handlers, or build FROM this image; name them in HANDLERS.
+# It holds no handlers: mount a folder with your modules at /handlers, or build FROM this image; name them in HANDLERS.
 
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /src

@@ -38,7 +38,7 @@ test: setup ## run all tests, those on a real Kafka included; pytest's options s
 bench: setup ## measure a worker beside two hand-written loops; half an hour, a quick look by options
 	@exec $(PY) -m bench --follow-parent $(BENCH_ARGS)
 
-SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm moves frozen outage backlog deferred)
+SURVIVAL := $(patsubst %,tests/e2e/test_%.py,workers crashes mutants storm drain moves frozen outage backlog deferred)
 
 soak: setup ## run the tests of survival in full size, which takes an hour or more; shows how far they are
 	@PORT_RUNS_TEST_SCALE=full $(PY) -m pytest -v -s -o timeout=3600 $(SURVIVAL)

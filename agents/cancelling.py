@@ -1,5 +1,8 @@
 """Which calls of handlers run, how one is cancelled, and who looks at Port whether it, or what waits, is to be.
 
+Port lets what runs end where it cancels a workflow run softly. So a call is first told (`announce`), and cut only
+where nothing waits for its end any more (`set`).
+
 Knows nothing of Faust.
 """
 
@@ -17,6 +20,7 @@ from typing import Final, Protocol
 
 from port.client import Answer, Before
 from port.models import WorkflowRun
+from tables.state import Stop
 
 logger = logging.getLogger(__name__)
 POLLS_PER_SECOND: Final = 2.0
@@ -34,29 +38,37 @@ class Cancellation:
     def __init__(self) -> None:
         self.reason = ""
         """Why, for people; empty as long as it is not set."""
+        self.is_cut = False
+        """Whether the call is cut off; else it goes on to its end."""
         self._event = threading.Event()
         self._watched: list[tuple[asyncio.Future[object], asyncio.Future[object]]] = []
 
     @property
     def is_set(self) -> bool:
-        """Whether the call is cancelled."""
+        """Whether the call is told that it is cancelled."""
         return self._event.is_set()
 
+    def announce(self, reason: str) -> None:
+        """Tell the call that it is cancelled, and let it go on; the first reason counts."""
+        if not self.is_set:
+            self.reason = reason
+            self._event.set()
+
     def set(self, reason: str) -> None:
-        """Cancel the call; the first reason counts."""
-        if self.is_set:
+        """Cut the call off; the first reason for that counts."""
+        if self.is_cut:
             return
-        self.reason = reason
+        self.reason, self.is_cut = reason, True
         self._event.set()
         for running, cut in self._watched:
             if not running.done() and not cut.done():
                 cut.set_result(None)
 
     def cuts(self, running: asyncio.Future[object]) -> asyncio.Future[object]:
-        """Return a future that is done when it is set, unless what runs has ended before that."""
+        """Return a future that is done when it is cut off, unless what runs has ended before that."""
         cut: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._watched.append((running, cut))
-        if self.is_set:
+        if self.is_cut:
             cut.set_result(None)
         return cut
 
@@ -75,6 +87,15 @@ class RunningCall:
     workflow_run_id: str | None
     cancellation: Cancellation
     since: float = field(default_factory=time.monotonic)
+    at_once: bool = False
+    """Whether its handler wants it cut off where others go on."""
+
+    def cancel(self, reason: str, *, soft: bool) -> None:
+        """Cut the call off; softly, only tell it, unless its handler wants it cut off."""
+        if soft and not self.at_once:
+            self.cancellation.announce(reason)
+        else:
+            self.cancellation.set(reason)
 
 
 class RunningCalls:
@@ -103,18 +124,22 @@ class RunningCalls:
         call = self._calls.get(node_run_id, {}).get(index)
         return None if call is None else _EPOCH + call.since
 
-    def cancel(self, node_run_id: str, index: int, reason: str) -> bool:
+    def cancel(self, node_run_id: str, index: int, reason: str, *, soft: bool = False) -> bool:
         """Cancel the call for an item; False where none runs. Where it has just ended, its end counts."""
         call = self._calls.get(node_run_id, {}).get(index)
         if call is None:
             return False
-        call.cancellation.set(reason)
+        call.cancel(reason, soft=soft)
         return True
 
-    def cancel_all(self, node_run_id: str, reason: str) -> None:
+    def cancel_all(self, node_run_id: str, reason: str, *, soft: bool = False) -> None:
         """Cancel the calls for all items of a node run."""
         for call in list(self._calls.get(node_run_id, {}).values()):
-            call.cancellation.set(reason)
+            call.cancel(reason, soft=soft)
+
+    def all_told(self, node_run_id: str) -> bool:
+        """Whether all calls for items of a node run have been told that they are cancelled."""
+        return all(call.cancellation.is_set for call in self._calls.get(node_run_id, {}).values())
 
 
 class Place(Protocol):
@@ -138,7 +163,7 @@ class NodeRunAt:
 
 
 GetRun = Callable[[str, Before], Awaitable[WorkflowRun | Answer]]
-Cancelled = Callable[[Place, bool], Awaitable[None]]
+Seen = Callable[[Place, WorkflowRun], Awaitable[None]]
 
 
 class Waiting(Protocol):
@@ -149,6 +174,23 @@ class Waiting(Protocol):
 
     def workflow_run_id(self, place: NodeRunAt) -> str | None:
         """Return the workflow run of one; None where it is not to be cancelled any more, or none is known."""
+
+
+def stop_of(run: WorkflowRun, node_run_id: str, known: Stop | None) -> Stop | None:
+    """Return what a look at its workflow run says of a node run that has not ended; None where it goes on.
+
+    Args:
+        run: as Port shows it.
+        node_run_id: the node run.
+        known: what had stopped it before. A workflow run that is over with any result is one that was cancelled, where
+            it was found to be cancelled before.
+    """
+    node_run = run.node_run(node_run_id)
+    if node_run is not None and node_run.is_over:
+        return Stop.OVER
+    if run.is_over and (run.is_cancelled or known is Stop.SOFT):
+        return Stop.RUN
+    return Stop.SOFT if run.is_cancelled else None
 
 
 class _EndedError(Exception):
@@ -163,7 +205,7 @@ class Poller:
         waiting: what waits.
         get_run: asks Port for a workflow run; it calls what it is given immediately before it sends anything, and what
             that raises ends it, unsent.
-        cancelled: told of each node run that is cancelled, and whether Port has ended the node run itself.
+        seen: told of each node run, with its workflow run as Port shows it.
         interval: how many seconds a call runs, or an item waits, before its workflow run is looked at, and then between
             two looks.
         clock: the seconds that `RunningCall.since` counts.
@@ -174,14 +216,14 @@ class Poller:
         calls: RunningCalls,
         waiting: Waiting,
         get_run: GetRun,
-        cancelled: Cancelled,
+        seen: Seen,
         interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._calls = calls
         self._waiting = waiting
         self._get_run = get_run
-        self._cancelled = cancelled
+        self._seen = seen
         self._interval = interval
         self._clock = clock
         self._looked: dict[str, float] = {}
@@ -220,7 +262,7 @@ class Poller:
     def _long(self) -> Iterator[tuple[str, RunningCall]]:
         begun = self._clock() - self._interval
         for call in self._calls:
-            if call.workflow_run_id is not None and call.since <= begun and not call.cancellation.is_set:
+            if call.workflow_run_id is not None and call.since <= begun and not call.cancellation.is_cut:
                 yield call.workflow_run_id, call
 
     def _due(self) -> list[str]:
@@ -233,12 +275,12 @@ class Poller:
 
     async def _look(self, workflow_run_id: str, of_it: Callable[[], Mapping[str, Place]]) -> None:
         try:
-            await self._cancel(workflow_run_id, of_it)
+            await self._ask(workflow_run_id, of_it)
         except Exception:
             logger.exception("the look at %s failed", workflow_run_id)
         await asyncio.sleep(1 / POLLS_PER_SECOND)
 
-    async def _cancel(self, workflow_run_id: str, of_it: Callable[[], Mapping[str, Place]]) -> None:
+    async def _ask(self, workflow_run_id: str, of_it: Callable[[], Mapping[str, Place]]) -> None:
         def check() -> None:
             if not of_it():
                 raise _EndedError
@@ -252,9 +294,5 @@ class Poller:
         if isinstance(run, Answer):
             logger.info("%s cannot be looked at: %s: %s", workflow_run_id, run.kind.value, run.reason)
             return
-        for node_run_id, place in of_it().items():
-            node_run = run.node_run(node_run_id)
-            over = node_run is not None and node_run.is_over
-            if over or run.is_cancelled:
-                logger.info("%s is cancelled: Port %s", node_run_id, "has ended it" if over else "cancels its run")
-                await self._cancelled(place, over)
+        for place in of_it().values():
+            await self._seen(place, run)

@@ -71,6 +71,8 @@ def of_handler(handler: Handler) -> Finding:
             for name, field in handler.model.model_fields.items()
         )
     limits = f"concurrency {handler.concurrency}, deadline {handler.deadline:g} s, retries {handler.retries}"
+    if handler.cut_at_once:
+        limits += ", cut off at once where its run is cancelled"
     if handler.policy is not None:
         limits += f", {_policy(handler.policy)}"
     return ok(
@@ -82,6 +84,7 @@ def of_handler(handler: Handler) -> Finding:
         deadline=handler.deadline,
         retries=handler.retries,
         array=None if handler.policy is None else handler.policy.model_dump(),
+        cancel="at once" if handler.cut_at_once else "when over",
     )
 
 

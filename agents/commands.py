@@ -16,7 +16,7 @@ from typing import ClassVar, Final, NoReturn, cast
 
 import click
 from faust.cli import AppCommand, argument, option
-from pydantic import JsonValue
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from agents import shared
@@ -35,11 +35,14 @@ from port.models import NodeRunUpdate, Result, Status
 from port.secrets import Decryption
 from streams.app import settings
 from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
-from streams.records import By
+from streams.records import By, said_of
 from streams.settings import Signature
 
 FAILED: Final = 1
 _WRONG_INPUT: Final = 2
+_OBJECT: Final[TypeAdapter[dict[str, JsonValue]]] = TypeAdapter(
+    dict[str, JsonValue], config=ConfigDict(allow_inf_nan=False)
+)
 _SHOWN_CHARACTERS: Final = 200
 
 
@@ -321,7 +324,11 @@ def _object(name: str, text: str) -> dict[str, JsonValue]:
         raise CommandError(f"{name}: is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise CommandError(f"{name}: must be a JSON object")
-    return value
+    try:
+        return _OBJECT.validate_python(value)
+    except ValidationError as error:
+        # 1e999 is a number of JSON, and no float.
+        raise CommandError(f"{name}: {said_of(error)}") from None
 
 
 def _ours(name: str, message: NodeRunMessage | NotOurs | Bad) -> NodeRunMessage:

@@ -140,9 +140,10 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the item is cancelled: its workflow run was, or enough other items of an array have failed.
+        """Whether the item is cancelled: its workflow run is, or enough other items of an array have failed.
 
-        It ends as cancelled then, whatever the call makes of it.
+        Where Port lets what runs end, the call goes on, and what it returns counts; one that raises `RetryLater` is not
+        called again, and the item ends as cancelled. It ends so, too, where the call is cut off, whatever that returns.
         """
         return self.cancellation.is_set
 
@@ -151,7 +152,7 @@ class Context:
         """Whether to come to an end: the deadline has passed, the item is cancelled, or the worker is told to stop.
 
         Costs little to ask. A thread cannot be stopped from outside. A coroutine is cancelled at its deadline, and when
-        its item is.
+        it is cut off.
         """
         return self.host.draining.is_set() or self.cancelled or time.time() >= self.deadline_at
 

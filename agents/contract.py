@@ -92,6 +92,7 @@ Output: TypeAlias = Mapping[str, object] | BaseModel | Deferred | None
 HandlerFunction: TypeAlias = Callable[..., Output] | Callable[..., Awaitable[Output]]
 CallNext: TypeAlias = Callable[[], Awaitable[Output]]
 Middleware: TypeAlias = Callable[[Context, CallNext], Awaitable[Output]]
+CutsOff: TypeAlias = Literal["when over", "at once"]
 ArrayNeeds: TypeAlias = "Literal['all', 'any'] | float | Array"
 E = TypeVar("E", bound=BaseModel | Mapping[str, object])
 R = TypeVar("R", bound=Output | Awaitable[Output])
@@ -214,6 +215,8 @@ class Handler:
     """How many items of an array must succeed, where that is not simply all of them."""
     place: str
     """Where it is declared, as `file:line`."""
+    cut_at_once: bool = False
+    """Whether a call is cut off when Port begins to cancel its workflow run; else when that is over."""
 
     @property
     def model(self) -> type[BaseModel] | None:
@@ -253,6 +256,7 @@ def handles(
     deadline: str | float = "5m",
     retries: int | Retry = 0,
     array: ArrayNeeds = "all",
+    cancel: CutsOff = "when over",
 ) -> Declare:
     """Declare the function below as the handler of an event type.
 
@@ -272,6 +276,9 @@ def handles(
             too, and exceptions that are final.
         array: how many items must succeed where the payload is an array: `"all"`, `"any"`, or a share of them; or an
             `Array`, which says, too, whether the rest is cancelled. The handler of an array's first item decides.
+        cancel: when a call is cut off whose workflow run is cancelled at Port: `"when over"`, when Port has ended the
+            workflow run or the node run; until then `ctx.cancelled` tells the call, and what it returns counts. Or
+            `"at once"`, when Port begins to cancel it.
 
     Raises:
         HandlerError: the declaration cannot work; the text names the function and its place, and says what to change.
@@ -279,7 +286,9 @@ def handles(
 
     def declare(function: Callable[..., object]) -> Callable[..., object]:
         handler = _handler(function, event_type, concurrency, deadline, retries)
-        _declared.append(replace(handler, policy=needs.policy))
+        if cancel not in get_args(CutsOff):
+            raise HandlerError(f'{_named(function)}: cancel: write "when over" or "at once"')
+        _declared.append(replace(handler, policy=needs.policy, cut_at_once=cancel == "at once"))
         return function
 
     needs = array if isinstance(array, Array) else Array(array)

@@ -25,7 +25,8 @@ from tables.due import DueIndex
 from tables.ledger import Applied, NodeRuns
 from tables.overview import Overview
 from tables.ownership import Ownership
-from tables.rows import NotOwnedError
+from tables.report import why_stopped
+from tables.rows import RowError
 from tables.state import (
     AwaitWord,
     Cancel,
@@ -35,7 +36,6 @@ from tables.state import (
     Note,
     Report,
     Run,
-    Stop,
     Tell,
     ask_of_item,
     ask_of_run,
@@ -74,10 +74,10 @@ class Dispatch:
         grace: `REPORT_GRACE`, in seconds.
 
     The agents set `run_item`, `report` and `tell`, which take a piece of work on, `release`, which is told of an item
-    that no handler is to be called for any more, `cancel_call`, which cancels a call that runs and returns whether
-    there is one, `end_cancelled`, which ends an item without a call, `record`, which enters an event of a node run,
-    `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged, and `spawn`,
-    which runs a coroutine on its own; none of them waits.
+    that no handler is to be called for any more, `cancel_call`, which cancels a call that runs as the node run says and
+    returns whether there is one, `end_cancelled`, which ends an item without a call, `record`, which enters an event of
+    a node run, `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged,
+    and `spawn`, which runs a coroutine on its own; none of them waits.
     """
 
     node_runs: NodeRuns
@@ -88,8 +88,8 @@ class Dispatch:
     release: Callable[[int, str, int], None] = field(init=False)
     report: Callable[[ReportWork], None] = field(init=False)
     tell: Callable[[TellWork], None] = field(init=False)
-    cancel_call: Callable[[str, int, Stop], bool] = field(init=False)
-    end_cancelled: Callable[[ItemWork, Stop], None] = field(init=False)
+    cancel_call: Callable[[NodeRun, int], bool] = field(init=False)
+    end_cancelled: Callable[[ItemWork, str], None] = field(init=False)
     record: Callable[[int, NodeRunEvent], None] = field(init=False)
     mend: Callable[[int, str, Callable[[], None]], None] = field(init=False)
     spawn: Callable[[Coroutine[object, object, None]], None] = field(init=False)
@@ -129,10 +129,12 @@ class Dispatch:
                     # Else the event was late: for an item that is not known there is nothing to start.
                     self._act_on_item(partition, run, index, applied.message, fresh=fresh)
             self._act_on_run(partition, run)
-        except NotOwnedError:
+        except RowError:
             logger.debug("partition %d is gone", partition)
             return
-        if applied.run.stopped is not None and (applied.before is None or applied.before.stopped is None):
+        if applied.run.stopped is not None and (
+            applied.before is None or applied.before.stopped is not applied.run.stopped
+        ):
             self.spawn(self._stop(partition, run.node_run_id))
 
     def call_ended(self, partition: int, node_run_id: str, index: int, attempt: int) -> None:
@@ -152,9 +154,9 @@ class Dispatch:
             case Run(at=at):
                 if fresh or partition not in self._awaiting:
                     self._run(partition, run, index, item, first, at, fresh=fresh)
-            case Cancel(why=why):
+            case Cancel():
                 if fresh or partition not in self._awaiting:
-                    self._cancel(partition, run, index, item, first, why)
+                    self._cancel(partition, run, index, item, first)
             case AwaitWord(until=until):
                 expired = DeferralExpired(node_run_id=run.node_run_id, index=index, until=until)
                 self._forget(partition, key)
@@ -170,19 +172,17 @@ class Dispatch:
                 self._tells.get(partition, set()).discard(key)
                 self._cancels.get(partition, set()).discard(key)
 
-    def _cancel(
-        self, partition: int, run: NodeRun, index: int, item: Item | None, message: int | None, why: Stop
-    ) -> None:
+    def _cancel(self, partition: int, run: NodeRun, index: int, item: Item | None, message: int | None) -> None:
         key, attempt = (run.node_run_id, index), 0 if item is None else item.attempt
         cancels = self._cancels.setdefault(partition, set())
         # The end of a call comes from whoever makes it.
-        called = key in self._items.get(partition, {}) and self.cancel_call(*key, why)
+        called = key in self._items.get(partition, {}) and self.cancel_call(run, index)
         if called or key in cancels or message is None or self._elsewhere.get(partition, {}).get(key, 0) > attempt:
             return
         cancels.add(key)
         self.due.drop(partition, key)
         name = item.event_type if item is not None else self._event_type(partition, run, index, message)
-        self.end_cancelled(ItemWork(partition, run.node_run_id, index, message, name, attempt), why)
+        self.end_cancelled(ItemWork(partition, run.node_run_id, index, message, name, attempt), why_stopped(run))
 
     async def _stop(self, partition: int, node_run_id: str) -> None:
         """Cancel what has not ended of a node run, in chunks: the worker goes on meanwhile."""
@@ -195,7 +195,7 @@ class Dispatch:
                     self._act_on_item(partition, run, index, message.first, fresh=False)
                     if index % _CHUNK == 0:
                         await asyncio.sleep(0)
-        except NotOwnedError:
+        except RowError:
             logger.debug("partition %d is gone", partition)
 
     def _event_type(self, partition: int, run: NodeRun, index: int, message: int) -> str | None:
@@ -303,7 +303,7 @@ class Dispatch:
         """
         try:
             open_runs, finished_runs = self.node_runs.open_runs(partition), self.node_runs.finished_runs(partition)
-        except NotOwnedError:
+        except RowError:
             return
         self.active.add(partition)
         self._items[partition] = {(work.node_run_id, work.index): work.attempt for work in running}
@@ -355,7 +355,7 @@ class Dispatch:
 
     async def _tell_failed(self, partition: int, node_run_id: str) -> None:
         """Tell who follows of the failed items of a node run that have rows of their own, as they stand now."""
-        with contextlib.suppress(NotOwnedError):
+        with contextlib.suppress(RowError):
             for start in range(0, _MOST_READ, _CHUNK):
                 run = self.node_runs.run(partition, node_run_id)
                 if run is None or start >= run.items or partition not in self.active:
@@ -384,7 +384,7 @@ class Dispatch:
                 do(partition, run)
                 if number % _CHUNK == 0:
                     await (asyncio.sleep(0) if pause is None else pause())
-        except NotOwnedError:
+        except RowError:
             logger.info("partition %d went on while it was taken over", partition)
 
     def _count(self, walk: _Walk, partition: int, run: NodeRun) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -15,16 +16,18 @@ from typing import Final
 from agents.asked import AskedEvent
 from agents.asking import told
 from agents.backlog import backlog
-from agents.shared import dispatch, ledger, outcomes, overview, rows, spawn, telling
-from streams.app import app
+from agents.shared import dispatch, keep_dead_letter, ledger, outcomes, overview, rows, spawn, specs, telling
+from streams.app import app, settings
 from streams.exits import stop_process
 from streams.metrics import EVENTS
-from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent
+from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent, Source
 from tables.ledger import Applied
-from tables.rows import NotOwnedError, resolve
+from tables.rows import NotOwnedError, RowError, resolve
 from tables.state import NodeRun, Note
+from tables.unreadable import UnreadableRowError, UnwritableRowError
 
 logger = logging.getLogger(__name__)
+_set_asides: Final = EVENTS.labels("set aside")
 _counters: Final = {note: EVENTS.labels(note.value) for note in Note}
 
 
@@ -38,6 +41,9 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         applied = ledger.arrival(partition, event) if isinstance(event, Arrival) else ledger.outcome(partition, event)
     except NotOwnedError:
         raise
+    except (UnreadableRowError, UnwritableRowError) as wrong:
+        spawn(_set_aside(event, wrong, then))
+        return
     except Exception as error:
         # Going on would acknowledge an event that changed nothing: its node run would hang for ever.
         logger.exception("the ledger failed")
@@ -60,6 +66,28 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
     rows.then(partition, acknowledged)
 
 
+async def _set_aside(event: Arrival | NodeRunEvent, wrong: RowError, then: Callable[[], None]) -> None:
+    """Keep an event as a dead letter that its node run cannot take on: all others go on."""
+    _set_asides.inc()
+    logger.error("%s of %s is set aside: %s", type(event).__name__, event.node_run_id, wrong)
+    if isinstance(event, AskedEvent):
+        told(event, Applied(Note.REFUSED, None, None, why=str(wrong)))
+    raw, source = _as_letter(event)
+    reason = f"{type(event).__name__} of {event.node_run_id} cannot be entered: {wrong}"
+    await keep_dead_letter(event.node_run_id.encode(), raw, reason, source)
+    then()
+
+
+def _as_letter(event: Arrival | NodeRunEvent) -> tuple[bytes, Source]:
+    if isinstance(event, Arrival):
+        return event.text.encode(), event.source
+    # It may have been entered without ever having stood in a topic.
+    source = Source(
+        cluster=settings.kafka_brokers[0], topic=specs.outcomes.name, partition=0, offset=-1, timestamp=time.time()
+    )
+    return event.encode(), source
+
+
 def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> None:
     if applied.run is None or partition not in dispatch.active:
         return
@@ -80,17 +108,24 @@ def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:
 
 
 async def record(partition: int, event: NodeRunEvent) -> None:
-    """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain."""
-    await app.settled.wait()
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    try:
-        if partition in dispatch.active:
+    """Have an event of this worker's own entered, here or by the partition's owner; returns when that is certain.
+
+    It waits for no rebalance: while one goes on, or the worker leaves, nobody may enter anything, and the event goes by
+    the topic. Whoever owns the partition next finds it there. It is recorded also where the caller is cancelled.
+    """
+    if app.settled.is_set() and partition in dispatch.active:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
             enter(partition, event, partial(resolve, done))
+        except NotOwnedError:
+            logger.debug("partition %d went just now", partition)
+        else:
             await done
             return
-    except NotOwnedError:
-        logger.debug("partition %d went just now", partition)
-    # A refusal raises, and so ends the process.
+    await app.outbox.send(_send(event))
+
+
+async def _send(event: NodeRunEvent) -> None:
     await (await outcomes.send(key=event.node_run_id.encode(), value=event))
 
 

@@ -160,7 +160,10 @@ def _look_at(ended: asyncio.Future[object]) -> None:
 
 def _argument(call: Call) -> object:
     if call.handler.adapter is not None:
-        return call.handler.adapter.validate_python(dict(call.context.fields), context=call.context.decryption)
+        # As JSON, which it was: to a strict model a text is no time and a list no tuple, but those of JSON are.
+        # It costs 6 µs more for a small item.
+        plain = to_json(dict(call.context.fields))
+        return call.handler.adapter.validate_json(plain, context=call.context.decryption)
     # A copy to the ground: what a handler changes in it, the next attempt must not find changed.
     return copy.deepcopy(dict(call.context.fields))
 
@@ -236,6 +239,9 @@ def _result(
     except RetryLater as later:
         return _retry(call, _said(later), ended_at + later.seconds, started_at, ended_at, asked=True)
     except asyncio.CancelledError:
+        if call.context.cancelled:
+            # It was told so, and has come to an end by itself.
+            return _finished(call, Result.CANCELLED, started_at, ended_at, error=call.context.cancellation.reason)
         return _again(call, "the handler was cancelled", None, started_at, ended_at)
     except Exception as error:
         return _raised(call, error, started_at, ended_at)

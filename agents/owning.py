@@ -18,6 +18,7 @@ from streams.app import app
 from streams.records import Died, Released, RunningItem, TypePaused
 from tables.ownership import Ownership, buried, cleared, named, released, taken
 from tables.rows import NotOwnedError
+from tables.unreadable import UnreadableRowError
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
@@ -60,7 +61,7 @@ def _lost(partition: int) -> None:
         return
     still = tuple(_item(work) for works in running for work in works() if work.partition == partition)
     word = Released(worker=app.incarnation, generation=row.generation, running=still)
-    spawn(_say(partition, word))
+    spawn(app.outbox.send(_say(partition, word)))
 
 
 async def _say(partition: int, word: Released | Died) -> None:
@@ -115,12 +116,15 @@ async def look_for_the_dead() -> None:
             continue
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
-            spawn(_say(partition, Died(worker=dead)))
+            spawn(app.outbox.send(_say(partition, Died(worker=dead))))
         _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 
 def _ended(partition: int, item: RunningItem) -> bool:
-    run = ledger.run(partition, item.node_run_id)
+    try:
+        run = ledger.run(partition, item.node_run_id)
+    except UnreadableRowError:
+        return False
     known = None if run is None else ledger.item(partition, run, item.index)
     return known is not None and (known.result is not None or known.attempt >= item.attempt)
 

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import Final
 
 from agents.contract import Handler, HandlerError, declared_in
 from agents.patterns import is_pattern, matches, overlap, rank
-from agents.places import last_place
+from agents.places import last_place, within
+
+_ADVICE: Final = "; modules are looked for in the folder that the worker starts in, and on PYTHONPATH"
 
 
 class Handlers(Mapping[str, Handler]):
@@ -79,4 +82,5 @@ def _import(module: str, modules: tuple[str, ...]) -> None:
     except Exception as error:
         place = last_place(error.__traceback__, modules)
         where = module if place is None else f"{module} ({place})"
-        raise HandlerError(f"HANDLERS: {where} cannot be imported: {type(error).__name__}: {error}") from error
+        advice = _ADVICE if isinstance(error, ModuleNotFoundError) and within(module, (str(error.name),)) else ""
+        raise HandlerError(f"HANDLERS: {where} cannot be imported: {type(error).__name__}: {error}{advice}") from error

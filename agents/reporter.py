@@ -31,7 +31,7 @@ from streams.progress import Stage
 from streams.records import FailureTold, ReportAnswered, Settled
 from streams.samples import REPORT_SAMPLES
 from streams.topics import partition_of
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, RowError
 from tables.state import NodeRun
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> No
         work = await feeder.take()
         try:
             await settle(work)
-        except NotOwnedError:
-            logger.info("%s went to another worker before it was reported", work.node_run_id)
+        except RowError as elsewhere:
+            logger.info("%s is not reported here: %s", work.node_run_id, elsewhere)
         except Exception:
             logger.exception("reporting %s failed; it is tried again", work.node_run_id)
             asyncio.get_running_loop().call_later(LONGEST_PAUSE, feeder.add, work)

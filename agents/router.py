@@ -86,7 +86,8 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
                 _messages("signature refused").inc()
                 return [await send_dead_letter(turn, refused)]
             _messages("arrival").inc()
-            return [await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
+            kept = [] if message.is_kept else [await send_dead_letter(turn, message.problem or "it is not kept")]
+            return [*kept, await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:

@@ -7,13 +7,13 @@ import contextlib
 import logging
 import time
 from functools import lru_cache, partial
-from typing import Final, cast
+from typing import cast
 
 from faust.types import StreamT
 
 from agents import owning
 from agents.backlog import backlog
-from agents.cancelling import NodeRunAt, Place, Poller, RunningCall
+from agents.cancelling import NodeRunAt, Place, Poller, RunningCall, stop_of
 from agents.contract import Context, Handler, HandlerError, middleware_in
 from agents.entering import record
 from agents.execution import Call, Ended, Threads, execute
@@ -33,8 +33,9 @@ from streams.progress import Stage
 from streams.records import ItemFinished, ItemRetry, RunCancelled
 from streams.samples import HANDLER_SAMPLES, Samples
 from streams.settings import UnknownEvents
-from tables.rows import NotOwnedError
-from tables.state import Run, Stop, ask_of_item
+from tables.report import SAID, why_stopped
+from tables.rows import NotOwnedError, RowError
+from tables.state import NodeRun, Run, Stop, ask_of_item
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,11 @@ class HandlerAgent:
         handle.__doc__ = f"Call {handler.name} for each item of event type {handler.event_type}."
         app.agent(channel, name=name, concurrency=handler.concurrency)(handle)
 
+    @property
+    def unended(self) -> int:
+        """How many calls have not ended."""
+        return len(self.feeder.running) - self._recording - self._overdue
+
     def _has_work(self) -> bool:
         handler = self.handler
         return self._recording > 0 or self.feeder.ought_to_move(handler.concurrency, handler.deadline, self._overdue)
@@ -103,17 +109,23 @@ class HandlerAgent:
         except Exception as error:
             await _record_error(work, error)
             return None
-        if telling.said or ended.remains is not None:
-            await telling.ended(call.context, goes_on=ended.remains is not None)
+        try:
+            if telling.said or ended.remains is not None:
+                await telling.ended(call.context, goes_on=ended.remains is not None)
+        finally:
+            # Also where the worker leaves while Port is still told of the progress.
+            await self._record(work.partition, call, ended, began_at)
+        return ended
+
+    async def _record(self, partition: int, call: Call, ended: Ended, began_at: float) -> None:
         _measure(self.handler, self._samples, ended)
         if spans is not None:
             spans.item(call.context, ended.event, began_at, time.time())
         self._recording += 1
         try:
-            await record(work.partition, ended.event)
+            await record(partition, ended.event)
         finally:
             self._recording -= 1
-        return ended
 
     async def _try(self, work: ItemWork) -> None:
         """Make a dry run, if it is one."""
@@ -126,7 +138,7 @@ class HandlerAgent:
 
     async def _outlast(self, remains: asyncio.Future[object], call: Call) -> None:
         """Keep the slot of a call that goes on past its deadline, or its cancellation, until it ends."""
-        past = "cancellation" if call.context.cancelled else "deadline"
+        past = "cancellation" if call.context.cancellation.is_cut else "deadline"
         logger.warning("handler %s goes on past its %s for %s", self.handler.name, past, call.context.idempotency_key)
         OVERDUE.labels(self.handler.event_type).inc()
         self._overdue += 1
@@ -157,7 +169,14 @@ class HandlerAgent:
 
 def _running(work: ItemWork, call: Call) -> RunningCall:
     context = call.context
-    return RunningCall(work.partition, work.node_run_id, work.index, context.workflow_run_id, context.cancellation)
+    return RunningCall(
+        work.partition,
+        work.node_run_id,
+        work.index,
+        context.workflow_run_id,
+        context.cancellation,
+        at_once=call.handler.cut_at_once,
+    )
 
 
 async def _record_error(work: ItemWork, error: Exception) -> None:
@@ -248,7 +267,7 @@ def _hold(work: ItemWork) -> None:
     over = f"{why}: none was deployed within the {holding.seconds:g} s that it was held"
     try:
         came_at = _came_at(work.partition, work.node_run_id, work.message)
-    except NotOwnedError:
+    except RowError:
         return
     if not holding.hold(work, came_at, lambda: _fail(work, over)):
         _fail(work, f"{why}, and as many items as MAX_OPEN allows ({settings.max_open}) are held already")
@@ -263,26 +282,30 @@ def _came_at(partition: int, node_run_id: str, first: int) -> float:
     return time.time() if message is None else message.source.timestamp
 
 
+def _is_lost(work: ItemWork) -> bool:
+    """Whether the message of an item cannot be read any more."""
+    with contextlib.suppress(RowError):
+        run = node_runs.run(work.partition, work.node_run_id)
+        message = None if run is None else node_runs.message(work.partition, run, work.message)
+        return message is not None and message.lost
+    return False
+
+
 def _no_handler(work: ItemWork) -> str:
+    if work.event_type is None and _is_lost(work):
+        return "what was kept of its message cannot be read any more"
     if work.event_type is None:
         return "the item has no event type (eventType, event, action or type)"
     return f"no handler for event type {work.event_type[:_SHOWN_CHARACTERS]!r}"
 
 
-_REASONS: Final = {
-    Stop.REST: "cancelled: too many other items have failed",
-    Stop.RUN: "cancelled: the workflow run was cancelled",
-    Stop.OVER: "cancelled: Port has ended the node run",
-}
+def _cancel_call(run: NodeRun, index: int) -> bool:
+    return calls.cancel(run.node_run_id, index, why_stopped(run), soft=run.stopped is Stop.SOFT)
 
 
-def _cancel_call(node_run_id: str, index: int, why: Stop) -> bool:
-    return calls.cancel(node_run_id, index, _REASONS[why])
-
-
-def _end_cancelled(work: ItemWork, why: Stop) -> None:
+def _end_cancelled(work: ItemWork, why: str) -> None:
     """End an item that is cancelled before it is called, or called again."""
-    spawn(record(work.partition, _failed(work, _REASONS[why], Result.CANCELLED)))
+    spawn(record(work.partition, _failed(work, why, Result.CANCELLED)))
 
 
 async def _look(workflow_run_id: str, before: Before) -> WorkflowRun | Answer:
@@ -305,37 +328,48 @@ class _Waiting:
         }
 
     def workflow_run_id(self, place: NodeRunAt) -> str | None:
-        """Return the workflow run of one that still waits, and is neither cancelled nor reported."""
-        with contextlib.suppress(NotOwnedError):
+        """Return the workflow run of one that still waits, and is neither cancelled for good nor reported."""
+        with contextlib.suppress(RowError):
             run = node_runs.run(place.partition, place.node_run_id)
-            if run is not None and run.stopped is None and run.covered is None:
+            if run is not None and run.stopped in (None, Stop.SOFT) and run.covered is None:
                 return run.workflow_run_id
         return None
 
 
-async def _run_cancelled(place: Place, over: bool) -> None:
-    """Have a node run cancelled, and its calls here, also where its partition has moved meanwhile."""
-    try:
-        run = node_runs.run(place.partition, place.node_run_id)
-    except NotOwnedError:
-        run = None
+async def _run_seen(place: Place, found: WorkflowRun) -> None:
+    """Have a node run cancelled where its workflow run is, and its calls here, also of a partition that has moved."""
+    node_run_id, told = place.node_run_id, calls.all_told(place.node_run_id)
+    run = _known(place)
     if run is not None and run.covered is not None:
         # Reported: it is the report that has ended it. What came later runs to its end.
         return
-    await record(place.partition, RunCancelled(node_run_id=place.node_run_id, over=over, at=time.time()))
-    with contextlib.suppress(NotOwnedError):
-        run = node_runs.run(place.partition, place.node_run_id)
+    known = run.stopped if run is not None else Stop.SOFT if told else None
+    stop = stop_of(found, node_run_id, known)
+    if stop is None:
+        return
+    if stop.outdoes(known):
+        logger.info("%s is cancelled: %s", node_run_id, SAID[stop])
+        soft, over = stop is Stop.SOFT, stop is Stop.OVER
+        await record(place.partition, RunCancelled(node_run_id=node_run_id, over=over, soft=soft, at=time.time()))
+        run = _known(place)
         if run is not None and run.stopped is None:
             # Its last item ended meanwhile: it is reported as that says.
             return
-    calls.cancel_all(place.node_run_id, _REASONS[Stop.OVER if over else Stop.RUN])
+    calls.cancel_all(node_run_id, f"cancelled: {SAID[stop]}", soft=stop is Stop.SOFT)
+
+
+def _known(place: Place) -> NodeRun | None:
+    """Return a node run as it stands here; None where its partition has moved."""
+    with contextlib.suppress(RowError):
+        return node_runs.run(place.partition, place.node_run_id)
+    return None
 
 
 @app.task  # type: ignore[untyped-decorator]
 async def poll_cancelled() -> None:
     """Notice the cancellation of workflow runs whose items run long."""
     if settings.cancel_poll_seconds:
-        await Poller(calls, _Waiting(), _look, _run_cancelled, settings.cancel_poll_seconds).run()
+        await Poller(calls, _Waiting(), _look, _run_seen, settings.cancel_poll_seconds).run()
 
 
 def _failed(work: ItemWork, error: str, result: Result = Result.FAILED) -> ItemFinished:
@@ -383,7 +417,8 @@ async def _idle(feeders: list[Feeder[ItemWork]], running: int) -> None:
     ended = asyncio.gather(*(feeder.idle() for feeder in feeders))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended, settings.drain_seconds)
-    left = sum(len(feeder.running) for feeder in feeders)
+    # What has ended is recorded all the same, see `Outbox`.
+    left = sum(agent.unended for agent in handler_agents.values())
     if left:
         logger.warning("%d calls of handlers are cut off; other workers begin them anew", left)
 

@@ -13,11 +13,9 @@ from agents.callbacks import Callbacks, derived_key
 from agents.cancelling import RunningCalls
 from agents.contract import HandlerError
 from agents.dispatch import Dispatch
-from agents.handlers.settings import settings as settings_of_handlers
 from agents.holding import Holding
 from agents.pausing import Pausing
-from agents.places import within
-from agents.registry import Handlers, load_handlers
+from agents.registry import load_handlers
 from agents.resources import OpenResources
 from agents.telling import Telling
 from agents.tracing import spans_of
@@ -33,6 +31,7 @@ from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
 from tables.recovery import recover_in_bulk
 from tables.rows import LatestRows
+from tables.unreadable import UnreadableRows
 
 logger = logging.getLogger(__name__)
 _KEPT_KEY_BYTES: Final = 65_536
@@ -40,18 +39,8 @@ _LETTER_BYTES: Final = 16_384
 """Room for the headers of a dead letter, and what Kafka adds to a record."""
 
 
-def _loaded() -> Handlers:
-    """Import the handlers. Those that come along have settings: read now, a wrong one is not the fault of an item."""
-    loaded = load_handlers(settings.handlers)
-    if not any(within(handler.function.__module__, ("agents.handlers",)) for handler in loaded.values()):
-        return loaded
-    if settings_of_handlers().provisioner_url.get_secret_value() and not settings.public_url:
-        raise HandlerError("PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back")
-    return loaded
-
-
 try:
-    handlers = _loaded()
+    handlers = load_handlers(settings.handlers)
 except HandlerError as wrong:
     sys.stderr.write(f"{wrong}\n")
     raise SystemExit(2) from None
@@ -65,9 +54,10 @@ dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.sche
 
 rows = LatestRows(app)
 recover_in_bulk(app, rows.table)
-ledger = Ledger(rows, grace=settings.report_grace)
+unreadable = UnreadableRows()
+ledger = Ledger(rows, grace=settings.report_grace, unreadable=unreadable)
 """The node runs as the last event left them: for the ledger agents alone."""
-node_runs = NodeRuns(rows.stored)
+node_runs = NodeRuns(rows.stored, unreadable=unreadable)
 """The node runs as the changelog has acknowledged them: for everybody who acts on them, or shows them."""
 
 
@@ -115,6 +105,13 @@ def source_of(turn: Turn[object]) -> Source:
     # Without a bridge the header is somebody else's word.
     copied = copied_from(turn.headers) if settings.source is not None else None
     return copied or turn.source(settings.source_name)
+
+
+async def keep_dead_letter(key: bytes | None, raw: bytes | None, reason: str, source: Source) -> None:
+    """Keep what no node run can take on as a dead letter; returns when the broker has it."""
+    DEAD_LETTERS.labels(source.topic).inc()
+    letter = DeadLetter(reason=reason[:2000], source=source)
+    await (await dead_letters.send(key=key, value=raw, headers=letter.headers))
 
 
 async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:

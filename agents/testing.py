@@ -57,6 +57,7 @@ def run_handler(
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
     cancel_after: float | None = None,
+    cancelling_after: float | None = None,
 ) -> Outcome:
     """Call a handler once, and return how that ended. Where an event loop runs already, await `call_handler`.
 
@@ -72,7 +73,10 @@ def run_handler(
         context: ids, index and workflow that the handler is to see, where they matter. Its event type, attempt,
             payload and decryption are replaced.
         resources: what `ctx.resource` returns for each.
-        cancel_after: seconds after which the workflow run is cancelled, where the call has not ended by then.
+        cancel_after: seconds after which the call is cut off, where it has not ended by then: its workflow run was
+            cancelled, and is over.
+        cancelling_after: seconds after which Port begins to cancel the workflow run: `ctx.cancelled` turns true, and
+            the call goes on, unless the handler says `cancel="at once"`.
 
     Raises:
         HandlerError: the function is no handler, or none of this payload's event type.
@@ -87,6 +91,7 @@ def run_handler(
             context=context,
             resources=resources,
             cancel_after=cancel_after,
+            cancelling_after=cancelling_after,
         )
     )
 
@@ -100,6 +105,7 @@ async def call_handler(
     context: Context | None = None,
     resources: Mapping[Resource[Any], object] | None = None,
     cancel_after: float | None = None,
+    cancelling_after: float | None = None,
 ) -> Outcome:
     """Do the same as `run_handler`, in the event loop that runs."""
     fields: dict[str, JsonValue] = from_json(to_json(_encrypted(dict(payload))))
@@ -115,14 +121,21 @@ async def call_handler(
     )
     if deadline is not None:
         handler = dataclasses.replace(handler, deadline=deadline)
-    if cancel_after is None:
+    if cancel_after is None and cancelling_after is None:
         return await outcome_of(handler, seen)
-    seen = dataclasses.replace(seen, cancellation=Cancellation())
-    cancelling = asyncio.get_running_loop().call_later(cancel_after, seen.cancellation.set, "cancelled by the test")
+    cancellation, later = Cancellation(), asyncio.get_running_loop().call_later
+    soft = cancellation.set if handler.cut_at_once else cancellation.announce
+    cuts = ((cancel_after, cancellation.set), (cancelling_after, soft))
+    timers = [later(seconds, cut, "cancelled by the test") for seconds, cut in cuts if seconds is not None]
     try:
-        return await outcome_of(handler, seen)
+        outcome = await outcome_of(handler, dataclasses.replace(seen, cancellation=cancellation))
     finally:
-        cancelling.cancel()
+        for timer in timers:
+            timer.cancel()
+    if cancellation.is_set and outcome.retry_in is not None:
+        # It is not called again.
+        return Outcome(Result.CANCELLED, error=cancellation.reason)
+    return outcome
 
 
 async def outcome_of(handler: Handler, context: Context) -> Outcome:

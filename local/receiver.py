@@ -1,4 +1,4 @@
-"""Stands for what the handlers that come along call: a webhook, Slack, a provisioner and a mail server.
+"""Stands for what the example handlers call: a webhook, Slack, a provisioner and a mail server.
 
 `python -m local.receiver` runs it on loopback. `GET /` returns what they received.
 """

@@ -116,6 +116,11 @@ class WorkflowRun(_Received):
         """Whether it was cancelled, whatever of it still runs."""
         return self.status in ("CANCELLING", "CANCELLED") or self.result == Result.CANCELLED
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.result is not None or self.status in ("COMPLETED", "CANCELLED")
+
     def node_run(self, node_run_id: str) -> NodeRun | None:
         """The node run with this id, or None where the run has none."""
         return next((node for node in self.node_runs if node.identifier == node_run_id), None)

@@ -13,5 +13,5 @@ compile() {
         --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet --upgrade "$@"
 }
 
-compile --extra build --extra local --extra otel --extra dev --output-file requirements.lock
+compile --extra build --extra local --extra examples --extra otel --extra dev --output-file requirements.lock
 compile --extra build --constraint requirements.lock --output-file requirements-image.lock

@@ -20,6 +20,8 @@ from port.ids import is_node_run_id, is_workflow_run_id
 EVENT_TYPE_FIELDS: Final = ("eventType", "event", "action", "type")
 MAX_KEPT_BYTES: Final = 1_900_000
 """A message above this is not kept: as JSON text inside a record it can double, and own topics take 4 MiB."""
+MAX_ITEMS: Final = 10_000
+"""The default of the setting of that name: the most items of a message that are handled."""
 _TOO_LARGE: Final = f"the message is larger than can be kept ({MAX_KEPT_BYTES:,} bytes)"
 _SHOWN_EVENT_TYPES: Final = 8
 _SHOWN_CHARACTERS: Final = 200
@@ -65,6 +67,11 @@ class NodeRunMessage:
     problem: str | None
     names: tuple[str, ...] = ()
     """The different event types of the items, of those too that are too large to be kept."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its text goes with it. What is too large for that is kept as a dead letter."""
+        return bool(self.text)
 
     @property
     def event_types(self) -> tuple[str, ...]:
@@ -152,8 +159,8 @@ class RunsMessage(BaseModel):
         return None if self.node_run_id is not None else Foreign.NO_NODE_RUN_ID
 
 
-def sort_out(raw: bytes | None) -> Message:
-    """Decide what a message on `<orgId>.runs` is. Never raises."""
+def sort_out(raw: bytes | None, max_items: int = MAX_ITEMS) -> Message:
+    """Decide what a message on `<orgId>.runs` is; one with more than `max_items` items has a problem. Never raises."""
     if raw is None:
         return Bad(None, "the record has no value (a tombstone)")
     try:
@@ -166,26 +173,27 @@ def sort_out(raw: bytes | None) -> Message:
     message = RunsMessage.model_validate(fields)
     if (foreign := message.foreign) is not None:
         return NotOurs(foreign)
-    return _ours(message, raw, text, has_payload="payload" in fields)
+    return _ours(message, raw, text, max_items, has_payload="payload" in fields)
 
 
-def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> NodeRunMessage | Bad:
+def _ours(message: RunsMessage, raw: bytes, text: str, max_items: int, *, has_payload: bool) -> NodeRunMessage | Bad:
     node_run_id = message.node_run_id
     if not isinstance(node_run_id, str):
         return Bad(raw, f"malformed node-run id: {_kind(node_run_id)}")
     if not is_node_run_id(node_run_id):
         return Bad(raw, f"malformed node-run id {node_run_id[:80]!r}")
-    too_large = len(raw) > MAX_KEPT_BYTES
-    wrong = _problem(message.payload, has_payload=has_payload)
-    problem = _TOO_LARGE if too_large else wrong
-    items = () if wrong else _items(message.payload)
+    too_large = _TOO_LARGE if len(raw) > MAX_KEPT_BYTES else _too_many(message.payload, max_items)
+    payload = message.payload[:max_items] if isinstance(message.payload, list) else message.payload
+    wrong = _problem(payload, has_payload=has_payload)
+    problem = too_large or wrong
+    items = () if wrong else _items(payload)
     return NodeRunMessage(
         node_run_id=node_run_id,
         workflow_run_id=message.workflow_run_id,
         workflow=_shown(message.context.workflow),
         node=_shown(message.context.node),
         text="" if too_large else text,
-        array=isinstance(message.payload, list),
+        array=isinstance(payload, list),
         items=() if problem else items,
         problem=problem,
         names=tuple(dict.fromkeys(name for name in map(event_type, items) if name is not None)),
@@ -194,6 +202,12 @@ def _ours(message: RunsMessage, raw: bytes, text: str, *, has_payload: bool) -> 
 
 def _shown(value: str | None) -> str | None:
     return value[:_SHOWN_CHARACTERS] if value else None
+
+
+def _too_many(payload: JsonValue, most: int) -> str | None:
+    if not isinstance(payload, list) or len(payload) <= most:
+        return None
+    return f"the payload has {len(payload):,} items, and MAX_ITEMS allows {most:,} in one message"
 
 
 def _problem(payload: JsonValue, *, has_payload: bool) -> str | None:

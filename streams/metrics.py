@@ -134,7 +134,8 @@ EVENTS: Final = _counter(
     "ledger_events",
     "events",
     "events applied to the ledger: `applied`, `duplicate` (changed nothing), `late` (for nothing that is known), "
-    "`refused` (a callback for what has ended otherwise)",
+    "`refused` (a callback for what has ended otherwise), `set aside` (a dead letter: the node run's row cannot be "
+    "read)",
     ["note"],
 )
 # Where node runs stand.
@@ -145,6 +146,13 @@ NODE_RUNS_BY_TYPE: Final = _gauge(
     "the same by the event type of their first item as well; `running` and `deferred` ones count as `waiting` here. "
     f"Event types without a handler are `{OTHER}`",
     ["state", "event_type"],
+)
+UNREADABLE_ROWS: Final = _gauge(
+    "unreadable_rows",
+    "rows",
+    "rows of the ledger that this worker found unreadable and set aside, by what they are of: `open node run` (a "
+    "person must complete it at Port), `finished node run`, `message`, `digest`, `item`, `owner`, `paused handler`",
+    ["kind"],
 )
 DUE: Final = _gauge(
     "due_entries", "entries", "retries, ends of deferrals and of grace, and held items that wait for their time"

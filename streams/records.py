@@ -32,10 +32,16 @@ class UnreadableError(Exception):
     """The bytes are no record of the expected kind; the text says why."""
 
 
-class Record(BaseModel):
+class Kept(BaseModel):
+    """Base of what is kept, and of its parts. Numbers are finite: JSON has no others, and none would be read back."""
+
+    # A number that is not finite is written as a constant, which reading refuses; as `null` it would pass unnoticed.
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants", hide_input_in_errors=True)
+
+
+class Record(Kept):
     """Base of everything that is written to an own topic or table."""
 
-    model_config = ConfigDict(frozen=True)
     v: Literal[1, 2] = 1
 
     def encode(self) -> bytes:
@@ -43,10 +49,9 @@ class Record(BaseModel):
         return self.model_dump_json(exclude_none=True).encode()
 
 
-class Source(BaseModel):
+class Source(Kept):
     """Where a message stands on the source cluster: the identity of an arrival."""
 
-    model_config = ConfigDict(frozen=True)
     cluster: str
     topic: str
     partition: int
@@ -55,10 +60,9 @@ class Source(BaseModel):
     """Kafka's record timestamp, in epoch seconds."""
 
 
-class ArrayPolicy(BaseModel):
+class ArrayPolicy(Kept):
     """How many items of a node run must succeed, where that is not simply all of them."""
 
-    model_config = ConfigDict(frozen=True)
     share: float = Field(ge=0, le=1)
     """The part of the items; one item at least: 0 stands for any one."""
     cancel_rest: bool
@@ -81,7 +85,7 @@ class Arrival(Record):
     digest: str
     """Of the message's bytes: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it is larger than can be kept."""
+    """The message as it came. Empty where it has too many bytes or items: then it is kept as a dead letter."""
     array: bool = False
     """Whether the payload is an array."""
     count: int = Field(default=1, ge=1)
@@ -94,10 +98,9 @@ class Arrival(Record):
     """Why the payload cannot be handled; the node run's item is then FAILED with this reason."""
 
 
-class Action(BaseModel):
+class Action(Kept):
     """Who has asked for something by hand, and which request it was."""
 
-    model_config = ConfigDict(frozen=True)
     id: str
     """Of the request: the same id is the same request again."""
     who: str
@@ -108,10 +111,9 @@ _LINE_CHARACTERS: Final = 64
 """What a line takes beside its text."""
 
 
-class Line(BaseModel):
+class Line(Kept):
     """A line that a call has logged."""
 
-    model_config = ConfigDict(frozen=True)
     at: float
     """In epoch seconds."""
     level: LogLevel
@@ -123,10 +125,9 @@ class Line(BaseModel):
         return _LINE_CHARACTERS + len(self.text)
 
 
-class Lines(BaseModel):
+class Lines(Kept):
     """The latest lines that a call has logged; who makes them keeps them few, with the secrets of the call masked."""
 
-    model_config = ConfigDict(frozen=True)
     latest: tuple[Line, ...] = ()
     left_out: int = 0
     """How many there were before."""
@@ -263,6 +264,8 @@ class RunCancelled(Record):
     node_run_id: str
     over: bool
     """Whether Port has ended the node run itself: then nothing is to be reported any more."""
+    soft: bool = False
+    """Whether Port is still cancelling it (`CANCELLING`): nothing begins any more, and what runs may end."""
     action: Action | None = None
     """Who asked for it, where it was not Port."""
     at: float
@@ -347,20 +350,18 @@ class Settled(StrEnum):
     """Port had ended the node run itself, as one of a workflow run that was cancelled."""
 
 
-class Try(BaseModel):
+class Try(Kept):
     """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
 
-    model_config = ConfigDict(frozen=True)
     at: float
     """When that was known, in epoch seconds."""
     status: int | None = None
     """None where no answer came."""
 
 
-class Tries(BaseModel):
+class Tries(Kept):
     """The tries of a report that settled nothing."""
 
-    model_config = ConfigDict(frozen=True)
     count: int
     latest: tuple[Try, ...]
     """The last few of them."""
@@ -392,10 +393,9 @@ class FailureTold(Record):
     """Of the call whose end was told; None in a record of an earlier version."""
 
 
-class RunningItem(BaseModel):
+class RunningItem(Kept):
     """An item whose handler a worker was calling when it lost the partition."""
 
-    model_config = ConfigDict(frozen=True)
     worker: str
     node_run_id: str
     index: int
@@ -441,10 +441,9 @@ NodeRunEvent = (
 OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
 
 
-class DeadLetter(BaseModel):
+class DeadLetter(Kept):
     """What the headers of a dead letter say; its value is the message's raw bytes, its key the message's key."""
 
-    model_config = ConfigDict(frozen=True)
     reason: str
     source: Source
 
@@ -473,11 +472,22 @@ def read(adapter: TypeAdapter[T], raw: bytes | None) -> T:
     try:
         return adapter.validate_json(raw)
     except ValidationError as wrong:
-        _refuse_newer(raw)
-        raise UnreadableError(str(wrong)[:500]) from None
+        refuse_newer(raw)
+        raise UnreadableError(said_of(wrong)) from None
 
 
-def _refuse_newer(raw: bytes) -> None:
+_SHOWN_ERRORS: Final = 3
+
+
+def said_of(wrong: ValidationError) -> str:
+    """Return what is wrong with a record, in one line, without the values that stand in it."""
+    errors = wrong.errors(include_input=False, include_url=False, include_context=False)
+    said = [": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in errors[:_SHOWN_ERRORS]]
+    return "; ".join(said)[:500]
+
+
+def refuse_newer(raw: bytes) -> None:
+    """Raise NewerFormatError where a record that cannot be read says that a newer version has written it."""
     try:
         version = _Version.model_validate_json(raw).v
     except ValidationError:

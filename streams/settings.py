@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from port.ids import is_workflow_run_id
 from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
+from streams.messages import MAX_ITEMS
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
@@ -31,6 +32,8 @@ Read = TypeVar("Read", bound=BaseSettings)
 _SIGNING_KEY_CHARACTERS: Final = 32
 SHORTEST_POLL: Final = 5.0
 """Of `CANCEL_POLL_SECONDS`: each look at a workflow run is a call of the organization's rate limit."""
+_SET_IT: Final = "set it in the environment or in .env"
+_NAME_HANDLERS: Final = f"name the modules with your handlers, like HANDLERS=my_handlers; {_SET_IT}"
 _TOPIC_PART: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
@@ -60,6 +63,12 @@ def _parts(value: SecretStr) -> list[str]:
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _modules(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError(_NAME_HANDLERS)
+    return value
 
 
 def _topic_part(value: str) -> str:
@@ -166,12 +175,13 @@ class Settings(BaseSettings):
 
     consumer_group: TopicPart | None = None
     signature: Signature = Signature.WHEN_PRESENT
-    handlers: Names = ("agents.handlers",)
+    handlers: Annotated[Names, AfterValidator(_modules)]
     unknown_events: UnknownEvents = UnknownEvents.FAIL
     unknown_events_hold: Duration = 86_400.0
     partitions: int = Field(default=8, ge=1, le=1000)
     replication_factor: int | None = Field(default=None, ge=1, le=15)
     max_open: int = Field(default=200_000, ge=1)
+    max_items: int = Field(default=MAX_ITEMS, ge=1)
     report_concurrency: int = Field(default=100, ge=1, le=10_000)
     report_grace: Duration = 0.0
     api_calls_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -295,7 +305,7 @@ def _line(location: tuple[int | str, ...], kind: str, message: str) -> str:
         return message.removeprefix("Value error, ")
     name = str(location[0]).upper()
     if kind == "missing":
-        return f"{name}: missing; set it in the environment or in .env"
+        return f"{name}: missing; {_NAME_HANDLERS if name == 'HANDLERS' else _SET_IT}"
     return f"{name}: {message.removeprefix('Value error, ')}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from aiokafka.partitioner import murmur2
@@ -95,7 +96,7 @@ def topics_of(settings: Settings) -> Topics:
     app_id, partitions = settings.app_id, settings.partitions
     large = {"max.message.bytes": str(MAX_RECORD_BYTES)}
     return Topics(
-        runs=TopicSpec(f"{settings.port_org_id}.runs", sort_out, None, large),
+        runs=TopicSpec(f"{settings.port_org_id}.runs", partial(sort_out, max_items=settings.max_items), None, large),
         arrivals=TopicSpec(f"{app_id}.arrivals", lambda raw: read(_arrivals, raw), partitions, large),
         outcomes=TopicSpec(f"{app_id}.outcomes", lambda raw: read(_outcomes, raw), partitions, large),
         dead_letters=TopicSpec(f"{app_id}.dead-letters", _raw, None, large),

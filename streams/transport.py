@@ -249,6 +249,11 @@ class Consumer(driver.Consumer):
         self._gap = cast("Any", defaultdict(Gaps))
         self._read_offset = _ReadOffsets(lambda: None)
 
+    async def on_stop(self) -> None:
+        """Leave the group, when the broker has what the last calls ended in. Faust has stopped the agents by now."""
+        await cast("Any", self.app).outbox.empty()
+        await super().on_stop()
+
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 

@@ -33,6 +33,7 @@ from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
 from streams.open_transactions import OpenTransactions
+from streams.outbox import Outbox
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
@@ -98,7 +99,9 @@ class Worker(faust.App):
         before_stop: called, in order, before Faust stops anything.
         after_stop: called, in order, when all else has stopped.
         room: for topics of which not all is taken at any time: how many records more may be. Asked from another thread.
-        settled: set but while a rebalance goes on: who owns what is not known then, and nothing may be written.
+        settled: set but while a rebalance goes on, and when the worker leaves: who owns what is not known then, and
+            nothing may be written.
+        outbox: what is on its way to the outcomes topic; empty before the worker leaves the group.
     """
 
     def __init__(self, settings: Settings, *, autodiscover: Iterable[str]) -> None:
@@ -126,7 +129,9 @@ class Worker(faust.App):
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
         self._stopping = False
+        self._leaving = False
         self.settled = asyncio.Event()
+        self.outbox = Outbox(stop_process)
         self.on_lost: list[Callable[[int], None]] = []
         self.before_rebalance: list[Callable[[], Awaitable[None]]] = []
         self.on_settled: list[Callable[[], None]] = []
@@ -221,6 +226,11 @@ class Worker(faust.App):
         for step in self.before_rebalance:
             await step()
 
+    def _on_rebalance_when_stopped(self) -> None:
+        """Called by Faust at a rebalance, once it stops. Its own closes the consumer here, on another thread's loop:
+        the worker then could not leave the group, and the others would wait for the end of its session.
+        """
+
     async def _assigned(self, app: object, assigned: Iterable[TP], **_: object) -> None:
         changelog = self.topic_specs.changelog.name
         before = self.owned
@@ -258,9 +268,12 @@ class Worker(faust.App):
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
-        if self._stopping:
+        if self._leaving:
             return
         self.settled.set()
+        if self._stopping:
+            # It takes nothing on any more: the next owner need not wait for the word, or the death, of one that had.
+            return
         for step in self.on_settled:
             step()
         self.add_future(self._settle())
@@ -289,6 +302,7 @@ class Worker(faust.App):
                     if self.bridge is not None:
                         last.push_async_callback(self.bridge.stop)
                     # No store is closed while a row is on its way to it.
+                    self._leaving = True
                     self.settled.clear()
                     for step in self.before_rebalance:
                         await step()

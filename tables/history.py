@@ -8,9 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from streams.records import Action, Body, By, Lines, Settled, Tries
+from streams.records import Action, Body, By, Kept, Lines, Settled, Tries
 
 MOST_KEPT: Final = 20
 """Calls of an item, and answers to reports of a node run: the first one, and the latest."""
@@ -19,7 +17,7 @@ _CALL_CHARACTERS: Final = 192
 """What a call takes beside its texts."""
 MAX_LINES_CHARACTERS: Final = 16_384
 """Of the lines of all earlier calls of an item together: the oldest go first."""
-Kept = TypeVar("Kept")
+One = TypeVar("One")
 
 
 class How(StrEnum):
@@ -35,10 +33,9 @@ class How(StrEnum):
     """The item had FAILED, and was taken up again by hand."""
 
 
-class Again(BaseModel):
+class Again(Kept):
     """Who wanted something done again, and when."""
 
-    model_config = ConfigDict(frozen=True)
     who: str
     at: float
 
@@ -48,10 +45,9 @@ class Again(BaseModel):
         return cls(who=action.who[:MAX_REASON_CHARACTERS], at=at)
 
 
-class EarlierCall(BaseModel):
+class EarlierCall(Kept):
     """A call of an item's handler that did not end the item, or not for good."""
 
-    model_config = ConfigDict(frozen=True)
     attempt: int
     how: How
     started_at: float | None = None
@@ -69,10 +65,9 @@ class EarlierCall(BaseModel):
     """Who wanted it called again."""
 
 
-class EarlierCalls(BaseModel):
+class EarlierCalls(Kept):
     """The first of an item's earlier calls, and the latest, in order."""
 
-    model_config = ConfigDict(frozen=True)
     calls: tuple[EarlierCall, ...]
     left_out: int = 0
     """How many there were between the first and the others."""
@@ -84,10 +79,9 @@ class EarlierCalls(BaseModel):
         return texts + sum(call.logs.size for call in self.calls if call.logs is not None)
 
 
-class EarlierAnswer(BaseModel):
+class EarlierAnswer(Kept):
     """An answer of Port to a report that was not the last one."""
 
-    model_config = ConfigDict(frozen=True)
     report: int
     body: Body
     settled: Settled
@@ -100,18 +94,19 @@ class EarlierAnswer(BaseModel):
     """Who wanted the node run reported again."""
 
 
-class RunHistory(BaseModel):
+class RunHistory(Kept):
     """What a node run remembers beside its state."""
 
-    model_config = ConfigDict(frozen=True)
     answers: tuple[EarlierAnswer, ...] = ()
     """The first of Port's earlier answers, and the latest, in order."""
     left_out: int = 0
     """How many there were between the first and the others."""
     tries: Tries | None = None
     """Those before the last answer."""
+    soft_cancelled_at: float | None = None
+    """When Port was found to be cancelling its workflow run: nothing began from then on."""
     cancelled: Again | None = None
-    """Who cancelled the node run, and when; nobody (`""`) where its workflow run was found to be cancelled."""
+    """Who cancelled the node run, and when; nobody (`""`) where Port was found to have ended it or its workflow run."""
 
 
 def with_call(earlier: EarlierCalls | None, call: EarlierCall) -> EarlierCalls:
@@ -147,13 +142,18 @@ def with_cancellation(history: RunHistory | None, cancelled: Again) -> RunHistor
     return known if known.cancelled is not None else known.model_copy(update={"cancelled": cancelled})
 
 
+def with_soft_cancel(history: RunHistory | None, at: float) -> RunHistory:
+    """Return a node run's history with when Port was found to be cancelling its workflow run."""
+    return (RunHistory() if history is None else history).model_copy(update={"soft_cancelled_at": at})
+
+
 def first_line(text: str | None) -> str | None:
     """Return the first line of what may be long; None where there is none."""
     lines = [] if text is None else text.strip().splitlines()
     return lines[0][:MAX_REASON_CHARACTERS] if lines else None
 
 
-def _bounded(kept: tuple[Kept, ...]) -> tuple[tuple[Kept, ...], int]:
+def _bounded(kept: tuple[One, ...]) -> tuple[tuple[One, ...], int]:
     return (kept, 0) if len(kept) <= MOST_KEPT else ((kept[0], *kept[2:]), 1)
 
 

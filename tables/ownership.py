@@ -13,6 +13,9 @@ from typing import Final
 from streams.records import Record, Released, RunningItem
 
 NOBODY: Final = ""
+UNKNOWN: Final = "?"
+"""Stands for an earlier owner whose name is lost, with its row. It is no member of the group, so it is said to have
+died; that word stands behind what the real one has said when it lost the partition."""
 
 
 class Ownership(Record):
@@ -47,6 +50,9 @@ def released(row: Ownership, event: Released) -> Ownership:
 
     The word may come before the next owner has taken the partition: then that one need not wait for it.
     """
+    if UNKNOWN in (row.owner, *row.awaited):
+        # It may be of the one whose name is lost.
+        row = row.model_copy(update={"elsewhere": _merged(row.elsewhere, event.running)})
     if (row.owner, row.generation) == (event.worker, event.generation):
         return row.model_copy(update={"owner": NOBODY, "elsewhere": _merged(row.elsewhere, event.running)})
     if row.awaited.get(event.worker) != event.generation:

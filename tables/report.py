@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 
 from port.models import Result, Status
 from streams.records import Body
-from tables.state import Item, NodeRun
+from tables.state import Item, NodeRun, Stop
 
 MAX_BODY_BYTES: Final = 1_048_576
 """Port answers 413 above it."""
@@ -19,6 +19,23 @@ _ROOM: Final = MAX_BODY_BYTES - 16_384
 """What items may take of a body; the rest is for what stands around them."""
 _ERROR_CHARACTERS: Final = 2_000
 _COMPLETED: Final = Status.COMPLETED.value.encode()
+
+
+SAID: Final = {
+    Stop.SOFT: "the workflow run was cancelled",
+    Stop.REST: "too many other items have failed",
+    Stop.RUN: "the workflow run was cancelled",
+    Stop.HAND: "it was cancelled by hand",
+    Stop.OVER: "Port has ended the node run",
+}
+"""Why items of a node run are cancelled, for people."""
+
+
+def why_stopped(run: NodeRun) -> str:
+    """Return what an item of a node run has for its error that ends as cancelled. For a node run that is stopped."""
+    who = None if run.history is None else run.history.cancelled
+    by = f" ({who.who})" if run.stopped is Stop.HAND and who is not None else ""
+    return f"cancelled: {SAID[run.stopped or Stop.RUN]}{by}"
 
 
 def report_body(run: NodeRun, items: Iterable[Item]) -> bytes:

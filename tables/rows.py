@@ -34,7 +34,11 @@ from streams.worker import Worker
 from tables.changelog import Changelog, Write, batches
 
 
-class NotOwnedError(LookupError):
+class RowError(LookupError):
+    """A row cannot be had, or not be written. See its kinds."""
+
+
+class NotOwnedError(RowError):
     """The partition belongs to another worker now, or to none yet: not the same as "no such row"."""
 
 

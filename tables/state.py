@@ -48,6 +48,7 @@ from tables.history import (
     with_answer,
     with_call,
     with_cancellation,
+    with_soft_cancel,
     with_tries,
 )
 
@@ -69,12 +70,24 @@ class State(StrEnum):
 class Stop(StrEnum):
     """Why the items of a node run that have not ended are cancelled."""
 
+    SOFT = "soft"
+    """Port is cancelling its workflow run: no item begins or is called again. A call that runs may end, and a deferred
+    item waits for its word."""
     REST = "rest"
     """Its array policy cannot be met any more."""
     RUN = "run"
-    """Its workflow run was cancelled."""
+    """Its workflow run was cancelled, and is over."""
+    HAND = "hand"
+    """Somebody has cancelled it by hand."""
     OVER = "over"
-    """The same, and Port has ended the node run itself: nothing is reported."""
+    """Port has ended the node run itself: nothing is reported."""
+
+    def outdoes(self, other: Stop | None) -> bool:
+        """Whether it stops more than the other does, and so takes its place."""
+        return other is None or _STRENGTH[self] > _STRENGTH[other]
+
+
+_STRENGTH: Final = {Stop.SOFT: 0, Stop.REST: 1, Stop.RUN: 2, Stop.HAND: 2, Stop.OVER: 3}
 
 
 class Item(Record):
@@ -141,6 +154,11 @@ class Message(Record):
     text: str = ""
     array: bool = False
     source: Source
+
+    @property
+    def lost(self) -> bool:
+        """Whether it stands for a message whose row cannot be read."""
+        return not self.digest
 
 
 class NodeRun(Record):
@@ -213,6 +231,30 @@ class NodeRun(Record):
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.settled is not None and self.all_ended and not self.untold
+
+
+def lost_item(run: NodeRun, index: int) -> Item:
+    """Return what stands for an item whose row cannot be read: FAILED, because nobody knows whether it succeeded.
+
+    Its handler is not called again by itself: it may have done its work. A person may ask for that.
+    """
+    return Item(
+        index=index,
+        message=index,
+        attempt=1,
+        result=Result.FAILED,
+        error=(
+            "what was kept of this item cannot be read any more: whether its handler has succeeded is not known; look "
+            "there before you retry it"
+        ),
+        ended_at=run.received_at,
+    )
+
+
+def lost_message(run: NodeRun, first: int, count: int) -> Message:
+    """Return what stands for a message whose row cannot be read: one without a text."""
+    source = Source(cluster="", topic="", partition=0, offset=-1, timestamp=run.received_at)
+    return Message(first=first, count=count, digest="", array=run.array, source=source)
 
 
 def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> State:
@@ -355,7 +397,7 @@ def _apply_to_item(run: NodeRun, item: Item | None, event: ItemEvent, grace: flo
 def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: float) -> Change:
     if event.index >= run.items:
         return Change(run, Note.LATE)
-    if item is not None and (item.result is not None or _awaits_word(item, event)):
+    if item is not None and (item.result is not None or _awaits_word(run, item, event)):
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
         return Change(closed(run, grace), Note.DUPLICATE, item=item)
     if item is not None and _is_void(item, event):
@@ -407,9 +449,10 @@ def _with_call(item: Item | None, call: EarlierCall) -> _Kept:
     return kept
 
 
-def _awaits_word(item: Item, event: ItemFinished) -> bool:
-    """Whether the item is deferred, and so not ended by what a call says that was made before."""
-    return item.deferred_until is not None and event.result is not Result.CANCELLED
+def _awaits_word(run: NodeRun, item: Item, event: ItemFinished) -> bool:
+    """Whether the item is deferred, and so not ended by what a call says that was made before, nor by a soft cancel."""
+    cancels = event.result is Result.CANCELLED and run.stopped is not Stop.SOFT
+    return item.deferred_until is not None and not cancels
 
 
 def _count(run: NodeRun, item: Item, grace: float) -> NodeRun:
@@ -441,7 +484,7 @@ def closed(run: NodeRun, grace: float) -> NodeRun:
     """
     if run.covered is not None:
         return run
-    if run.stopped is None and run.hopeless:
+    if run.hopeless and Stop.REST.outdoes(run.stopped):
         run = run.model_copy(update={"v": 2, "stopped": Stop.REST})
     if not run.all_ended:
         return run
@@ -470,12 +513,26 @@ def _result(run: NodeRun) -> Result:
 def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
     if run.covered is not None and event.action is not None:
         return Change(run, Note.REFUSED, why="every item has ended: there is nothing to cancel any more")
-    if run.covered is not None or run.stopped is Stop.OVER:
+    stop = _stop_of(event)
+    if run.covered is not None:
         return Change(run, Note.DUPLICATE)
-    cancelled = Again.of(event.action, event.at) if event.action is not None else Again(who="", at=event.at)
-    stopping = {"stopped": Stop.OVER if event.over else Stop.RUN, "history": with_cancellation(run.history, cancelled)}
-    stopped = run.model_copy(update={"v": 2} | stopping)
-    return Change(closed(stopped, grace), Note.DUPLICATE if stopped == run else Note.APPLIED)
+    if not stop.outdoes(run.stopped):
+        return Change(closed(run, grace), Note.DUPLICATE)
+    if stop is Stop.SOFT:
+        history = with_soft_cancel(run.history, event.at)
+    else:
+        who = Again(who="", at=event.at) if event.action is None else Again.of(event.action, event.at)
+        history = with_cancellation(run.history, who)
+    stopped = run.model_copy(update={"v": 2, "stopped": stop, "history": history})
+    return Change(closed(stopped, grace), Note.APPLIED)
+
+
+def _stop_of(event: RunCancelled) -> Stop:
+    if event.over:
+        return Stop.OVER
+    if event.soft:
+        return Stop.SOFT
+    return Stop.RUN if event.action is None else Stop.HAND
 
 
 def _item_retry(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
@@ -625,14 +682,14 @@ def _undone(item: Item, again: Again) -> EarlierCall:
 
 def _obstacle(run: NodeRun, item: Item) -> str | None:
     """Return why an item cannot be taken up again; None where it can."""
+    if run.stopped is not None or run.settled is Settled.CANCELLED:
+        return "the node run is cancelled"
     if item.result is None:
         return None if item.due_at is not None else "the item has not ended: it runs, or waits for its turn or a word"
     if item.result is not Result.FAILED:
         return f"the item has ended with {item.result}: only one that has FAILED is called again"
     if item.attempt == 0 and item.decided is None:
         return "its message cannot be handled"
-    if run.stopped is not None or run.settled is Settled.CANCELLED:
-        return "the node run is cancelled"
     if run.covered is not None and run.settled is None:
         return "the report is on its way to Port: what it says cannot change until Port has answered"
     return "its failure is just being told in the node run's log" if _is_untold(run, item) else None
@@ -750,7 +807,7 @@ class AwaitWord:
 
 @dataclass(frozen=True)
 class Cancel:
-    """End the item as cancelled: without a call, or in the midst of one."""
+    """End the item as cancelled: without a call, or in the midst of one, which `Stop.SOFT` lets go on."""
 
     index: int
     why: Stop
@@ -790,11 +847,12 @@ def ask_of_item(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
 
 
 def _ask_of_open_item(run: NodeRun, index: int, item: Item | None) -> Run | AwaitWord | Cancel:
-    if run.stopped is not None:
+    until = None if item is None else item.deferred_until
+    if run.stopped is not None and (until is None or run.stopped is not Stop.SOFT):
         return Cancel(index, run.stopped)
-    if item is None:
-        return Run(index, None)
-    return Run(index, item.due_at) if item.deferred_until is None else AwaitWord(index, item.deferred_until)
+    if until is not None:
+        return AwaitWord(index, until)
+    return Run(index, None if item is None else item.due_at)
 
 
 def ask_of_run(run: NodeRun) -> RunAsk:

@@ -152,7 +152,7 @@ class Cluster:
     folder: Path
     emulator_port: int
     handlers: str = HANDLERS
-    """The text of a module with handlers, beside those that come along."""
+    """The text of the module with the handlers."""
     own: EmbeddedKafka | None = None
     """The workers' own Kafka, where it is another than the one that is published on."""
 
@@ -199,7 +199,7 @@ class Cluster:
             "KAFKA_BROKERS": (self.own or self.kafka).bootstrap,
             "DATA_DIR": str(self.data_dir(name)),
             "WEB_PORT": str(port),
-            "HANDLERS": "agents.handlers,test_handlers",
+            "HANDLERS": "test_handlers",
             "PYTHONPATH": str(self.folder),
         }
         arguments = ["-m", "faust", "-A", "streams.app", "worker", "-l", log_level]
@@ -217,7 +217,7 @@ class Cluster:
 
 @contextmanager
 def receiver(folder: Path, mail_port: int) -> Iterator[Process]:
-    """Start what stands for the services that the handlers that come along call; returns when it answers."""
+    """Start what stands for the services that the example handlers call; returns when it answers."""
     port = free_port()
     arguments = ["-m", "local.receiver", "--port", str(port), "--mail-port", str(mail_port)]
     with _started(arguments, {}, port, folder / "receiver.log") as process:

@@ -1,5 +1,6 @@
 """What is under deploy/, held against the application that it deploys."""
 
+import importlib.util
 import json
 import os
 import re
@@ -39,6 +40,7 @@ NOT_ON_THE_DASHBOARD = [
     "log_rewinds",
     "deleted_records",
     "open_transaction_seconds",
+    "unreadable_rows",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 CHECK = [sys.executable, str(ROOT / "scripts" / "check_deploy.py")]
@@ -111,6 +113,14 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a worker that is deployed by the manifests, with some value for each secret."""
     return settings_of(monkeypatch, **CONFIG, **SOME_VALUES)
+
+
+def test_what_stands_for_the_handlers_starts_no_worker() -> None:
+    """A default would complete node runs without doing their work."""
+    assert importlib.util.find_spec(CONFIG["HANDLERS"]) is None
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for name in ("worker-1", "worker-2"):
+        assert compose["services"][name]["environment"]["HANDLERS"].startswith("${HANDLERS:?")
 
 
 class TestSettings:

@@ -51,7 +51,12 @@ def options(command):
     return [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
 print(json.dumps({name: ["--help", *options(cli), *options(command)] for name, command in cli.commands.items()}))
 """
-SETTINGS = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "id", "PORT_CLIENT_SECRET": "secret"}
+SETTINGS = {
+    "PORT_ORG_ID": "org",
+    "PORT_CLIENT_ID": "id",
+    "PORT_CLIENT_SECRET": "secret",
+    "HANDLERS": "examples.handlers",
+}
 PARSERS: dict[str, Callable[[list[str]], object]] = {
     "DEMO_ARGS": local.demo.options.parse,
     "BENCH_ARGS": bench.options.parse,

@@ -27,7 +27,8 @@ from port.models import Result
 from streams.records import Action, By, ItemAgain, ReportAgain, RunCancelled, Settled, TypePaused
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun, Note
-from web.answers import node_run_id_of, refused
+from tables.unreadable import UnreadableRowError
+from web.answers import node_run_id_of, refused, unreadable
 from web.auth import CSRF_FIELD
 from web.data import Shown
 from web.here import Here, NotHereError
@@ -62,7 +63,8 @@ def asker(request: web.Request) -> str:
 class Body(BaseModel):
     """Base of the bodies of actions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # 1e999 is a number of JSON, and no float.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class NoBody(Body):
@@ -198,7 +200,10 @@ class Actions:
         """Return the partition and the node run. Raises NotOwnedError, or RefusedError (404)."""
         node_run_id = request.match_info["node_run_id"]
         partition = self.here.partition_of(node_run_id)
-        run = self.here.node_runs.run(partition, node_run_id)
+        try:
+            run = self.here.node_runs.run(partition, node_run_id)
+        except UnreadableRowError as wrong:
+            raise unreadable(wrong) from None
         if run is None:
             raise refused(HTTPStatus.NOT_FOUND, "unknown", f"no node run {node_run_id[:80]}")
         return partition, run

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from port.ids import is_node_run_id
 from tables.state import State
+from tables.unreadable import UnreadableRowError
 from web.data import ErrorShown
 
 DEFAULT_LIMIT: Final = 50
@@ -44,6 +45,16 @@ class RefusedError(Exception):
 def refused(status: HTTPStatus, error: str, message: str, headers: Mapping[str, str] | None = None) -> RefusedError:
     """Return why a request is not met: one word for programs, and a sentence."""
     return RefusedError(status, ErrorShown(error=error, message=message), headers or {})
+
+
+def unreadable(wrong: UnreadableRowError) -> RefusedError:
+    """Return why a node run cannot be shown or acted on whose row cannot be read."""
+    row = wrong.row
+    message = (
+        f"{row.key} in partition {row.partition} of the ledger cannot be read ({row.why}); nothing is done with "
+        f"{row.node_run_id} here. Look at it in Port: where it is still open, end it with the command complete"
+    )
+    return refused(HTTPStatus.INTERNAL_SERVER_ERROR, "unreadable", message)
 
 
 def node_run_id_of(request: web.Request) -> str:

@@ -22,7 +22,7 @@ from agents.callbacks import Ticket, word
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES
 from port.models import LogLevel, LogLine, Result
 from streams.records import By, ItemCompleted
-from tables.rows import NotOwnedError
+from tables.rows import RowError
 from tables.state import Item
 from web.answers import RefusedError, refused
 from web.here import Here
@@ -137,7 +137,7 @@ class Callbacks:
         try:
             run = self.here.node_runs.run(partition, event.node_run_id)
             return None if run is None else self.here.node_runs.item(partition, run, event.index)
-        except NotOwnedError:
+        except RowError:
             return None
 
 

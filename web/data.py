@@ -309,6 +309,8 @@ class NodeRunShown(NodeRunLine):
     """How many there were between the first and the others."""
     cancellation: AgainShown | None = None
     """Who cancelled the node run, and when; `who` is empty where its workflow run was found to be cancelled."""
+    soft_cancelled_at: datetime | None = None
+    """When Port was found to be cancelling its workflow run: nothing began from then on, and what ran could end."""
     port_url: str | None = None
     """Its workflow run at Port, where the setting `PORT_RUN_URL` says where that is."""
     items: list[ItemShown]
@@ -466,6 +468,7 @@ def node_run_shown(read: Read) -> NodeRunShown:
         "answers": list(map(_answer, history.answers)),
         "answers_left_out": history.left_out,
         "cancellation": _again(history.cancelled),
+        "soft_cancelled_at": instant(history.soft_cancelled_at),
         "port_url": read.port_url,
         "items": items,
         "next_item": read.next_item,
@@ -565,7 +568,7 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
 
 def _text(text: str) -> tuple[JsonValue, str | None]:
     if not text:
-        return None, "the message was larger than can be kept"
+        return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
         return masked(from_json(text)), None
     except ValueError:

@@ -57,6 +57,8 @@ class Declaration(Shown):
     array: ArrayShown
     json_schema: JsonValue
     """Of what it takes; null where that is any object, or has no schema."""
+    cancel: str = "when over"
+    """When a call is cut off whose workflow run is cancelled at Port: `when over` or `at once`."""
 
 
 def declaration_of(handler: Handler) -> Declaration:
@@ -77,6 +79,7 @@ def declaration_of(handler: Handler) -> Declaration:
         array=ArrayShown(
             share=1.0 if policy is None else policy.share, cancel_rest=policy is not None and policy.cancel_rest
         ),
+        cancel="at once" if handler.cut_at_once else "when over",
         json_schema=None if schema is None else without_secrets(dict(schema)),
     )
 

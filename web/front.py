@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -15,15 +16,18 @@ from port.models import Result
 from streams.lag import Behind
 from streams.progress import Watch
 from tables.state import State
+from tables.unreadable import RowKind, UnreadableRow
 from web.answers import limit_of, state_of
 from web.charts import Bucket, Charts, charts
 from web.data import NodeRunList, instant
 from web.here import Here
 from web.index import FailedRun
 from web.letterbox import Letters
+from web.masking import masked_text
 from web.others import Others, is_local
 from web.overview import (
     SHOWN_FAILED,
+    SHOWN_UNREADABLE,
     FailedLine,
     FailedShown,
     OldestShown,
@@ -31,6 +35,7 @@ from web.overview import (
     Pulse,
     SourceStatus,
     TopicLag,
+    UnreadableShown,
     WorkShown,
     added_up,
 )
@@ -120,9 +125,15 @@ class Front:
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
             dead_letters=looked.letters.open_since(now - HOUR),
+            unreadable=[_unreadable(row) for row in islice(self._unreadable(), SHOWN_UNREADABLE)],
+            unreadable_rows=sum(1 for _ in self.here.node_runs.unreadable),
             latest=await self.latest(limit, state),
             missing=self.here.missing,
         )
+
+    def _unreadable(self) -> Iterable[UnreadableRow]:
+        # The open ones need somebody.
+        return sorted(self.here.node_runs.unreadable, key=lambda row: row.kind is not RowKind.OPEN)
 
     def _lags(self) -> Iterable[TopicLag]:
         behind = dict(self.looked.behind())
@@ -179,6 +190,17 @@ class Front:
             FailedLine(run=line, at=instant(known[line.node_run_id].at), message=known[line.node_run_id].message)
             for line in lines
         ]
+
+
+def _unreadable(row: UnreadableRow) -> UnreadableShown:
+    return UnreadableShown(
+        partition=row.partition,
+        key=masked_text(row.key),
+        kind=row.kind.value,
+        node_run_id=row.node_run_id,
+        why=row.why,
+        effect=row.effect,
+    )
 
 
 def judged(shown: OverviewShown, series: SeriesShown) -> OverviewShown:

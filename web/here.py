@@ -24,7 +24,7 @@ from streams.topics import partition_of
 from streams.worker import Worker
 from tables.ledger import NodeRuns
 from tables.overview import Overview
-from tables.rows import NotOwnedError
+from tables.rows import NotOwnedError, RowError
 from tables.state import Item, Message, NodeRun, State, state_of
 from web.data import NodeRunInList, PortShown, Read, WorkerShown, instant, node_run_in_list
 
@@ -194,7 +194,7 @@ class Here:
     def _run(self, partition: int, node_run_id: str) -> NodeRun | None:
         try:
             return self.node_runs.run(partition, node_run_id)
-        except NotOwnedError:
+        except RowError:
             return None
 
     async def latest(self, now: Now, limit: int, state: State | None) -> tuple[list[NodeRunInList], int]:
@@ -225,6 +225,7 @@ class Here:
         Raises:
             NotHereError: its partition is not here, or not yet.
             NoSuchNodeRunError: it is not known.
+            UnreadableRowError: its row cannot be read.
         """
         partition = self.partition_of(node_run_id)
         try:

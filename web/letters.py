@@ -20,7 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from agents.asked import new_action
-from streams.messages import Bad, NodeRunMessage, NotOurs, sort_out
+from streams.messages import Bad, Message, NodeRunMessage, NotOurs
 from streams.records import Audited, Source
 from streams.tail import Taken
 from tables.state import Note
@@ -112,6 +112,7 @@ class LetterViews:
         read: reads one letter from its topic.
         enter: has a message enter as an arrival; returns when the broker has it.
         write: writes to the audit topic, likewise.
+        decode: says what a message is.
     """
 
     letters: Letters
@@ -120,6 +121,7 @@ class LetterViews:
     read: ReadLetter
     enter: Enter
     write: Write
+    decode: Callable[[bytes | None], Message]
     _busy: set[Place] = field(default_factory=set)
     """Letters that something is being done to, here: what comes meanwhile would be done, too."""
 
@@ -259,7 +261,7 @@ class LetterViews:
         if (done := self.letters.handled(place)) is not None:
             return _refusal(f"{done.what} already, by {done.who}")
         raw = record.value if text is None else text.encode(errors="replace")
-        message, source = sort_out(raw), source_of(record)
+        message, source = self.decode(raw), source_of(record)
         if isinstance(message, Bad):
             return _refusal(message.reason)
         if isinstance(message, NotOurs):

@@ -72,6 +72,8 @@ class Gauges(Collector):
         yield metrics.NODE_RUNS_BY_TYPE.gauge(
             *(([state.value, event_type or metrics.OTHER], number) for (state, event_type), number in by_type)
         )
+        counts = here.node_runs.unreadable.counts().items()
+        yield metrics.UNREADABLE_ROWS.gauge(*(([kind.value], number) for kind, number in counts))
         yield metrics.DUE.gauge(([], len(here.dispatch.due)))
         yield metrics.HELD.gauge(([], here.holding.items))
         yield metrics.OWNED.gauge(([], len(here.partitions)))

@@ -14,6 +14,7 @@ from web.merging import merged
 from web.others import Missing
 
 SHOWN_FAILED: Final = 5
+SHOWN_UNREADABLE: Final = 20
 
 
 class Severity(StrEnum):
@@ -104,6 +105,19 @@ class Pulse(WorkerStatus):
     """What of it makes no progress, though it has work."""
 
 
+class UnreadableShown(Shown):
+    """A row of the ledger that is there and cannot be read."""
+
+    partition: int
+    key: str
+    kind: str
+    """What it is of: `open node run`, `finished node run`, `message`, `digest`, `item`, `owner`, `paused handler`."""
+    node_run_id: str | None
+    why: str
+    effect: str
+    """What is done instead of what it would have said."""
+
+
 class OverviewShown(Shown):
     """Whether it is well."""
 
@@ -122,6 +136,10 @@ class OverviewShown(Shown):
     failed: FailedShown
     dead_letters: int
     """Those of the last hour that nothing was done to."""
+    unreadable: list[UnreadableShown] = []
+    """Some of the rows of the ledger that cannot be read."""
+    unreadable_rows: int = 0
+    """How many there are."""
     latest: NodeRunList
     missing: list[int] = []
     missing_workers: list[MissingWorker] = []
@@ -142,6 +160,8 @@ def added_up(told: Sequence[OverviewShown], limit: int, missing: Missing) -> Ove
         failed=FailedShown(number=sum(one.failed.number for one in told), latest=latest[:SHOWN_FAILED]),
         # Every worker follows all of them.
         dead_letters=max(one.dead_letters for one in told),
+        unreadable=[row for one in told for row in one.unreadable][:SHOWN_UNREADABLE],
+        unreadable_rows=sum(one.unreadable_rows for one in told),
         latest=merged([one.latest for one in told], limit, missing),
         missing=missing.partitions,
         missing_workers=missing.workers,

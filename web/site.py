@@ -19,6 +19,7 @@ from agents.callbacks import PATH
 from port.ids import is_node_run_id
 from streams.progress import Watch
 from tables.state import State
+from tables.unreadable import UnreadableRowError
 from web import openapi
 from web.actions import Actions
 from web.answers import (
@@ -29,6 +30,7 @@ from web.answers import (
     node_run_id_of,
     refused,
     state_of,
+    unreadable,
 )
 from web.auth import (
     SESSION_COOKIE,
@@ -360,6 +362,8 @@ class Site:
             if answer.status != HTTPStatus.OK:
                 raise passed_on(answer) from None
             return answer
+        except UnreadableRowError as wrong:
+            raise unreadable(wrong) from None
         except NoSuchNodeRunError as error:
             message = f"no node run {node_run_id} in partition {error.partition}, which is here"
             raise self.owners.placed(refused(HTTPStatus.NOT_FOUND, "unknown", message), error.partition) from None

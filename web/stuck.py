@@ -20,7 +20,7 @@ from aiohttp import web
 from agents.feeding import Feeder
 from agents.pausing import Pausing
 from agents.work import ItemWork
-from tables.rows import NotOwnedError
+from tables.rows import RowError
 from tables.state import Item, NodeRun
 from web.answers import choice_of, limit_of
 from web.auth import access_of
@@ -224,7 +224,7 @@ class Stuck:
         try:
             run = self.here.node_runs.run(waits.partition, waits.node_run_id)
             item = None if run is None else self.here.node_runs.item(waits.partition, run, waits.item)
-        except NotOwnedError:
+        except RowError:
             return None
         if run is None:
             return None
@@ -256,7 +256,7 @@ class Stuck:
     def _refused(self, node_run_id: str) -> StuckLine:
         try:
             run = self.here.node_runs.run(self.here.partition_of(node_run_id), node_run_id)
-        except NotOwnedError:
+        except RowError:
             run = None
         said = None if run is None or run.reason is None else masked_text(run.reason)
         return StuckLine(

@@ -27,6 +27,8 @@ LATE_LOOP_SECONDS: Final = 1.0
 MANY_FAILED: Final = 0.1
 ENOUGH_FAILED: Final = 10
 """Single failures are the handlers' affair. This share of what was completed, and so many at least, are everybody's."""
+_ROWS_TOLD: Final = 5
+"""Unreadable rows that are told one by one."""
 _READY: Final = frozenset({"ready", "source-away"})
 
 
@@ -61,8 +63,18 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
+
+
+def _unreadable(shown: OverviewShown) -> _Reasons:
+    for row in shown.unreadable[:_ROWS_TOLD]:
+        place = f"Row {row.key} of partition {row.partition} of the ledger cannot be read"
+        page = "#unreadable" if row.node_run_id is None else f"/node-runs/{row.node_run_id}"
+        yield f"{place} ({row.why}): {row.effect}.", page
+    if (more := shown.unreadable_rows - min(_ROWS_TOLD, len(shown.unreadable))) > 0:
+        yield f"{_plural(more, 'further row')} of the ledger cannot be read.", "#unreadable"
 
 
 def _bad_worker(worker: Pulse) -> _Reasons:

@@ -16,10 +16,10 @@ from local.demo.screen import Row, Screen
 from local.examples import load_examples
 from local.kafka import fetch_jars
 from local.kafka.net import LOOPBACK, accepts, answers
-from streams.settings import Settings
 
 _ORG_ID = "demo"
-_HANDLERS: tuple[str, ...] = Settings.model_fields["handlers"].default
+_CHECKOUT = Path(__file__).parents[2]
+_HANDLERS = "examples.handlers"
 _KAFKA_SECONDS = 60.0
 _EMULATOR_SECONDS = 20.0
 _RECEIVER_SECONDS = 20.0
@@ -98,6 +98,8 @@ class Session:
 
     def _start(self) -> None:
         began = time.monotonic()
+        if not (_CHECKOUT / "examples" / "handlers").is_dir():
+            raise DemoError("The demo needs the folder examples/handlers: start it in a checkout of port-runs.", 2)
         self._folder.open(self._screen.step)
         self._options.require_ports()
         fetch_jars(self._screen.step)
@@ -193,13 +195,12 @@ Ctrl-C stops all of it; the data stay in {options.data_dir}."""
         return ["--port", port, "--kafka", f"{LOOPBACK}:{self._options.kafka_port}", "--state-dir", state]
 
     def _handlers(self) -> dict[str, str]:
-        """The settings for handlers of the user's own, which are in the folder where the demo was started."""
-        if not self._options.handlers:
-            return {}
-        return {"HANDLERS": ",".join([*_HANDLERS, *self._options.handlers]), "PYTHONPATH": str(Path.cwd())}
+        """The examples, and handlers of the user's own, which are in the folder where the demo was started."""
+        folders = os.pathsep.join(map(str, (_CHECKOUT, Path.cwd())))
+        return {"HANDLERS": ",".join([_HANDLERS, *self._options.handlers]), "PYTHONPATH": folders}
 
     def _outside(self) -> dict[str, str]:
-        """The settings that lead the handlers that come along to the receiver."""
+        """The settings that lead the example handlers to the receiver."""
         receiver = f"http://{LOOPBACK}:{self._options.receiver_port}"
         channels = {"slack": f"{receiver}/slack", "email": "mailto:team@example.com"}
         return {

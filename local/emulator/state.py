@@ -16,7 +16,7 @@ from local.emulator.validation import Body, parse_object, parse_report
 
 
 class Conflict(ValueError):
-    """A node run is registered again with another workflow run."""
+    """A node run is registered again with another workflow run, or in one that is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,16 @@ class State:
     def register(self, spec: NodeRunSpec) -> NodeRun:
         """Start a node run, and its workflow run where that is new. Registering the same again changes nothing.
 
-        Raises Conflict where the node run exists in another workflow run.
+        Raises Conflict where the node run exists in another workflow run, or that is cancelled: no further one begins.
         """
         known = self.node_runs.get(spec.node_run_id)
         if known is not None:
             if known.spec.workflow_run_id != spec.workflow_run_id:
                 raise Conflict(f"{spec.node_run_id} is registered in {known.spec.workflow_run_id}")
             return known
+        run = self.runs.get(spec.workflow_run_id)
+        if run is not None and (run.status == "CANCELLING" or run.result == "CANCELLED"):
+            raise Conflict(f"{spec.workflow_run_id} is cancelled: no further node run begins in it")
         now = self._clock()
         self._write(
             {

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agents.handlers.settings import settings
+from examples.handlers.settings import settings
 from tests.agents.outside import Configure, Web, serving
 
 
@@ -17,7 +17,8 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
     """Sets the variables, for loopback servers allowed."""
 
     def set_(**values: str) -> None:
-        for name, value in {"OUTGOING_HTTP": "allow", "OUTGOING_PRIVATE": "allow", **values}.items():
+        here = {"OUTGOING_HTTP": "allow", "OUTGOING_PRIVATE": "allow", "PUBLIC_URL": "https://runs.example.com"}
+        for name, value in (here | values).items():
             monkeypatch.setenv(name, value)
         settings.cache_clear()
 

@@ -87,8 +87,8 @@ class Desk:
         self.dispatch.spawn = self._spawn
         self.calls: set[int] = set()
         """The items of whose calls this worker has not recorded the end."""
-        self.cancelled_calls: list[int] = []
-        self.ended_cancelled: list[tuple[ItemWork, Stop]] = []
+        self.cancelled_calls: list[tuple[int, Stop]] = []
+        self.ended_cancelled: list[tuple[ItemWork, str]] = []
         self.tasks: list[asyncio.Task[None]] = []
         if active:
             self.dispatch.active |= {0, 1}
@@ -103,9 +103,10 @@ class Desk:
     def reported(self) -> list[Body]:
         return [work.body for work in self.reports]
 
-    def _cancel_call(self, _: str, index: int, __: Stop) -> bool:
+    def _cancel_call(self, run: NodeRun, index: int) -> bool:
         if index in self.calls:
-            self.cancelled_calls.append(index)
+            assert run.stopped is not None
+            self.cancelled_calls.append((index, run.stopped))
         return index in self.calls
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from agents.handlers.settings import OutgoingSettings
+from examples.handlers.settings import OutgoingSettings
 from local.kafka import free_port
 
 Configure = Callable[..., None]

@@ -9,13 +9,23 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from agents.cancelling import POLLS_PER_SECOND, Cancellation, NodeRunAt, Place, Poller, RunningCall, RunningCalls
-from agents.contract import Context
+from agents.cancelling import (
+    POLLS_PER_SECOND,
+    Cancellation,
+    NodeRunAt,
+    Place,
+    Poller,
+    RunningCall,
+    RunningCalls,
+    stop_of,
+)
+from agents.contract import Context, Deferred, Fail, HandlerFunction, Output, RetryLater
 from agents.execution import Call, Ended, Threads, execute
 from port.client import Answer, AnswerKind, Before
 from port.models import Result, WorkflowRun
-from streams.records import ItemFinished
-from tests.agents.examples import call_of, context
+from streams.records import ItemDeferred, ItemFinished, ItemRetry
+from tables.state import Stop
+from tests.agents.examples import call_of, context, turns_of_the_loop
 from tests.port.simulated import simulate
 
 
@@ -104,6 +114,89 @@ class TestCall:
         assert result_of(ended) == (Result.SUCCESS, None, '{"done":true}')
 
 
+class TestSoftly:
+    """Port lets what runs end: the call is told, and goes on."""
+
+    @staticmethod
+    async def told(function: HandlerFunction, retries: int = 0) -> ItemFinished | ItemRetry | ItemDeferred:
+        call = call_of(function, retries=retries)
+        running = asyncio.create_task(execute(call, Threads()))
+        await turns_of_the_loop()
+        call.context.cancellation.announce("softly")
+        ended = await running
+        assert ended.remains is None
+        return ended.event
+
+    async def test_what_it_returns_counts(self) -> None:
+        async def goes_on(event: dict[str, object], ctx: Context) -> dict[str, object]:
+            while not ctx.cancelled:  # noqa: ASYNC110 - as a handler may
+                await asyncio.sleep(0)
+            assert ctx.should_stop
+            return {"whole": True}
+
+        def in_a_thread(event: dict[str, object], ctx: Context) -> dict[str, object]:
+            return {"woken": ctx.wait(3600)}
+
+        for function, output in ((goes_on, '{"whole":true}'), (in_a_thread, '{"woken":true}')):
+            event = await self.told(function)
+            assert isinstance(event, ItemFinished)
+            assert (event.result, event.output) == (Result.SUCCESS, output)
+
+    async def test_how_it_ends_otherwise_is_for_the_ledger_to_judge(self) -> None:
+        def ending(error: BaseException | None) -> HandlerFunction:
+            async def ends(event: dict[str, object], ctx: Context) -> Output:
+                while not ctx.cancelled:  # noqa: ASYNC110 - as a handler may
+                    await asyncio.sleep(0)
+                if error is not None:
+                    raise error
+                return Deferred("1h")
+
+            return ends
+
+        assert isinstance(await self.told(ending(None)), ItemDeferred)
+        assert isinstance(await self.told(ending(RetryLater("1h"))), ItemRetry)
+        assert isinstance(await self.told(ending(ValueError("broken")), retries=1), ItemRetry)
+        for error, result, text in (
+            (ValueError("broken"), Result.FAILED, "ValueError: broken"),
+            (Fail("no"), Result.FAILED, "no"),
+            (asyncio.CancelledError(), Result.CANCELLED, "softly"),
+        ):
+            event = await self.told(ending(error))
+            assert isinstance(event, ItemFinished)
+            assert (event.result, event.error) == (result, text)
+
+    async def test_it_is_cut_off_when_the_run_is_over(self) -> None:
+        async def waits(event: dict[str, object]) -> None:
+            await asyncio.sleep(3600)
+
+        call = call_of(waits)
+        running = asyncio.create_task(execute(call, Threads()))
+        await turns_of_the_loop()
+        call.context.cancellation.announce("softly")
+        await turns_of_the_loop()
+        assert not running.done()
+        call.context.cancellation.set("over")
+        call.context.cancellation.announce("softly, once more")
+        assert result_of(await running) == (Result.CANCELLED, "over", None)
+
+
+def test_what_a_look_at_port_stops() -> None:
+    def found(
+        status: str, result: str | None = None, node: str | None = None, known: Stop | None = None
+    ) -> Stop | None:
+        return stop_of(_run("wfr_a", status, result, wfnr_a=node), "wfnr_a", known)
+
+    assert found("IN_PROGRESS") is None
+    assert found("IN_PROGRESS", node="FAILED") is Stop.OVER
+    assert found("CANCELLING") is found("CANCELLING", known=Stop.SOFT) is Stop.SOFT
+    assert found("CANCELLING", node="FAILED") is Stop.OVER
+    assert found("CANCELLED") is found("COMPLETED", "CANCELLED") is Stop.RUN
+    # Another node has failed: nobody has cancelled this one, unless it was found so before.
+    assert found("COMPLETED", "FAILED") is None
+    assert found("COMPLETED", "FAILED", known=Stop.SOFT) is Stop.RUN
+    assert found("IN_PROGRESS", known=Stop.SOFT) is None
+
+
 async def _ends(event: dict[str, object], ctx: Context) -> dict[str, object]:
     asyncio.get_running_loop().call_soon(ctx.cancellation.set, "too late")
     return {"done": True}
@@ -133,6 +226,18 @@ class TestRunningCalls:
         assert (again.cancellation.reason, second.cancellation.reason) == ("all", "all")
         calls.remove(again)
         calls.remove(second)
+        urgent, other = (RunningCall(0, "wfnr_c", i, "wfr_c", Cancellation(), at_once=i == 0) for i in (0, 1))
+        calls.add(urgent)
+        assert not calls.all_told("wfnr_c")
+        calls.add(other)
+        calls.cancel_all("wfnr_c", "softly", soft=True)
+        assert [(call.cancellation.is_set, call.cancellation.is_cut) for call in (urgent, other)] == [
+            (True, True),
+            (True, False),
+        ]
+        assert calls.all_told("wfnr_c")
+        calls.remove(urgent)
+        calls.remove(other)
         calls.cancel_all("wfnr_a", "none is left")
         assert not calls.cancel("wfnr_a", 0, "why")
         assert list(calls) == []
@@ -168,7 +273,7 @@ class World:
 
     port: Port = field(default_factory=Port)
     calls: RunningCalls = field(default_factory=RunningCalls)
-    told: list[tuple[str, bool]] = field(default_factory=list)
+    told: list[tuple[str, Stop]] = field(default_factory=list)
     waiting: dict[NodeRunAt, str | None] = field(default_factory=dict)
 
     def node_runs(self) -> list[NodeRunAt]:
@@ -182,16 +287,21 @@ class World:
         self.calls.add(call)
         return call
 
-    async def cancelled(self, place: Place, over: bool) -> None:
-        self.told.append((place.node_run_id, over))
-        self.calls.cancel_all(place.node_run_id, "cancelled")
-        self.waiting.pop(NodeRunAt(place.partition, place.node_run_id), None)
+    async def seen(self, place: Place, run: WorkflowRun) -> None:
+        known = Stop.SOFT if (place.node_run_id, Stop.SOFT) in self.told else None
+        stop = stop_of(run, place.node_run_id, known)
+        if stop is None or not stop.outdoes(known):
+            return
+        self.told.append((place.node_run_id, stop))
+        self.calls.cancel_all(place.node_run_id, "cancelled", soft=stop is Stop.SOFT)
+        if stop is not Stop.SOFT:
+            self.waiting.pop(NodeRunAt(place.partition, place.node_run_id), None)
 
     async def look(self, seconds: float) -> None:
         """Let the poller look for so long."""
         loop = asyncio.get_running_loop()
         poller = asyncio.create_task(
-            Poller(self.calls, self, self.port.get_run, self.cancelled, 60.0, clock=loop.time).run()
+            Poller(self.calls, self, self.port.get_run, self.seen, 60.0, clock=loop.time).run()
         )
         await asyncio.sleep(seconds)
         poller.cancel()
@@ -262,8 +372,25 @@ class TestPoller:
             await world.look(200)
             return world
 
-        told = [("wfnr_1", False), ("wfnr_2", False), ("wfnr_3", True), ("wfnr_4", True)]
+        told = [("wfnr_1", Stop.SOFT), ("wfnr_2", Stop.SOFT), ("wfnr_3", Stop.OVER), ("wfnr_4", Stop.OVER)]
         assert sorted(simulate(main()).told) == told
+
+    def test_a_run_that_is_cancelled_softly_is_looked_at_until_it_is_over(self) -> None:
+        async def main() -> World:
+            world = World()
+            call = world.begin("wfr_c", "wfnr_1")
+            world.waiting[NodeRunAt(0, "wfnr_2")] = "wfr_d"
+            world.port.answers = {name: _run(name, "CANCELLING") for name in ("wfr_c", "wfr_d")}
+            await world.look(200)
+            assert (call.cancellation.is_set, call.cancellation.is_cut) == (True, False)
+            # Port ends the runs, whatever their results.
+            world.port.answers = {name: _run(name, "COMPLETED", "FAILED") for name in ("wfr_c", "wfr_d")}
+            await world.look(200)
+            assert call.cancellation.is_cut
+            return world
+
+        told = [(node_run_id, stop) for stop in (Stop.SOFT, Stop.RUN) for node_run_id in ("wfnr_1", "wfnr_2")]
+        assert simulate(main()).told == told
 
     def test_what_waits_long_is_looked_at_in_turn_beside_the_calls(self) -> None:
         async def main() -> World:
@@ -272,7 +399,7 @@ class TestPoller:
                 world.begin(f"wfr_call_{number}", f"wfnr_call_{number}")
             for number in range(30):
                 world.waiting[NodeRunAt(1, f"wfnr_{number}")] = f"wfr_{number}" if number else None
-            world.port.answers["wfr_7"] = _run("wfr_7", "CANCELLING", wfnr_7=None)
+            world.port.answers["wfr_7"] = _run("wfr_7", "CANCELLED", wfnr_7=None)
             await world.look(2_000)
             return world
 
@@ -281,7 +408,7 @@ class TestPoller:
         assert looks.pop("wfr_7") == 1
         assert len(looks) == 28, "none is left out, but for the one whose workflow run nobody knows"
         assert max(looks.values()) - min(looks.values()) <= 1, "and none comes more often than others"
-        assert world.told == [("wfnr_7", False)]
+        assert world.told == [("wfnr_7", Stop.RUN)]
 
     def test_what_waits_shortly_costs_nothing(self) -> None:
         async def main() -> World:

@@ -7,7 +7,17 @@ import asyncio
 import pytest
 from pydantic import JsonValue
 
-from streams.records import Action, ArrayPolicy, Body, GraceOver, ItemAgain, ItemCompleted, RunCancelled, Settled
+from streams.records import (
+    Action,
+    ArrayPolicy,
+    Body,
+    GraceOver,
+    ItemAgain,
+    ItemCompleted,
+    RunCancelled,
+    RunningItem,
+    Settled,
+)
 from tables.ownership import Ownership
 from tables.state import Item, NodeRun, State, Stop
 from tests.agents.desk import WORKER, Desk, PartitionedRows
@@ -368,8 +378,8 @@ async def test_a_message_that_is_not_there_is_not_remembered_as_empty() -> None:
 STRICT = ArrayPolicy(share=1, cancel_rest=True)
 
 
-def cancelled() -> RunCancelled:
-    return RunCancelled(node_run_id=ID, over=False, at=1000.0)
+def cancelled(*, soft: bool = False) -> RunCancelled:
+    return RunCancelled(node_run_id=ID, over=False, soft=soft, at=1000.0)
 
 
 async def test_a_cancelled_node_run_has_its_calls_cancelled_and_its_waiting_items_ended() -> None:
@@ -379,9 +389,10 @@ async def test_a_cancelled_node_run_has_its_calls_cancelled_and_its_waiting_item
     desk.retry(pause=3600.0)
     desk.outcome(cancelled())
     await asyncio.gather(*desk.tasks)
-    assert desk.cancelled_calls == [1]
+    assert desk.cancelled_calls == [(1, Stop.RUN)]
     ends = [(work.index, work.attempt, work.event_type, why) for work, why in desk.ended_cancelled]
-    assert ends == [(0, 1, None, Stop.RUN), (2, 0, "greet", Stop.RUN), (3, 0, "greet", Stop.RUN)]
+    why = "cancelled: the workflow run was cancelled"
+    assert ends == [(0, 1, None, why), (2, 0, "greet", why), (3, 0, "greet", why)]
     assert len(desk.dispatch.due) == 0
     desk.outcome(cancelled())
     desk.arrive([GREETING] * 4, again=True)
@@ -394,7 +405,7 @@ async def test_an_attempt_that_ends_in_a_retry_is_the_last_one_of_a_cancelled_it
     desk.calls = {0}
     desk.outcome(cancelled())
     await asyncio.gather(*desk.tasks)
-    assert (desk.cancelled_calls, desk.ended_cancelled) == ([0], [])
+    assert (desk.cancelled_calls, desk.ended_cancelled) == ([(0, Stop.RUN)], [])
     desk.retry()
     assert [work.attempt for work, _ in desk.ended_cancelled] == [1]
     assert len(desk.items) == 1
@@ -427,11 +438,50 @@ async def test_a_call_that_defers_its_item_when_the_node_run_is_cancelled_has_no
     desk.calls = {0}
     desk.outcome(cancelled())
     await asyncio.gather(*desk.tasks)
-    assert (desk.cancelled_calls, desk.ended_cancelled) == ([0], [])
+    assert (desk.cancelled_calls, desk.ended_cancelled) == ([(0, Stop.RUN)], [])
     desk.calls = set()
     desk.defer()
     assert [work.attempt for work, _ in desk.ended_cancelled] == [1]
     assert desk.dispatch.due.keys(0) == []
+
+
+async def test_a_soft_cancel_lets_what_runs_end_and_what_is_deferred_wait() -> None:
+    desk = Desk()
+    desk.arrive([GREETING] * 3)
+    desk.calls = {1}
+    desk.defer()
+    desk.outcome(cancelled(soft=True))
+    await asyncio.gather(*desk.tasks)
+    assert desk.cancelled_calls == [(1, Stop.SOFT)], "it is told, and goes on"
+    assert [work.index for work, _ in desk.ended_cancelled] == [2]
+    assert desk.dispatch.due.keys(0) == [(ID, 0)], "its deadline stands"
+    desk.calls = set()
+    desk.finish(1)
+    # Port ends the run: nothing waits any more.
+    desk.outcome(cancelled())
+    await asyncio.gather(*desk.tasks)
+    assert [work.index for work, _ in desk.ended_cancelled] == [2, 0]
+    assert (desk.dispatch.due.keys(0), len(desk.items)) == ([], 3)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_a_soft_cancel_waits_for_the_call_of_another_worker_as_long_as_that_lives(lives: bool) -> None:
+    desk = Desk(active=False)
+    desk.arrive(GREETING)
+    item = RunningItem(worker="another", node_run_id=ID, index=0, attempt=1)
+    desk.dispatch.begin(0, Ownership(owner=WORKER, elsewhere=(item,)))
+    desk.outcome(cancelled(soft=True))
+    await asyncio.gather(*desk.tasks)
+    assert desk.ended_cancelled == []
+    if lives:
+        desk.finish(worker="another")
+        assert (desk.ended_cancelled, desk.reported) == ([], [Body.FULL])
+    else:
+        desk.dispatch.owned(0, Ownership(owner=WORKER))
+        await desk.dispatch.take_over()
+        await asyncio.gather(*desk.tasks)
+        assert [work.index for work, _ in desk.ended_cancelled] == [0]
+    assert desk.items == []
 
 
 async def test_the_rest_of_an_array_is_cancelled_and_what_comes_after_it() -> None:
@@ -441,7 +491,9 @@ async def test_the_rest_of_an_array_is_cancelled_and_what_comes_after_it() -> No
     await asyncio.gather(*desk.tasks)
     assert [work.index for work, _ in desk.ended_cancelled] == [0, 2]
     desk.arrive([GREETING])
-    assert [(work.index, why) for work, why in desk.ended_cancelled[2:]] == [(3, Stop.REST)]
+    assert [(work.index, why) for work, why in desk.ended_cancelled[2:]] == [
+        (3, "cancelled: too many other items have failed")
+    ]
     assert len(desk.items) == 3
 
 

@@ -19,16 +19,17 @@ from aiohttp.abc import ResolveResult
 from pydantic import JsonValue, SecretStr, ValidationError
 
 from agents.contract import Deferred, Fail
-from agents.handlers.deployments import (
+from examples.handlers.addresses import IpAddress
+from examples.handlers.deployments import (
     Deployed,
     DeploymentStarted,
     ServiceDeployed,
     deployment_started,
     service_deployed,
 )
-from agents.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
-from agents.handlers.notifications import Notification, notification
-from agents.handlers.outgoing import IpAddress, Outgoing, Unavailable
+from examples.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
+from examples.handlers.notifications import Notification, notification
+from examples.handlers.outgoing import Outgoing, Unavailable
 from tests.agents.examples import context
 from tests.agents.outside import Configure, Names, Web, loopback, serving
 
@@ -87,6 +88,11 @@ INTERNAL = (
     "http://[::169.254.169.254]/",
     "http://[64:ff9b::169.254.169.254]/",
     "http://[2002:a9fe:a9fe::]/",
+    "http://[::ffff:0:169.254.169.254]/",
+    "http://[64:ff9b:1::169.254.169.254]/",
+    "http://[2606:4700::5efe:169.254.169.254]/",
+    "http://[2606:4700:0:0:200:5efe:a9fe:a9fe]/",
+    "http://[2001:0:a9fe:a9fe::1]/",
     "http://[fd00:ec2::254]/",
     "http://[fd20:ce::254]/",
     "http://[fe80::a9fe:a9fe%25eth0]/",
@@ -107,7 +113,7 @@ INTERNAL = (
     "unix:///var/run/docker.sock",
     "mailto:evil@127.0.0.2",
 )
-METADATA = INTERNAL[INTERNAL.index("http://169.254.169.254/latest/meta-data/iam/security-credentials/") :][:15]
+METADATA = INTERNAL[INTERNAL.index("http://169.254.169.254/latest/meta-data/iam/security-credentials/") :][:20]
 
 
 @dataclass
@@ -227,7 +233,19 @@ def here_only(address: IpAddress) -> bool:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.2", "10.0.0.1", "169.254.169.254", "::1", "::ffff:127.0.0.2", "fd00:ec2::254", "64:ff9b::a00:1"],
+    [
+        "127.0.0.2",
+        "10.0.0.1",
+        "169.254.169.254",
+        "::1",
+        "::ffff:127.0.0.2",
+        "fd00:ec2::254",
+        "64:ff9b::a00:1",
+        "64:ff9b:1::a00:1",
+        "::ffff:0:127.0.0.2",
+        "2606:4700::5efe:127.0.0.2",
+        "2002:7f00:2::",
+    ],
 )
 async def test_a_name_that_means_an_internal_address(hook: Web, inner: Web, address: str) -> None:
     names = Names(address)

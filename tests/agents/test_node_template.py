@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-import agents.handlers
 from agents import Secret
-from agents.contract import declared_in
 from agents.node_template import node_of
+from agents.registry import load_handlers
 from port.nodes import parse_node
 from port.render import render
 from streams.messages import event_type
@@ -84,9 +83,9 @@ async def test_a_default_gives_way_to_what_the_trigger_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "handler", list(declared_in((agents.handlers.__name__,))), ids=lambda handler: handler.event_type
+    "handler", list(load_handlers(("examples.handlers",)).values()), ids=lambda handler: handler.event_type
 )
-async def test_the_handlers_that_come_along_accept_theirs(handler: Any) -> None:
+async def test_the_example_handlers_accept_theirs(handler: Any) -> None:
     values = "service version environment serviceId cloudProvider region instanceType channel message"
     payload = payload_of(handler.event_type, handler.model)
     message = await rendered(payload, dict.fromkeys(values.split(), "x"))

@@ -39,7 +39,13 @@ class Ended:
 
 async def run(url: str, folder: Path, *commands: Sequence[str], token: str = TOKEN) -> list[Ended]:
     """Run commands one after another, while the views answer."""
-    settings = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "client", "PORT_CLIENT_SECRET": "secret", "WEB_TOKEN": token}
+    settings = {
+        "PORT_ORG_ID": "org",
+        "PORT_CLIENT_ID": "client",
+        "PORT_CLIENT_SECRET": "secret",
+        "HANDLERS": "examples.handlers",
+        "WEB_TOKEN": token,
+    }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", ONE_AFTER_ANOTHER),
         env={"PATH": os.environ["PATH"], "COLUMNS": "200", "WEB_PORT": url.rpartition(":")[2]} | settings,

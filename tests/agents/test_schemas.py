@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -122,12 +123,12 @@ def test_a_secret_is_a_text() -> None:
     assert WithSecret.model_validate(encrypted, context=Decryption(SECRET)).key.get_secret_value() == example["key"]
 
 
-@pytest.mark.parametrize("name", sorted(load_handlers(("agents.handlers",))))
-def test_examples_fit_the_handlers_that_come_along(name: str) -> None:
-    handler = load_handlers(("agents.handlers",))[name]
+@pytest.mark.parametrize("name", sorted(load_handlers(("examples.handlers",))))
+def test_examples_fit_the_example_handlers(name: str) -> None:
+    handler = load_handlers(("examples.handlers",))[name]
     example = example_of(name, schema_of(handler))
     if handler.adapter is not None:
-        handler.adapter.validate_python(example, context=Decryption(SECRET))
+        handler.adapter.validate_json(json.dumps(example), context=Decryption(SECRET))
 
 
 def test_what_has_no_schema() -> None:

@@ -146,3 +146,22 @@ def test_a_call_that_is_cancelled() -> None:
     def ends(event: dict[str, object]) -> None: ...
 
     assert run_handler(ends, {}, cancel_after=60).result == "SUCCESS"
+
+
+def test_a_call_whose_workflow_run_port_begins_to_cancel() -> None:
+    @handles("softly")
+    async def goes_on(event: dict[str, object], ctx: Context) -> dict[str, object]:
+        while not ctx.cancelled:  # noqa: ASYNC110 - as a handler may
+            await asyncio.sleep(0.001)
+        if "later" in event:
+            raise RetryLater("1m")
+        return {"whole": True}
+
+    @handles("urgent", cancel="at once")
+    async def waits(event: dict[str, object]) -> None:
+        await asyncio.sleep(3600)
+
+    assert run_handler(goes_on, {}, cancelling_after=0.01) == Outcome(Result.SUCCESS, {"whole": True})
+    gone = Outcome(Result.CANCELLED, error="cancelled by the test")
+    assert run_handler(goes_on, {"later": 1}, cancelling_after=0.01) == gone, "it is not called again"
+    assert run_handler(waits, {}, cancelling_after=0.01) == gone

@@ -272,15 +272,24 @@ FAILED: Final[Mapping[str, tuple[bytes, str]]] = {
 """The message, and the error that Port is told."""
 
 
-TOO_LARGE: Final[Mapping[str, bytes]] = {
-    "a byte too much": sized(KEPT + 1),
-    "3 MB": sized(3_000_000),
-    "3 MB of quotes": sized(3_000_000, rb"\""),
-    "3 MB in characters of four bytes": sized(3_000_000, "🚀".encode()),
-    "4 MB": sized(4_000_000),
-    "too many items": ours(b"[" + b'{"type": "seen"},' * 150_000 + b'{"type": "seen"}]'),
+_BYTES: Final = "the message is larger than can be kept (1,900,000 bytes)"
+TOO_LARGE: Final[Mapping[str, tuple[bytes, str]]] = {
+    "a byte too much": (sized(KEPT + 1), _BYTES),
+    "3 MB": (sized(3_000_000), _BYTES),
+    "3 MB of quotes": (sized(3_000_000, rb"\""), _BYTES),
+    "3 MB in characters of four bytes": (sized(3_000_000, "🚀".encode()), _BYTES),
+    "4 MB": (sized(4_000_000), _BYTES),
+    "too many items, in too many bytes": (ours(b"[" + b'{"type": "seen"},' * 150_000 + b'{"type": "seen"}]'), _BYTES),
+    "too many items": (
+        ours(b"[" + b'{"type": "seen"},' * 10_000 + b'{"type": "seen"}]'),
+        "the payload has 10,001 items, and MAX_ITEMS allows 10,000 in one message",
+    ),
+    "very many empty items": (
+        ours(b"[" + b"{}," * 329_999 + b"{}]"),
+        "the payload has 330,000 items, and MAX_ITEMS allows 10,000 in one message",
+    ),
 }
-"""Ours, but larger than can be kept."""
+"""Ours, but larger than can be kept: the message, and the error that Port is told."""
 
 
 UNKNOWN: Final[Mapping[str, tuple[bytes, str]]] = {

@@ -17,6 +17,7 @@ class Scale:
     crash_rate: float
     storm_rounds: int
     storm_rate: float
+    drain_rounds: int
     handler: float
     """How long handlers run that outlast a rebalance."""
     frozen: float
@@ -35,6 +36,7 @@ SMALL: Final = Scale(
     crash_rate=20,
     storm_rounds=1,
     storm_rate=100,
+    drain_rounds=2,
     handler=10,
     frozen=20,
     outage=10,
@@ -49,6 +51,7 @@ FULL: Final = Scale(
     crash_rate=20,
     storm_rounds=10,
     storm_rate=600,
+    drain_rounds=10,
     handler=20,
     frozen=40,
     outage=20,

@@ -55,6 +55,8 @@ async def echo(event: dict) -> dict:
 """
 WITHIN: Final = 240.0
 PARTITIONS: Final = 8
+NOT_KEPT: Final = len(TOO_LARGE) + sum(len(value) > KEPT for value, _ in UNKNOWN.values())
+"""Messages that have FAILED, and whose bytes stand in the dead letters."""
 HEADERS_ROOM: Final = 16_384
 """What a dead letter leaves free of its topic's limit."""
 GOOD: Final = ours(b'{"type": "seen", "good": true}')
@@ -64,7 +66,7 @@ ALL: Final[Mapping[str, bytes | None]] = (
     | {f"cut: {name}": value for name, (value, *_) in CUT.items()}
     | {f"not ours: {name}": value for name, (value, _) in NOT_OURS.items()}
     | {f"failed: {name}": value for name, (value, _) in FAILED.items()}
-    | {f"too large: {name}": value for name, value in TOO_LARGE.items()}
+    | {f"too large: {name}": value for name, (value, _) in TOO_LARGE.items()}
     | {f"unknown: {name}": value for name, (value, _) in UNKNOWN.items()}
     | {f"completed: {name}": value for name, value in COMPLETED.items()}
 )
@@ -245,7 +247,10 @@ def failing(running: list[Organization]) -> Organization:
     # The many items last: all others would wait behind them.
     messages = {"output refused": OUTPUT_REFUSED, **ALL, **well, **ill, "10,000 items": MANY}
     asyncio.run(organization.send(messages, sendings))
-    left, dead = ("dead letter: ", "cut: ", "not ours: ", "sent ill: "), len(DEAD_LETTERS) + len(CUT) + len(ill)
+    left, dead = (
+        ("dead letter: ", "cut: ", "not ours: ", "sent ill: "),
+        len(DEAD_LETTERS) + len(CUT) + len(ill) + NOT_KEPT,
+    )
     wait(organization, [name for name in organization.sent if not name.startswith(left)], dead)
     assert organization.incarnation() == before
     organization.letters = asyncio.run(dead_letters(organization.cluster))
@@ -318,11 +323,12 @@ def test_a_payload_that_cannot_be_handled_has_failed(failing: Organization, name
 
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_larger_than_can_be_kept_has_failed(failing: Organization, name: str) -> None:
-    error = "the message is larger than can be kept (1,900,000 bytes)"
+    error = TOO_LARGE[name][1]
     assert failing.output(f"too large: {name}", "FAILED") == {"error": {"message": error}}
     [shown] = failing.shown(f"too large: {name}")["messages"]
     assert (shown["source"]["partition"], shown["source"]["offset"]) == failing.sent[f"too large: {name}"].place
-    assert shown["note"] == "the message was larger than can be kept"
+    assert shown["note"] == "the message is not kept here: its bytes stand in the dead letters"
+    assert failing.letters[failing.sent[f"too large: {name}"].place].value == failing.sent[f"too large: {name}"].value
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

@@ -31,6 +31,15 @@ async def echo(event: dict) -> dict:
     return {"n": event["n"]}
 """
 NAMES = ("one", "two")
+DOCUMENTED = """
+from agents import handles
+
+async def receive(event: dict) -> dict:
+    return event
+
+for documented in ("deployment.started", "service.deployed", "provision-infrastructure", "notification"):
+    handles(documented)(receive)
+"""
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ def team(source: SourceKafka, kafka: EmbeddedKafka, unique: str, tmp_path: Path)
     """An organization on Port's Kafka, and its workers, whose own Kafka is another."""
     source.add_topic(unique, partitions=1)
     source.allow(unique)
-    cluster = Cluster(source.broker, unique, tmp_path, free_port(), SLOW_ECHO, own=kafka)
+    cluster = Cluster(source.broker, unique, tmp_path, free_port(), SLOW_ECHO + DOCUMENTED, own=kafka)
     credentials = {
         "--kafka-advertised": source.bootstrap,
         "--kafka-username": source.username,

@@ -21,19 +21,29 @@ def begun(ctx: Context) -> None:
         out.write(f"{ctx.idempotency_key} {os.getpid()}\\n")
 
 @handles("long", deadline="1h")
-async def long(event: dict, ctx: Context) -> None:
+async def long(event: dict, ctx: Context) -> dict:
     begun(ctx)
     try:
-        await asyncio.sleep(3600)
+        # On until somebody lets it end, after its cancellation.
+        while not (ctx.cancelled and os.path.exists(os.environ["GO"])):
+            await asyncio.sleep(0.05)
     finally:
         ctx.log("let go of it")
+    return {"cancelled": ctx.cancelled}
+
+@handles("urgent", deadline="1h", cancel="at once")
+async def urgent(event: dict, ctx: Context) -> None:
+    begun(ctx)
+    await asyncio.sleep(3600)
 
 @handles("thread", deadline="1h")
 def thread(event: dict, ctx: Context) -> dict:
     begun(ctx)
     ctx.wait(3600)
     ctx.log("cancelled: %s", ctx.cancelled)
-    return {"too": "late"}
+    if event.get("gives") == "up":
+        raise RetryLater("1h", "given up")
+    return {"came": "to its end"}
 
 @handles("stubborn", deadline="1h")
 async def stubborn(event: dict, ctx: Context) -> None:
@@ -90,6 +100,13 @@ class Running:
         got = call(self.cluster.emulator_port, "POST", path, {"Authorization": f"Bearer {token}"})
         assert got.status == 200, got.text
 
+    def callback(self, node_run_id: str, index: int) -> None:
+        """Say by hand that a deferred item has succeeded."""
+        token = self.worker.get("/api/session").json["csrfToken"]
+        headers = {"Content-Type": "application/json", "X-CSRF-Token": token}
+        path = f"/api/node-runs/{node_run_id}/items/{index}/complete"
+        assert call(self.worker.port, "POST", path, headers, {"result": "SUCCESS"}).status == 200
+
     def shown(self, node_run_id: str, state: str) -> dict[str, Any]:
         """Return the node run as the web view shows it, when it stands there."""
 
@@ -107,7 +124,9 @@ def begun(cluster: Cluster) -> list[str]:
 
 
 def started(cluster: Cluster) -> AbstractContextManager[Process]:
-    return cluster.worker("worker", CANCEL_POLL_SECONDS="5s", BEGUN=str(cluster.folder / "begun"))
+    return cluster.worker(
+        "worker", CANCEL_POLL_SECONDS="5s", BEGUN=str(cluster.folder / "begun"), GO=str(cluster.folder / "go")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -148,49 +167,64 @@ def test_all_runs_every_item_unless_the_rest_is_to_be_cancelled(running: Running
     assert (body["result"], body["output"]["succeeded"], body["output"]["failed"]) == ("FAILED", 1, 2)
 
 
-def test_a_cancelled_run_ends_its_long_calls(running: Running) -> None:
-    coroutine, thread, forced = (running.cluster.publish({"type": name}) for name in ("long", "thread", "long"))
-    eventually(lambda: len(begun(running.cluster)) == 3, "the calls have begun")
-    running.cancel(coroutine)
-    running.cancel(thread)
+def test_calls_of_a_run_that_port_cancels_go_on_until_it_is_over(running: Running) -> None:
+    cluster = running.cluster
+    array = [{"type": "long"}, {"type": "half", "do": "later"}, {"type": "half", "do": "defer"}]
+    todo: list[Any] = [{"type": "long"}, array, {"type": "thread"}, {"type": "thread", "gives": "up"}]
+    todo += [{"type": "urgent"}, {"type": "long"}, {"type": "long"}]
+    whole, mixed, thread, gives_up, urgent, forced, later = (cluster.publish(one) for one in todo)
+    eventually(lambda: len(begun(cluster)) == len(todo), "the calls have begun")
+    for node_run_id in (whole, mixed, thread, gives_up, urgent, later):
+        running.cancel(node_run_id)
     running.cancel(forced, "?force=true")
 
-    for node_run_id, line in ((coroutine, "let go of it"), (thread, "cancelled: True")):
+    # A call that ends says how; one that is not called again, is cut at once, or has gone is cancelled.
+    for node_run_id, result in ((thread, "SUCCESS"), (gives_up, "CANCELLED"), (urgent, "CANCELLED")):
         body = running.record.completed(node_run_id)
-        assert body["result"] == "CANCELLED"
-        assert body["output"]["error"]["message"] == "cancelled: the workflow run was cancelled"
-        eventually(lambda one=node_run_id: running.record.logs(one), "its line is told")  # type: ignore[misc]
-        assert running.record.logs(node_run_id) == [line]
-        assert running.shown(node_run_id, "reported")["result"] == "CANCELLED"
+        assert body["result"] == result
+        if result == "CANCELLED":
+            assert body["output"]["error"]["message"] == "cancelled: the workflow run was cancelled"
+    eventually(lambda: running.record.logs(thread), "its line is told")
+    assert running.record.logs(thread) == ["cancelled: True"]
     assert running.shown(forced, "cancelled")["result"] == "CANCELLED"
+    # Port goes on to end it: then the call that went on is cut.
+    running.cancel(later, "?force=true")
+    assert running.shown(later, "cancelled")["result"] == "CANCELLED"
+    eventually(lambda: [one["result"] for one in running.shown(mixed, "running")["items"]] == [None, "CANCELLED", None],
+               "what waited for its retry is cancelled, what runs and what is deferred is not")  # fmt: skip
+    assert running.shown(whole, "running")["softCancelledAt"] is not None
+    (cluster.folder / "go").touch()
+    body = running.record.completed(whole)
+    assert (body["result"], body["output"]) == ("SUCCESS", {"cancelled": True})
+    running.callback(mixed, 2)
+    body = running.record.completed(mixed)
+    assert body["result"] == "CANCELLED"
+    assert [item["result"] for item in body["output"]["items"]] == ["SUCCESS", "CANCELLED", "SUCCESS"]
     running.record.read_on()
-    assert running.record.reports(forced) == [], "Port has ended it: there is nothing to report"
+    assert [running.record.reports(one) for one in (forced, later)] == [[], []], (
+        "Port has ended them: nothing to report"
+    )
 
 
-def test_a_cancelled_run_ends_what_waits(running: Running) -> None:
-    waiting = [running.cluster.publish({"type": "half", "do": do}) for do in ("later", "defer")]
-    for node_run_id in waiting:
-        running.shown(node_run_id, "deferred")
-        running.cancel(node_run_id)
-    for node_run_id in waiting:
-        body = running.record.completed(node_run_id)
-        assert body["result"] == "CANCELLED"
-        assert body["output"]["error"]["message"] == "cancelled: the workflow run was cancelled"
+def test_a_run_that_port_cancels_ends_what_waits_for_a_retry(running: Running) -> None:
+    waiting = running.cluster.publish({"type": "half", "do": "later"})
+    running.shown(waiting, "deferred")
+    running.cancel(waiting)
+    body = running.record.completed(waiting)
+    assert body["result"] == "CANCELLED"
+    assert body["output"]["error"]["message"] == "cancelled: the workflow run was cancelled"
 
 
 def test_what_was_cancelled_is_not_run_again_after_a_crash(running: Running) -> None:
     cluster, before = running.cluster, len(begun(running.cluster))
-    # One call ends with its cancellation, one does not heed it, one waits for its next time.
-    todo = [{"type": "long"}, {"type": "stubborn"}, {"type": "half", "do": "later"}]
+    # One call goes on, one is cut at once, one waits for its next time.
+    todo = [{"type": "stubborn"}, {"type": "urgent"}, {"type": "half", "do": "later"}]
     node_run_id = cluster.publish(todo)
     eventually(lambda: len(begun(cluster)) == before + 2, "both calls have begun")
-    # Reports are held up: what is durable is that the items are cancelled, and no more.
-    held = {"paths": ["report"], "status": 503}
-    assert call(cluster.emulator_port, "PUT", "/emulator/faults", body=held).status == 200
     running.cancel(node_run_id)
-    running.shown(node_run_id, "reporting")
+    ends = [None, "CANCELLED", "CANCELLED"]
+    eventually(lambda: [one["result"] for one in running.shown(node_run_id, "running")["items"]] == ends, "two end")
     running.worker.kill()
-    assert call(cluster.emulator_port, "PUT", "/emulator/faults", body={}).status == 200
     with started(cluster) as again:
         eventually(lambda: ready(again), "the next worker is ready", STARTS_WITHIN)
         body = running.record.completed(node_run_id)

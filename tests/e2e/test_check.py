@@ -65,6 +65,7 @@ def environment(cluster: Cluster) -> Environment:
         "PORT_ORG_ID": cluster.org,
         "PORT_CLIENT_ID": "client",
         "PORT_CLIENT_SECRET": SECRET,
+        "HANDLERS": "examples.handlers",
         "PORT_API_BASE_URL": f"http://127.0.0.1:{cluster.emulator_port}",
         "KAFKA_BROKERS": cluster.kafka.bootstrap,
         "DATA_DIR": str(cluster.data_dir("checked")),

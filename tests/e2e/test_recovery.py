@@ -49,6 +49,7 @@ async def write(cluster: Cluster, ids: Iterable[str]) -> int:
             "port_org_id": cluster.org,
             "port_client_id": "client",
             "port_client_secret": SECRET,
+            "handlers": "test_handlers",
             "kafka_brokers": cluster.kafka.bootstrap,
         }
     )

@@ -1,4 +1,4 @@
-"""The handlers that come along, with what they call on this machine: each documented shape from Kafka to its end."""
+"""The example handlers, with what they call on this machine: each documented shape from Kafka to its end."""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from local.examples import load_example
 from local.kafka import free_port
 from tests.e2e.conftest import NewCluster
 from tests.e2e.record import Record
-from tests.processes import STARTS_WITHIN, Process, eventually, ready, receiver
+from tests.processes import STARTS_WITHIN, Process, call, eventually, ready, receiver
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def outside(new_cluster: NewCluster) -> Iterator[Outside]:
         at = f"http://127.0.0.1:{stands.port}"
         channels = {"slack": f"{at}/slack", "email": "mailto:team@example.com,ops@example.com"}
         settings = {
+            "HANDLERS": "examples.handlers",
             "WEBHOOK_URL": f"{at}/webhook",
             "PROVISIONER_URL": f"{at}/provisioner",
             "PUBLIC_URL": f"http://127.0.0.1:{worker_port}",
@@ -122,3 +124,25 @@ def test_each_shape_from_kafka_to_its_end(outside: Outside) -> None:
     why = "the channel 'pager' is not configured (NOTIFICATION_CHANNELS)"
     assert report["output"]["error"]["message"] == why
     assert len(outside.received()) == 6
+
+
+def test_without_handlers_or_targets_nothing_succeeds(new_cluster: NewCluster) -> None:
+    """No worker starts without HANDLERS; and where no target is set, each shape fails and says which is missing."""
+    cluster = new_cluster()
+    with cluster.worker("without-handlers", HANDLERS="") as worker:
+        assert worker.ended(STARTS_WITHIN) == 2
+        assert worker.log.read_text().startswith("HANDLERS: missing; name the modules with your handlers")
+    settings = {
+        "deployment-started": "WEBHOOK_URL",
+        "service-deployed": "WEBHOOK_URL",
+        "provision-infrastructure": "PROVISIONER_URL",
+        "notifications": "NOTIFICATION_CHANNELS",
+    }
+    with cluster.worker("one", HANDLERS="examples.handlers") as worker:
+        eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
+        record = Record(cluster)
+        for name, setting in settings.items():
+            made = call(cluster.emulator_port, "POST", "/emulator/node-runs", body=load_example(name))
+            report = record.completed(made.json["nodeRunId"])
+            assert report["result"] == "FAILED"
+            assert f"{setting} is not set" in report["output"]["error"]["message"]

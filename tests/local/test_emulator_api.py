@@ -5,6 +5,7 @@ import pytest
 from pydantic import JsonValue, SecretStr
 
 from local.emulator import Emulator, EmulatorConfig, RateLimit
+from local.emulator.state import Conflict
 from port.client import AnswerKind, PortClient
 from port.models import LogLine, NodeRunUpdate, Result, Status, WorkflowRun
 from tests.local.calls import COMPLETED, Body, Caller
@@ -225,12 +226,16 @@ async def test_a_cancelled_run_waits_for_its_node_runs_unless_forced(caller: Cal
     runs = caller.emulator.state.runs
     assert (await caller.call("POST", "/v1/workflows/runs/wfr_1/cancel")).status == 200
     assert (runs["wfr_1"].status, first.status) == ("CANCELLING", "IN_PROGRESS")
+    with pytest.raises(Conflict, match="no further node run begins"):
+        caller.register("wfnr_3", "wfr_1")
     assert (await caller.report("wfnr_1", COMPLETED)).status == 200
     assert (runs["wfr_1"].status, runs["wfr_1"].result, first.result) == ("COMPLETED", "CANCELLED", "SUCCESS")
     assert (await caller.call("POST", "/v1/workflows/runs/wfr_1/cancel")).status == 422
     assert (await caller.call("POST", "/v1/workflows/runs/wfr_2/cancel?force=true")).status == 200
     assert (runs["wfr_2"].status, runs["wfr_2"].result, second.result) == ("COMPLETED", "CANCELLED", "FAILED")
     assert (await caller.report("wfnr_2", COMPLETED)).status == 409
+    with pytest.raises(Conflict, match="no further node run begins"):
+        caller.register("wfnr_4", "wfr_2")
 
 
 # The rate limit

@@ -52,6 +52,7 @@ class Place:
             "PORT_ORG_ID": self.org,
             "PORT_CLIENT_ID": "client",
             "PORT_CLIENT_SECRET": "secret",
+            "HANDLERS": "my_handlers",
             "KAFKA_BROKERS": self.kafka.bootstrap,
             "PARTITIONS": "2",
         }

@@ -24,7 +24,12 @@ CANARY = "canary-5f0c"
 
 
 def settings(**more: object) -> Settings:
-    given = {"port_org_id": "acme", "port_client_id": "client", "port_client_secret": f"{CANARY}-secret"}
+    given = {
+        "port_org_id": "acme",
+        "port_client_id": "client",
+        "port_client_secret": f"{CANARY}-secret",
+        "handlers": "my_handlers",
+    }
     return Settings.model_validate(given | more)
 
 

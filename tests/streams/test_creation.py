@@ -22,6 +22,7 @@ def settings_on(bootstrap: str, org_id: str, **further: object) -> Settings:
         port_org_id=org_id,
         port_client_id="x",
         port_client_secret="x",
+        handlers=("my_handlers",),
         kafka_brokers=(bootstrap,),
         **({"partitions": PARTITIONS} | further),  # type: ignore[arg-type]
     )

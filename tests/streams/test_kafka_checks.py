@@ -33,6 +33,7 @@ class Place:
             "port_org_id": org,
             "port_client_id": "x",
             "port_client_secret": "canary-secret",
+            "handlers": "my_handlers",
             "kafka_brokers": kafka.bootstrap,
             "partitions": 2,
         }

@@ -196,6 +196,21 @@ class TestSize:
         assert message.problem == "the message is larger than can be kept (1,900,000 bytes)"
         assert (message.text, message.items, message.node_run_id) == ("", (), NODE_RUN)
 
+    def test_with_as_many_items_as_are_allowed_it_is_handled(self) -> None:
+        message = ours(sort_out(raw([{"type": "a"}] * 3), max_items=3))
+        assert (message.problem, len(message.items), message.is_kept) == (None, 3, True)
+
+    @pytest.mark.parametrize("items", [[{"type": "a"}] * 4, [{"type": "a"}, {}, {}, "no object"], [{}] * 1000])
+    def test_with_more_it_is_one_problem_without_items(self, items: list[object]) -> None:
+        message = ours(sort_out(raw(items), max_items=3))
+        assert message.problem == f"the payload has {len(items):,} items, and MAX_ITEMS allows 3 in one message"
+        assert (message.text, message.items, message.is_kept) == ("", (), False)
+        assert message.names == (("a",) if items[0] else ())
+
+    def test_by_default_ten_thousand_are_allowed(self) -> None:
+        assert ours(sort_out(raw([{}] * 10_000))).problem is None
+        assert ours(sort_out(raw([{}] * 10_001))).problem is not None
+
     @pytest.fixture
     def no_collection(self) -> Iterator[None]:
         """The garbage collector's work depends on what else the process holds."""

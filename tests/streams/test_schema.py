@@ -21,7 +21,7 @@ ARRIVAL = Arrival(node_run_id="wfnr_1", source=SOURCE, digest="d", text="{}")
 
 @pytest.fixture
 def topics(environment: pytest.MonkeyPatch) -> Topics:
-    for name in ("PORT_ORG_ID", "PORT_CLIENT_ID", "PORT_CLIENT_SECRET"):
+    for name in ("PORT_ORG_ID", "PORT_CLIENT_ID", "PORT_CLIENT_SECRET", "HANDLERS"):
         environment.setenv(name, "x")
     return topics_of(Settings())
 
@@ -92,7 +92,7 @@ def test_a_newer_format_ends_the_process_with_status_70(tmp_path: Path, spec: st
     program = f"""
 from streams.settings import Settings
 from streams.topics import topics_of
-settings = Settings(port_org_id="org", port_client_id="x", port_client_secret="x")
+settings = Settings(port_org_id="org", port_client_id="x", port_client_secret="x", handlers="x")
 value = topics_of(settings).{spec}.schema.value_of(b'{{"v":3}}', "org.x, partition 1, offset 7")
 print("went on with", value)
 """

@@ -15,7 +15,13 @@ from streams.cluster import SecurityProtocol
 from streams.settings import Settings, SettingsError, UnknownEvents, load
 
 SECRET = "s3cret-that-never-shows"
-REQUIRED = {"PORT_ORG_ID": "org_1", "PORT_CLIENT_ID": "client", "PORT_CLIENT_SECRET": SECRET}
+REQUIRED = {
+    "PORT_ORG_ID": "org_1",
+    "PORT_CLIENT_ID": "client",
+    "PORT_CLIENT_SECRET": SECRET,
+    "HANDLERS": "my_handlers",
+}
+SET_IT = "set it in the environment or in .env"
 PROJECT = Path(__file__).parents[2]
 
 Load = Callable[..., Settings]
@@ -38,13 +44,13 @@ def lines_of(load_with: Load, **variables: str) -> list[str]:
 
 
 class TestDefaults:
-    def test_three_settings_are_enough(self, load_with: Load) -> None:
+    def test_four_settings_are_enough(self, load_with: Load) -> None:
         settings = load_with()
         assert settings.port_api_base_url == "https://api.getport.io"
         assert settings.kafka_brokers == ("127.0.0.1:9092",)
         assert settings.kafka_security_protocol is SecurityProtocol.PLAINTEXT
         assert settings.app_id == "org_1.port-runs"
-        assert settings.handlers == ("agents.handlers",)
+        assert settings.handlers == ("my_handlers",)
         assert settings.unknown_events is UnknownEvents.FAIL
         assert (settings.partitions, settings.replication_factor) == (8, None)
         assert settings.report_concurrency == 100
@@ -90,13 +96,19 @@ class TestWrongValues:
     def test_each_missing_one_is_a_line(self) -> None:
         with pytest.raises(SettingsError) as raised:
             load()
-        assert str(raised.value).split("\n") == [
-            f"{name}: missing; set it in the environment or in .env" for name in REQUIRED
-        ]
+        assert str(raised.value).split("\n") == [self.missing(name) for name in REQUIRED]
 
     @pytest.mark.parametrize("name", REQUIRED)
     def test_an_empty_required_one_is_missing(self, load_with: Load, name: str) -> None:
-        assert lines_of(load_with, **{name: ""}) == [f"{name}: missing; set it in the environment or in .env"]
+        assert lines_of(load_with, **{name: ""}) == [self.missing(name)]
+
+    def missing(self, name: str) -> str:
+        advice = f"name the modules with your handlers, like HANDLERS=my_handlers; {SET_IT}"
+        return f"{name}: missing; {advice if name == 'HANDLERS' else SET_IT}"
+
+    def test_handlers_that_name_no_module(self, load_with: Load) -> None:
+        advice = f"name the modules with your handlers, like HANDLERS=my_handlers; {SET_IT}"
+        assert lines_of(load_with, HANDLERS=" , ") == [f"HANDLERS: {advice}"]
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -12,7 +12,13 @@ from local.kafka import free_port
 def test_it_refuses_to_start_without_fausts_compiled_streams(tmp_path: Path, how: str) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['faust._cython.streams'] = None\n")
     missing = {"NO_CYTHON": "1"} if how == "switched off" else {"PYTHONPATH": str(tmp_path)}
-    settings = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "c", "PORT_CLIENT_SECRET": "s", "WEB_PORT": str(free_port())}
+    settings = {
+        "PORT_ORG_ID": "org",
+        "PORT_CLIENT_ID": "c",
+        "PORT_CLIENT_SECRET": "s",
+        "HANDLERS": "examples.handlers",
+        "WEB_PORT": str(free_port()),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "faust", "-A", "streams.app", "worker"],
         env={"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path / "data")} | settings | missing,

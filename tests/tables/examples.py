@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from port.models import Result
-from streams.records import Arrival, Body, ItemFinished, ItemRetry, ReportAnswered, Settled, Source
+from streams.records import (
+    Arrival,
+    Body,
+    By,
+    ItemCompleted,
+    ItemDeferred,
+    ItemFinished,
+    ItemRetry,
+    ReportAnswered,
+    Settled,
+    Source,
+)
 from tables.state import Item, NodeRun, apply, apply_arrival
 
 ID = "wfnr_a"
@@ -46,6 +57,16 @@ def retry(index: int = 0, *, attempt: int = 1, due_at: float = 300.0) -> ItemRet
     return ItemRetry(
         node_run_id=ID, index=index, message=0, attempt=attempt, due_at=due_at, error="not yet", worker="w"
     )
+
+
+def deferred(index: int = 0, *, attempt: int = 1, until: float = 900.0) -> ItemDeferred:
+    return ItemDeferred(
+        node_run_id=ID, index=index, message=0, attempt=attempt, until=until, worker="w", started_at=199.0, at=200.0
+    )
+
+
+def completed(index: int = 0, *, result: Result = Result.SUCCESS) -> ItemCompleted:
+    return ItemCompleted(node_run_id=ID, index=index, result=result, digest="said", by=By.CALLBACK, at=250.0)
 
 
 def answered(settled: Settled = Settled.REPORTED, *, body: Body = Body.FULL) -> ReportAnswered:

@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from streams.records import ArrayPolicy, Arrival, Body, Source
+from tables.state import Stop
 from tests.tables.model import LARGE, Scenario, World
 
 _REFUSALS: tuple[tuple[Body, ...], ...] = ((), (), (Body.FULL,), (Body.FULL, Body.SMALL))
+_STOPS = (Stop.SOFT, Stop.SOFT, Stop.RUN, Stop.HAND, Stop.OVER)
 _POLICIES: tuple[ArrayPolicy | None, ...] = (
     None,
     None,
@@ -55,7 +57,7 @@ def scenarios(draw: st.DrawFn, most: int = 3) -> Scenario:
         arrivals=tuple(draw(st.permutations(messages + doubled))),
         grace=draw(st.sampled_from((0.0, 5.0))),
         refused={node_run_id: draw(st.sampled_from(_REFUSALS)) for node_run_id in ids},
-        cancels=tuple(draw(st.lists(st.tuples(st.sampled_from(ids), st.booleans()), max_size=2))),
+        cancels=tuple(draw(st.lists(st.tuples(st.sampled_from(ids), st.sampled_from(_STOPS)), max_size=3))),
     )
 
 

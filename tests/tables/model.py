@@ -103,8 +103,9 @@ class Scenario:
     arrivals: tuple[Arrival, ...]
     grace: float = 0.0
     refused: dict[str, tuple[Body, ...]] = field(default_factory=dict)
-    cancels: tuple[tuple[str, bool], ...] = ()
-    """The node runs that are cancelled at some time, in this order, and whether Port ends them itself then."""
+    cancels: tuple[tuple[str, Stop], ...] = ()
+    """The node runs that are cancelled at some time, in this order, and how: softly, by hand, or as the run is over at
+    Port, or the node run itself."""
 
 
 @dataclass
@@ -219,8 +220,10 @@ class World:
         self.places: dict[tuple[str, str], range] = {}
         self.cancels = deque(scenario.cancels)
         self.noticed: set[str] = set()
-        self.stopped: dict[str, bool] = {}
-        """The node runs whose cancellation is acknowledged, and whether Port has ended them."""
+        self.stopped: dict[str, Stop] = {}
+        """The node runs whose cancellation is acknowledged, and how the hardest was."""
+        self.hard: set[str] = set()
+        """The node runs that were cancelled at some time otherwise than softly."""
         self.trace: list[str] = []
 
     # What may happen
@@ -343,15 +346,19 @@ class World:
 
     def cancel(self, how: int = 0) -> None:
         """Have the next workflow run cancelled, and the worker notice it."""
-        node_run_id, over = self.cancels.popleft()
+        node_run_id, stop = self.cancels.popleft()
         run = self.worker.node_runs.run(PARTITION, node_run_id)
         if run is None or run.covered is not None:
             return
-        if over:
+        if stop is Stop.OVER:
             require(node_run_id not in self.port.final, f"{node_run_id} is completed, and not covered")
             self.port.over.add(node_run_id)
         self.noticed.add(node_run_id)
-        event = RunCancelled(node_run_id=node_run_id, over=over, at=self.clock)
+        if stop is not Stop.SOFT:
+            self.hard.add(node_run_id)
+        action = Action(id=f"{self.clock}", who="somebody") if stop is Stop.HAND else None
+        over, soft = stop is Stop.OVER, stop is Stop.SOFT
+        event = RunCancelled(node_run_id=node_run_id, over=over, soft=soft, action=action, at=self.clock)
         if how // 4 == 3:
             self.outcomes.append(event)
         else:
@@ -439,10 +446,12 @@ class World:
         if applied.note is Note.APPLIED:
             self._remember(event, applied)
         if isinstance(event, RunCancelled) and applied.note is Note.APPLIED:
-            self.stopped[event.node_run_id] = event.over
+            assert applied.run is not None
+            assert applied.run.stopped is not None
+            self.stopped[event.node_run_id] = applied.run.stopped
         self._ask(applied)
         before, run = applied.before, applied.run
-        if run is not None and run.stopped is not None and (before is None or before.stopped is None):
+        if run is not None and run.stopped is not None and (before is None or before.stopped is not run.stopped):
             self.worker.stopping.append(run.node_run_id)
 
     def _note(self, event: ItemFinished | ItemCompleted | DeferralExpired | ItemDeferred, applied: Applied) -> None:
@@ -457,6 +466,8 @@ class World:
             self.deferred[place] = item.reopened
         if isinstance(event, ItemCompleted) and applied.note is Note.APPLIED and item is not None and item.decided:
             self.decided[place] = (item.decided, item.reopened)
+        if isinstance(event, ItemFinished) and event.result is Result.CANCELLED and applied.note is Note.APPLIED:
+            self._check_soft_end(applied, event)
 
     def _remember(self, event: Arrival | NodeRunEvent, applied: Applied) -> None:
         """Take note of what is over now: the views are to show it whatever happens."""
@@ -502,7 +513,8 @@ class World:
             return
         key = _key(run.node_run_id, ask)
         if isinstance(ask, Cancel) and key in self.worker.jobs and self.worker.jobs[key].running:
-            self.worker.jobs[key].cut = True
+            # At a soft cancel a call goes on, unless its handler says otherwise.
+            self.worker.jobs[key].cut |= ask.why is not Stop.SOFT or self._is_cut_at_once(ask.index)
         if key not in self.worker.jobs or not self.worker.jobs[key].running:
             self.worker.jobs[key] = Job(run.node_run_id, ask)
 
@@ -520,6 +532,7 @@ class World:
                 self._send(job, DeferralExpired(node_run_id=run.node_run_id, index=index, until=until), how)
             case Cancel(index):
                 self._say("%s item %s is cancelled", run.node_run_id, index)
+                self._check_cancel(run, index)
                 self._send(job, self._finished(run, index, 0, Result.CANCELLED), how)
             case Tell(index):
                 item = self.worker.node_runs.item(PARTITION, run, index)
@@ -602,7 +615,8 @@ class World:
         if job.answer is not None:
             self._send(job, job.answer, how)
             return
-        require(not self.stopped.get(run.node_run_id), f"{run.node_run_id} is reported, and Port has ended it")
+        ended = self.stopped.get(run.node_run_id) is Stop.OVER
+        require(not ended, f"{run.node_run_id} is reported, and Port has ended it")
         settled = self.port.complete(run.node_run_id, kind, run.report, self._body(run))
         self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
         if how % 4 == 3:
@@ -651,6 +665,29 @@ class World:
         started = (run.node_run_id, index, attempt)
         require(started not in self.worker.started, f"{what} is started twice in one life")
         self.worker.started.add(started)
+
+    @staticmethod
+    def _is_cut_at_once(index: int) -> bool:
+        """Whether the handler of an item says that its calls are cut off at a soft cancel."""
+        return index % 3 == 2
+
+    def _check_cancel(self, run: NodeRun, index: int) -> None:
+        item = self.worker.node_runs.item(PARTITION, run, index)
+        deferred = item is not None and item.deferred_until is not None
+        soft = run.node_run_id not in self.hard and run.stopped is not Stop.REST
+        require(not (soft and deferred), f"{run.node_run_id} item {index} is deferred, and is cancelled softly")
+
+    def _check_soft_end(self, applied: Applied, event: ItemFinished) -> None:
+        """A soft cancel ends no call that goes on, and nothing that is deferred."""
+        run, item = applied.run, applied.item
+        assert run is not None
+        assert item is not None
+        place = (run.node_run_id, event.index)
+        if run.node_run_id in self.hard or run.stopped is Stop.REST:
+            return
+        what = f"{run.node_run_id} item {event.index} is cancelled softly"
+        require(not event.attempt or self._is_cut_at_once(event.index), f"{what}, and its call is cut off")
+        require(place not in self.deferred or self.deferred[place] != item.reopened, f"{what}, and was deferred")
 
     def _check_end(self) -> None:
         worker = self.worker

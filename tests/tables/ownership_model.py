@@ -7,16 +7,19 @@ moves, and then every node run must have been finished. Whatever must never happ
 
 - an item runs in two live workers at a time;
 - an attempt of an item begins again although the worker that began it has not crashed;
-- an item begins again although its end stands in the changelog or in the outcomes log.
+- an item begins again although its end stands in the changelog or in the outcomes log;
+- a worker that stops leaves although a call of it has ended and its end stands in neither.
 
 The workers do what the agents must do:
 
 - A rebalance begins with all of them: none enters events of its own until it is over for itself, and the owner waits
-  until the changelog has everything. Then each learns of its assignment, in its own time. Calls go on meanwhile.
-- Who lost the partition says what it still runs (`Released`), before it sends anything else there.
+  until the changelog has everything. Then each learns of its assignment, in its own time. Calls go on meanwhile, and
+  how they end goes to the outcomes log.
+- Who lost the partition says what it still runs (`Released`).
 - Who has taken it writes so, and waits for the words of earlier owners. It asks who lives. Of a worker that has died it
   sends word through the outcomes log too, so that what that worker sent before its death is read before that.
-- A worker that stops begins nothing more, has the ends of its calls recorded, and leaves the group without a word.
+- A worker that stops begins nothing more and takes no partition, has the ends of its calls recorded, and leaves the
+  group without a word: when all its calls have ended, or their time is over. Rebalances come and go meanwhile.
 """
 
 from __future__ import annotations
@@ -144,9 +147,12 @@ class Worker:
         self.alive = True
         self.crashed = False
         self.stopping = False
+        self.leaving = False
+        """Whether it has drained: it waits until all is acknowledged, and enters nothing of its own any more."""
         self.assigned: bool | None = None
         """What the last rebalance gave it, until it learns of it."""
         self.owned = False
+        self.rebalancing = True
         self.settled = False
         self.latest, self.stored = HereRows(), HereRows()
         self.ledger = Ledger(self.latest)
@@ -169,7 +175,7 @@ class Worker:
     @property
     def reads(self) -> bool:
         """Whether it reads the logs of the partition."""
-        return self.alive and self.owned and self.settled
+        return self.alive and self.owned and not self.rebalancing
 
     # The changelog
 
@@ -219,7 +225,7 @@ class Worker:
 
     def record(self, call: Call, event: NodeRunEvent) -> None:
         call.sent = True
-        if P in self.dispatch.active:
+        if self.settled and P in self.dispatch.active:
             self.world.say("%s enters %s", self, event)
             self.enter(event, partial(self._done, call))
             return
@@ -272,7 +278,8 @@ class Worker:
         self.words.append(Released(worker=self.name, generation=row.generation, running=still))
 
     def enter_word(self, word: Released | Died) -> None:
-        row = self.taken
+        # Who stops has not taken it, and notes it for the next owner.
+        row = self.taken or self.ledger.ownership(P)
         if row is not None:
             after = ownership.released(row, word) if isinstance(word, Released) else ownership.buried(row, word.worker)
             self._change(row, after)
@@ -280,9 +287,10 @@ class Worker:
     def _change(self, before: Ownership, after: Ownership) -> None:
         if after is before:
             return
-        self.taken = after
         self.ledger.own(P, after)
-        self.then(lambda: self._now_owned(after))
+        if self.taken is not None:
+            self.taken = after
+            self.then(lambda: self._now_owned(after))
 
     def _now_owned(self, row: Ownership) -> None:
         self.dispatch.owned(P, row)
@@ -324,6 +332,7 @@ class Worker:
 
     def revoked(self) -> None:
         self.learn()
+        self.rebalancing = True
         self.settled = False
         if self.world.flushes:
             while self.acknowledged(1000):
@@ -348,20 +357,42 @@ class Worker:
 
     def recovered(self) -> bool:
         """The rebalance is over for this worker."""
-        if not self.alive or self.assigned is not None or self.settled:
+        if not self.alive or self.assigned is not None or not self.rebalancing:
             return False
         while self.speak():
             pass
+        self.rebalancing = False
         if self.owned:
             if self.latest.here is None:
                 self.latest.here = DictRows(self.world.changelog)
                 self.stored.here = DictRows(self.world.changelog)
             self.positions = dict(self.world.committed)
+        if self.stopping and self.world.ends_wait:
+            return True
+        self.settled = not self.leaving
+        if not self.stopping:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        if self.owned:
             self.begin()
             self.tasks += [self.dispatch.take_over(), self.dispatch.count()]
-        self.settled = True
         self.ask_for_the_dead()
-        return True
+
+    def leave(self) -> None:
+        """Have everything acknowledged that was written, and the ends of calls, too."""
+        self.leaving, self.settled = True, False
+        if self.latest.here is not None:
+            while self.acknowledged(1000):
+                pass
+        if self.world.ends_wait:
+            return
+        for call in [call for call in self.calls if call.event is not None]:
+            if not call.sent and call.event is not None:
+                self.record(call, call.event)
+            if call.passed_on:
+                self.passed_on(call)
 
     def speak(self) -> bool:
         """Send the word of a partition that was lost."""
@@ -396,6 +427,8 @@ class World:
         hasty_burial: True for an owner that does not wait until it has read what a dead worker has sent.
         old_answers: True for an owner that believes who lives, though it asked as an earlier owner.
         claims_ended: True for a new owner that takes a call of its own for running, though its outcome is known.
+        ends_wait: True for workers that have the ends of calls wait until a rebalance is over, which one that stops
+            does not notice, and that leave without them when their time is over.
     """
 
     arrivals: Sequence[Arrival]
@@ -404,6 +437,7 @@ class World:
     hasty_burial: bool = False
     old_answers: bool = False
     claims_ended: bool = False
+    ends_wait: bool = False
     outcomes: list[NodeRunEvent | Released | Died] = field(init=False, default_factory=list)
     committed: dict[str, int] = field(init=False, default_factory=lambda: {"arrivals": 0, "outcomes": 0})
     done: dict[str, int] = field(init=False, default_factory=lambda: {"arrivals": 0, "outcomes": 0})
@@ -470,7 +504,7 @@ class World:
 
     def move(self, how: int = 0) -> bool:
         """A rebalance comes when the last one is over for all."""
-        if self.live and not all(worker.settled for worker in self.live):
+        if any(worker.rebalancing for worker in self.live):
             return False
         return self.rebalance(how)
 
@@ -554,7 +588,8 @@ class World:
 
     def record(self, how: int = 0) -> bool:
         """The event of a call that has ended is sent."""
-        ended = [(w, c) for w in self.live if w.settled for c in w.calls if c.event is not None and not c.sent]
+        may = [worker for worker in self.live if worker.settled or not self.ends_wait]
+        ended = [(w, c) for w in may for c in w.calls if c.event is not None and not c.sent]
         if not ended:
             return False
         worker, call = ended[how % len(ended)]
@@ -584,19 +619,35 @@ class World:
         return True
 
     def stop(self, how: int = 0) -> bool:
-        """A worker stops: first it only begins no more, and when its calls are through it leaves."""
+        """A worker stops: first it only begins no more, and when its calls are through, or their time is over, it
+        leaves.
+        """
         stopping = [worker for worker in self.live if worker.stopping]
         if not stopping and (how % 2 or len(self.live) < 2):
             return False
         worker = (stopping or self.live)[how // 2 % len(stopping or self.live)]
-        worker.stopping = True
-        left = not worker.calls
-        if left:
-            self.say("%s has STOPPED", worker)
-            self._end_of(worker, how)
-            self.done = dict(self.committed)
-            self.rebalance(how)
-        return left
+        if not worker.stopping:
+            self.say("%s is told to stop", worker)
+            worker.stopping = True
+        elif worker.leaving:
+            self._left(worker, how)
+        elif not worker.calls or how % 4 == 0:
+            self.say("%s has drained", worker)
+            worker.leave()
+        return True
+
+    def _left(self, worker: Worker, how: int) -> None:
+        # What ended since then goes along.
+        worker.leave()
+        self.say("%s has STOPPED", worker)
+        lost = [call.event for call in worker.calls if call.event is not None]
+        require(not lost, f"{worker} leaves without {lost}")
+        for call in worker.calls:
+            if isinstance(call.work, ItemWork):
+                # Cut off: it may begin anew.
+                del self.begun[(call.work.node_run_id, call.work.index), call.work.attempt]
+        self._end_of(worker, how)
+        self.rebalance(how)
 
     def _end_of(self, worker: Worker, survived: int) -> None:
         worker.alive = False
@@ -675,8 +726,8 @@ class World:
 
     def settle(self) -> None:
         """Let everything come to rest without further moves, and check that nothing is missing."""
-        for worker in self.live:
-            worker.stopping = False
+        for worker in [worker for worker in self.live if worker.stopping]:
+            self._left(worker, 0)
         self.rebalance()
         for _ in range(_PATIENCE):
             # Asking who lives goes on for as long as something is waited for: it counts only by what it changes.
@@ -687,6 +738,12 @@ class World:
         else:
             raise Violation("the world does not come to rest")
         self._check_end()
+
+    def close(self) -> None:
+        """Let nothing go on."""
+        for worker in self.workers:
+            for task in worker.tasks:
+                task.close()
 
     def _check_end(self) -> None:
         owner = self.owner
@@ -772,9 +829,7 @@ def play(arrivals: Sequence[Arrival], steps: bytes, **how: bool) -> World:
         violation.add_note("\n".join(world.trace))
         raise
     finally:
-        for worker in world.workers:
-            for task in worker.tasks:
-                task.close()
+        world.close()
     return world
 
 

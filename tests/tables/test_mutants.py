@@ -4,6 +4,7 @@ Of the pure functions:
 - *counts an outcome twice*: a repeated outcome is not known for one;
 - *freezes too early*: the report is frozen when the first item ends;
 - *lets the report cover late items*: what is covered grows with the items that come after the report;
+- *begins in a soft cancel*, *a soft cancel cuts off what runs*, or *ends what is deferred*;
 - *policy forgotten*, or *cancellation forgotten*, after a crash;
 - *reports what Port has ended*: a node run that is over at Port is reported all the same;
 - *recount forgotten*: after a crash the counters are believed, though the item rows are ahead of them;
@@ -39,10 +40,10 @@ import tables.ledger
 import tables.report
 import tables.state
 import tests.tables.model
-from streams.records import Arrival, DeferralExpired, ItemCompleted, ItemFinished, ItemRetry, Source
+from streams.records import Arrival, DeferralExpired, ItemCompleted, ItemFinished, ItemRetry, RunCancelled, Source
 from tables.history import Again, EarlierCall, How, with_call
 from tables.ledger import Ledger
-from tables.state import AwaitWord, Change, Item, ItemAsk, Message, NodeRun, Run
+from tables.state import AwaitWord, Cancel, Change, Item, ItemAsk, Message, NodeRun, Run, Stop
 from tests.tables.histories import profile, search
 from tests.tables.model import Violation
 from tests.tables.rows import DictRows
@@ -57,6 +58,7 @@ _kept = tables.state._kept
 _again = tables.state._again
 _deferral_expired = tables.state._deferral_expired
 _ask_of_item = tables.state.ask_of_item
+_stop_of = tables.state._stop_of
 _freeze = tables.state._freeze
 _recount = tables.state.recount
 _apply_arrival = tables.state.apply_arrival
@@ -79,6 +81,21 @@ def _expires_all(run: NodeRun, item: Item | None, event: DeferralExpired, grace:
 def _calls_again(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
     ask = _ask_of_item(run, index, item)
     return Run(index, None) if isinstance(ask, AwaitWord) else ask
+
+
+def _begins_softly(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
+    ask = _ask_of_item(run, index, item)
+    return Run(index, None) if isinstance(ask, Cancel) and ask.why is Stop.SOFT else ask
+
+
+def _cuts_softly(event: RunCancelled) -> Stop:
+    stop = _stop_of(event)
+    return Stop.RUN if stop is Stop.SOFT else stop
+
+
+def _ends_deferred_softly(run: NodeRun, index: int, item: Item | None) -> ItemAsk:
+    ask = _ask_of_item(run, index, item)
+    return Cancel(index, Stop.SOFT) if isinstance(ask, AwaitWord) and run.stopped is Stop.SOFT else ask
 
 
 def _remembers_twice(run: NodeRun, item: Item | None, event: ItemRetry) -> Change:
@@ -183,6 +200,11 @@ def _resumes_nothing(self: Ledger, partition: int, node_run_id: str) -> bool:
         pytest.param(tables.state, "_item_completed", _last_word, id="the last word wins"),
         pytest.param(tables.state, "_deferral_expired", _expires_all, id="the end of a deferral wins"),
         pytest.param(tests.tables.model, "ask_of_item", _calls_again, id="a deferred item is called again"),
+        pytest.param(tests.tables.model, "ask_of_item", _begins_softly, id="begins in a soft cancel"),
+        pytest.param(tables.state, "_stop_of", _cuts_softly, id="a soft cancel cuts off what runs"),
+        pytest.param(
+            tests.tables.model, "ask_of_item", _ends_deferred_softly, id="a soft cancel ends what is deferred"
+        ),
         pytest.param(tables.state, "_item_retry", _remembers_twice, id="a retry that comes again is remembered twice"),
         pytest.param(tables.state, "_kept", _forgets_calls, id="earlier calls forgotten"),
         pytest.param(tables.state, "_again", _forgets_answers, id="an earlier answer forgotten"),

@@ -10,13 +10,15 @@ need several moves in a row, by a history that is written down.
 - *dead runner never cleared*: what a dead worker ran is waited for for ever;
 - *partition let go too early*, before the changelog has everything that was written;
 - *dead buried too early*: before what they had sent is read, their items are started again;
-- *ended call claimed*: a worker that has the partition again waits for a call whose outcome is already in the ledger.
+- *ended call claimed*: a worker that has the partition again waits for a call whose outcome is already in the ledger;
+- *ends wait for the rebalance*: a worker that stops does not notice that, and leaves without what its calls ended in.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -117,6 +119,36 @@ def test_who_joined_after_the_question_is_not_taken_for_dead() -> None:
         _an_answer_of_long_ago(old_answers=True)
 
 
+def _a_stop_in_a_rebalance(*, stays: bool, told_first: bool, **defect: bool) -> None:
+    with closing(World([arrival("wfnr_a", 1)], deaths=False, **defect)) as world:
+        one, two = world.workers[0], world.join()
+        world.give_to(one)
+        _all_settled(world)
+        _begin_arrival(world)
+        if told_first:
+            world.stop()
+        world.give_to(one if stays else two)
+        if not told_first:
+            world.stop()
+        assert one.stopping
+        _all_settled(world)
+        world.end()
+        while world.record() or world.passed_on() or world.acknowledge():
+            pass
+        for _ in range(2):
+            world.stop()
+        assert not one.alive
+        world.settle()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_a_call_of_a_stopping_worker_ends_in_outlives_a_rebalance(stays: bool, told_first: bool) -> None:
+    _a_stop_in_a_rebalance(stays=stays, told_first=told_first)
+    with pytest.raises(Violation, match="w1 leaves without"):
+        _a_stop_in_a_rebalance(stays=stays, told_first=told_first, ends_wait=True)
+
+
 def _ignores_generation(row: Ownership, event: Released) -> Ownership:
     return _released(row, event.model_copy(update={"generation": row.awaited.get(event.worker, -1)}))
 
@@ -153,6 +185,7 @@ def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch, name: str, mutant: C
         pytest.param({"flushes": False}, id="partition let go too early"),
         pytest.param({"hasty_burial": True}, id="dead buried too early"),
         pytest.param({"claims_ended": True}, id="ended call claimed"),
+        pytest.param({"ends_wait": True}, id="ends wait for the rebalance"),
     ],
 )
 def test_a_defect_of_what_surrounds_it_is_found(defect: dict[str, bool]) -> None:

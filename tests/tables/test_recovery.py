@@ -151,7 +151,7 @@ async def test_others_have_their_turn_between_two_batches() -> None:
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
     settings = Settings.model_validate(
-        {"port_org_id": "org", "port_client_id": "c", "port_client_secret": "s", "data_dir": tmp_path}
+        {"port_org_id": "org", "port_client_id": "c", "port_client_secret": "s", "handlers": "h", "data_dir": tmp_path}
     )
     return Worker(settings, autodiscover=[])
 

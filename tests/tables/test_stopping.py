@@ -7,9 +7,20 @@ import json
 import pytest
 
 from port.models import Result
-from streams.records import ArrayPolicy, Body, GraceOver, ItemFinished, ReportAnswered, RunCancelled, Settled
-from tables.report import report_body
+from streams.records import (
+    Action,
+    ArrayPolicy,
+    Body,
+    GraceOver,
+    ItemAgain,
+    ItemFinished,
+    ReportAnswered,
+    RunCancelled,
+    Settled,
+)
+from tables.report import report_body, why_stopped
 from tables.state import (
+    AwaitWord,
     Cancel,
     Change,
     Item,
@@ -26,7 +37,7 @@ from tables.state import (
     recount,
     state_of,
 )
-from tests.tables.examples import ID, arrival, ended, finished, received, reporting, retry
+from tests.tables.examples import ID, arrival, completed, deferred, ended, finished, received, reporting, retry
 
 ANY = ArrayPolicy(share=0, cancel_rest=True)
 HALF = ArrayPolicy(share=0.5, cancel_rest=True)
@@ -66,6 +77,14 @@ def is_cancelled(*indexes: int) -> list[ItemFinished]:
 
 def cancelled(*, over: bool = False) -> RunCancelled:
     return RunCancelled(node_run_id=ID, over=over, at=300.0)
+
+
+def soft() -> RunCancelled:
+    return RunCancelled(node_run_id=ID, over=False, soft=True, at=300.0)
+
+
+def by_hand() -> RunCancelled:
+    return RunCancelled(node_run_id=ID, over=False, action=Action(id="1", who="cli: anna"), at=300.0)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +206,76 @@ class TestRunCancelled:
         run = apply(reporting(), None, answer).run
         assert run is not None
         assert (state_of(run), run.finished) == (State.CANCELLED, True)
+
+
+class TestSoftCancel:
+    """Port is cancelling the workflow run, and lets what runs end."""
+
+    def test_nothing_begins_and_what_is_deferred_waits(self) -> None:
+        run = after(with_policy(None, 3), soft())
+        assert (run.stopped, ask_of_item(run, 0, None)) == (Stop.SOFT, Cancel(0, Stop.SOFT))
+        again = apply(run, None, retry(0))
+        assert again.run is not None
+        assert ask_of_item(again.run, 0, again.item) == Cancel(0, Stop.SOFT)
+        waits = apply(run, None, deferred(1))
+        assert waits.run is not None
+        assert waits.item is not None
+        assert ask_of_item(waits.run, 1, waits.item) == AwaitWord(1, waits.item.deferred_until or 0)
+        # A cancellation that was made of what stood there before ends it no more.
+        assert apply(waits.run, waits.item, is_cancelled(1)[0]).note is Note.DUPLICATE
+        said = apply(waits.run, waits.item, completed(1))
+        assert said.item is not None
+        assert said.item.result is Result.SUCCESS
+
+    @pytest.mark.parametrize(
+        ("ends", "result"),
+        [
+            (succeeds(0, 1), Result.SUCCESS),
+            ([*succeeds(0), *fails(1)], Result.FAILED),
+            ([*succeeds(0), *is_cancelled(1)], Result.CANCELLED),
+            ([*fails(0), *is_cancelled(1)], Result.CANCELLED),
+            (is_cancelled(0, 1), Result.CANCELLED),
+        ],
+    )
+    def test_the_report_says_how_each_has_ended(self, ends: list[ItemFinished], result: Result) -> None:
+        run = after(with_policy(None, 2), soft(), *ends)
+        assert (run.result, ask_of_run(run)) == (result, Report(Body.FULL))
+
+    def test_a_policy_that_cannot_be_met_stops_the_rest_all_the_same(self) -> None:
+        run = after(with_policy(STRICT, 3), soft(), *fails(0))
+        assert (run.stopped, ask_of_item(run, 1, None)) == (Stop.REST, Cancel(1, Stop.REST))
+        assert after(run, soft(), *is_cancelled(1, 2)).result is Result.FAILED
+
+    @pytest.mark.parametrize("harder", [cancelled(), cancelled(over=True), by_hand()])
+    def test_what_is_harder_takes_its_place_and_never_the_other_way_round(self, harder: RunCancelled) -> None:
+        run = after(with_policy(None, 2), soft(), harder)
+        assert run.stopped in (Stop.RUN, Stop.OVER, Stop.HAND)
+        assert apply(run, None, soft()) == Change(run, Note.DUPLICATE)
+        waits = Item(index=0, message=0, attempt=1, deferred_until=900.0)
+        assert ask_of_item(run, 0, waits) == Cancel(0, run.stopped)
+        assert run.history is not None
+        assert run.history.soft_cancelled_at == 300.0
+        assert run.history.cancelled is not None
+
+    def test_it_comes_twice_and_too_late(self) -> None:
+        run = after(received(), soft())
+        assert apply(run, None, soft()) == Change(run, Note.DUPLICATE)
+        assert apply(reporting(), None, soft()) == Change(reporting(), Note.DUPLICATE)
+
+    def test_nothing_is_taken_up_again_by_hand(self) -> None:
+        run = after(with_policy(None, 2), soft())
+        waiting = apply(run, None, retry(0)).item
+        assert waiting is not None
+        asked = ItemAgain(node_run_id=ID, index=0, attempt=1, action=Action(id="1", who="web"), at=310.0)
+        change = apply(run, waiting, asked)
+        assert (change.note, change.why) == (Note.REFUSED, "the node run is cancelled")
+
+
+def test_who_cancelled_by_hand_stands_in_the_report() -> None:
+    run = after(received(), by_hand())
+    assert (run.stopped, why_stopped(run)) == (Stop.HAND, "cancelled: it was cancelled by hand (cli: anna)")
+    assert why_stopped(after(received(), soft())) == "cancelled: the workflow run was cancelled"
+    assert why_stopped(after(received(), cancelled())) == "cancelled: the workflow run was cancelled"
 
 
 class TestReport:

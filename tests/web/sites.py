@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from agents.callbacks import Callbacks as Urls
-from streams.messages import Foreign
+from streams.messages import Foreign, sort_out
 from streams.progress import Watch
 from tables.state import State
 from tests.web.fakes import PARTITIONS, FakeWorker
@@ -113,7 +113,7 @@ def site_of(worker: FakeWorker, around: Around) -> Site:
         pages=pages,
         callbacks=Callbacks(around.urls, here, worker.record),
         actions=actions,
-        letters=LetterViews(post.letters, pages, actions, post.read, post.enter, post.write),
+        letters=LetterViews(post.letters, pages, actions, post.read, post.enter, post.write, sort_out),
         watch=around.watch,
         others=others,
         owners=owners,

@@ -97,6 +97,15 @@ async def test_a_wrong_body(new_client: NewClient, worker: FakeWorker, body: obj
     assert (await client.post(f"{RUN}/items/1/complete", json=body)).status == 422
 
 
+async def test_a_node_run_whose_row_cannot_be_read_is_not_acted_on(new_client: NewClient, worker: FakeWorker) -> None:
+    failed(worker)
+    worker.rows.stores[worker.here.partition_of("wfnr_a")][b"o/wfnr_a"] = b"{}"
+    client = await acting(new_client)
+    answer = await client.post(f"{RUN}/complete", json={})
+    assert (answer.status, (await answer.json())["error"]) == (500, "unreadable")
+    assert worker.asked == []
+
+
 async def test_an_output_that_is_no_json_when_written_out(new_client: NewClient, worker: FakeWorker) -> None:
     failed(worker)
     client = await acting(new_client)

@@ -61,6 +61,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
         "answers": [],
         "answersLeftOut": 0,
         "cancellation": None,
+        "softCancelledAt": None,
         "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
             {
@@ -200,7 +201,7 @@ def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -
     worker.arrive("wfnr_a", text="{broken")
     notes = [(message.message, message.note) for message in shown(worker).messages]
     assert notes == [
-        (None, "the message was larger than can be kept"),
+        (None, "the message is not kept here: its bytes stand in the dead letters"),
         (None, "what was kept of it cannot be read as JSON"),
     ]
 

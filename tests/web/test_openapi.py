@@ -53,7 +53,12 @@ async def test_the_routes_of_the_views_are_those_of_the_document(worker: FakeWor
 
 
 def test_the_routes_of_a_worker_are_those_of_the_document(tmp_path: Path) -> None:
-    settings = {"PORT_ORG_ID": "org", "PORT_CLIENT_ID": "client", "PORT_CLIENT_SECRET": "secret"}
+    settings = {
+        "PORT_ORG_ID": "org",
+        "PORT_CLIENT_ID": "client",
+        "PORT_CLIENT_SECRET": "secret",
+        "HANDLERS": "examples.handlers",
+    }
     done = subprocess.run(
         [sys.executable, "-c", ROUTES],
         env={"PATH": os.environ["PATH"]} | settings,

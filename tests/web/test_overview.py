@@ -22,7 +22,17 @@ from tests.web.fakes import NOON, FakeWorker, lines
 from web.charts import HEIGHT, WIDTH, Bucket, charts
 from web.data import Foreign, MissingWorker, NodeRunList, NodeRunShown, PortShown, instant, node_run_shown
 from web.others import Missing
-from web.overview import FailedShown, OldestShown, OverviewShown, Pulse, SourceStatus, TopicLag, WorkShown, added_up
+from web.overview import (
+    FailedShown,
+    OldestShown,
+    OverviewShown,
+    Pulse,
+    SourceStatus,
+    TopicLag,
+    UnreadableShown,
+    WorkShown,
+    added_up,
+)
 from web.timeline import MOST_MOMENTS, timeline
 from web.wellness import LATE, OLD_LAG_SECONDS, problems
 
@@ -103,6 +113,15 @@ def overview(
 
 GONE = MissingWorker(worker="host-2", url="http://x", partitions=[1], why="nobody listens there")
 AWAY = SourceStatus(worker="host-1", connected=False, problem="no broker answers", since=NOW)
+ROW = UnreadableShown(
+    partition=3,
+    key="o/wfnr_a",
+    kind="open node run",
+    node_run_id="wfnr_a",
+    why="no JSON",
+    effect="nothing is done with it",
+)
+OWNER = ROW.model_copy(update={"partition": 1, "key": "p/owner", "kind": "owner", "node_run_id": None})
 NOT_WELL = [
     (overview(missing_workers=[GONE]), "bad", "host-2 gives no answer: nobody listens there", "/workers"),
     (overview(missing=[1, 3]), "bad", "partitions 1, 3", "/workers"),
@@ -121,6 +140,13 @@ NOT_WELL = [
     (overview(lags=[lag(61.0), lag(0.0)]), "bad", "7 records of o.runs wait, the oldest for 1 min 1 s", "/workers"),
     (overview(dead_letters=1), "bad", "1 dead letter came", "/dead-letters"),
     (
+        overview(unreadable=[ROW], unreadable_rows=1),
+        "bad",
+        "Row o/wfnr_a of partition 3 of the ledger cannot be read (no JSON): nothing is done",
+        "/node-runs/wfnr_a",
+    ),
+    (overview(unreadable=[OWNER], unreadable_rows=1), "bad", "Row p/owner of partition 1", "#unreadable"),
+    (
         overview(port={"rate_limit_remaining": 749, "rate_limit": 15_000}),
         "warning",
         "749 calls left of 15,000 of the organization's rate limit",
@@ -136,7 +162,19 @@ NOT_WELL = [
 ]
 
 
+def test_many_unreadable_rows_are_told_by_their_number() -> None:
+    rows = [ROW.model_copy(update={"key": f"o/wfnr_{n}", "node_run_id": f"wfnr_{n}"}) for n in range(20)]
+    told = problems(overview(unreadable=rows, unreadable_rows=1007), 100)
+    assert len(told) == 6
+    assert told[-1].text == "1,002 further rows of the ledger cannot be read."
+
+
 class TestAddedUp:
+    def test_unreadable_rows_of_all_workers_are_told(self) -> None:
+        told = [overview(unreadable=[ROW], unreadable_rows=3), overview(unreadable=[OWNER], unreadable_rows=1)]
+        shown = added_up(told, 10, Missing(partitions=[], workers=[]))
+        assert (shown.unreadable, shown.unreadable_rows) == ([ROW, OWNER], 4)
+
     def test_lags_have_the_worst_partition_and_the_oldest_record(self) -> None:
         one = overview(lags=[lag(3.0, 7), lag(0.0, 1, "o.arrivals")])
         other = overview(lags=[lag(9.0, 4, partition=5)])

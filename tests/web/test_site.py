@@ -216,12 +216,40 @@ class TestRefusals:
         assert answer.status == 404
         assert "no node run wfnr_absent" in Elements(await answer.text()).text
 
-    async def test_a_view_that_breaks_tells_nothing(
-        self, new_client: NewClient, worker: FakeWorker, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_a_node_run_whose_row_cannot_be_read(self, new_client: NewClient, worker: FakeWorker) -> None:
         worker.arrive("wfnr_a")
-        partition = worker.here.partition_of("wfnr_a")
-        worker.rows.stores[partition] = dict.fromkeys(worker.rows.stores[partition], b'"s3cret"')
+        worker.arrive("wfnr_b")
+        store = worker.rows.stores[worker.here.partition_of("wfnr_a")]
+        store[b"o/wfnr_a"] = b'{"password":"s3cret"}'
+        client = await new_client()
+        answer = await client.get("/api/node-runs/wfnr_a")
+        assert (answer.status, (await answer.json())["error"]) == (500, "unreadable")
+        page = Elements(await (await client.get("/node-runs/wfnr_a", headers=BROWSER)).text()).text
+        assert "o/wfnr_a in partition" in page
+        assert "end it with the command complete" in page
+        assert "s3cret" not in page
+        [other] = (await (await client.get("/api/node-runs")).json())["nodeRuns"]
+        assert other["nodeRunId"] == "wfnr_b"
+        overview = await (await client.get("/api/overview")).json()
+        assert [row["key"] for row in overview["unreadable"]] == ["o/wfnr_a"]
+        front = Elements(await (await client.get("/", headers=BROWSER)).text())
+        assert "Rows of the ledger that cannot be read" in front.text
+        assert "/node-runs/wfnr_a" in [link["href"] for link in front.named("a")]
+        metrics = await (await client.get("/metrics")).text()
+        assert 'port_runs_unreadable_rows{kind="open node run"} 1.0' in metrics
+
+    async def test_a_view_that_breaks_tells_nothing(
+        self,
+        new_client: NewClient,
+        worker: FakeWorker,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def breaks(partition: int, key: bytes) -> bytes:
+            raise RuntimeError("s3cret")
+
+        worker.arrive("wfnr_a")
+        monkeypatch.setattr(worker.rows, "get", breaks)
         client = await new_client()
         answer = await client.get("/api/node-runs")
         assert answer.status == 500

@@ -191,7 +191,7 @@ def test_no_route_without_the_token(two: Two) -> None:
         "PORT_ORG_ID": "org",
         "PORT_CLIENT_ID": "client",
         "PORT_CLIENT_SECRET": "secret",
-        "HANDLERS": "agents.handlers",
+        "HANDLERS": "examples.handlers",
     }
     ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True, cwd=REPOSITORY)
     routes = {(method, path) for method, path in json.loads(ran.stdout.splitlines()[-1])}

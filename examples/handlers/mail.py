@@ -9,8 +9,9 @@ from email.utils import formatdate
 import aiosmtplib
 
 from agents.contract import Context, Fail
-from agents.handlers.outgoing import Unavailable, tls
-from agents.handlers.settings import OutgoingSettings, SmtpSecurity
+
+from .outgoing import Unavailable, tls
+from .settings import OutgoingSettings, SmtpSecurity
 
 _NAME = "the mail server (SMTP_HOST)"
 _SUBJECT_CHARACTERS = 100

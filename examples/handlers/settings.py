@@ -1,4 +1,4 @@
-"""The settings of the handlers that come along: where they forward, notify, and what they may call."""
+"""The settings of these handlers: where they forward, notify, and what they may call."""
 
 from __future__ import annotations
 
@@ -125,6 +125,8 @@ class OutgoingSettings(BaseSettings):
     webhook_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr("")
     provisioner_url: Annotated[SecretStr, AfterValidator(_http_url)] = SecretStr("")
     provisioner_deadline: Annotated[Duration, Field(ge=1)] = 3600.0
+    # The worker's own setting, which checks it. The provisioner calls back there.
+    public_url: str = ""
     notification_channels: Annotated[
         dict[str, SecretStr], NoDecode, BeforeValidator(_channels), AfterValidator(_addresses)
     ] = {}
@@ -149,6 +151,8 @@ class OutgoingSettings(BaseSettings):
                 raise ValueError(f"{name}: is http, which OUTGOING_HTTP=allow allows")
             if self.outgoing_hosts and host_of(url) not in self.outgoing_hosts:
                 raise ValueError(f"OUTGOING_HOSTS: does not hold the host of {name}")
+        if self.provisioner_url.get_secret_value() and not self.public_url:
+            raise ValueError("PUBLIC_URL: needed by PROVISIONER_URL, for the provisioner to call back")
         if self._sends_mail and not (self.smtp_host and self.smtp_from):
             raise ValueError("SMTP_HOST, SMTP_FROM: needed by NOTIFICATION_CHANNELS, where an address is mailto:")
         if bool(self.smtp_username) != bool(self.smtp_password.get_secret_value()):

@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents import Context, handles
+from agents import Context, Fail, handles
+
+from .outgoing import client
+from .settings import settings
 
 _WEBHOOK = "the webhook (WEBHOOK_URL)"
 
@@ -47,13 +50,9 @@ async def service_deployed(event: ServiceDeployed, ctx: Context) -> dict[str, ob
 
 
 async def _forwarded(ctx: Context) -> dict[str, object]:
-    """Post the payload object as it came, where a webhook is configured."""
-    from agents.handlers.outgoing import client
-    from agents.handlers.settings import settings
-
+    """Post the payload object as it came to the webhook."""
     url = settings().webhook_url
-    done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
     if not url.get_secret_value():
-        return done
+        raise Fail("WEBHOOK_URL is not set, so nothing was forwarded: set it for the worker")
     status = await client().post(_WEBHOOK, url, ctx.fields, ctx)
-    return done | {"forwarded": {"status": status}}
+    return {"processedAt": datetime.now(UTC), "received": ctx.fields, "forwarded": {"status": status}}

@@ -1,10 +1,11 @@
 """Requests for infrastructure."""
 
-from datetime import UTC, datetime
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents import Context, Deferred, handles
+from agents import Context, Deferred, Fail, handles
+
+from .outgoing import client
+from .settings import settings
 
 _PROVISIONER = "the provisioner (PROVISIONER_URL)"
 
@@ -26,14 +27,11 @@ class ProvisionInfrastructure(BaseModel):
 
 
 @handles("provision-infrastructure", concurrency=10, deadline="5m", retries=5)
-async def provision_infrastructure(event: ProvisionInfrastructure, ctx: Context) -> dict[str, object] | Deferred:
+async def provision_infrastructure(event: ProvisionInfrastructure, ctx: Context) -> Deferred:
     """Hand the request over to the provisioner, which says at the callback how it ended."""
-    from agents.handlers.outgoing import client
-    from agents.handlers.settings import settings
-
     allowed = settings()
     if not allowed.provisioner_url.get_secret_value():
-        return {"processedAt": datetime.now(UTC), "received": ctx.fields}
+        raise Fail("PROVISIONER_URL is not set, so nothing was provisioned: set it for the worker")
     # In place of the message's own: whoever writes a message does not say whom the provisioner calls.
     order = {**ctx.fields, "callback": {"url": ctx.callback_url}}
     await client().post(_PROVISIONER, allowed.provisioner_url, order, ctx)

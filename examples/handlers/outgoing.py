@@ -22,9 +22,10 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from agents.contract import Context, Fail, RetryLater
-from agents.handlers.settings import OutgoingSettings, Rule, host_of, settings
 
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+from .addresses import IpAddress, never_called, public
+from .settings import OutgoingSettings, Rule, host_of, settings
+
 AddressInfo: TypeAlias = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]]
 
 _ANSWER_BYTES: Final = 4096
@@ -33,28 +34,6 @@ _MOST_CALLS: Final = 10
 """Calls of a handler after which a service that asks to be called later has had its chances."""
 _AGAIN: Final = frozenset({408, 425, 429})
 _CODE: Final = re.compile(r"[a-z_]{1,60}", re.ASCII)
-_NEVER: Final = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        # Link-local: at 169.254.169.254 most clouds tell a machine its credentials.
-        "169.254.0.0/16",
-        "fe80::/10",
-        # The same, elsewhere: of AWS, Google, Oracle and Scaleway by IPv6; of Alibaba; what Azure tells its machines;
-        # of Oracle's former cloud.
-        "fd00:ec2::/32",
-        "fd20:ce::/32",
-        "fd00:c1::/32",
-        "fd00:42::/32",
-        "100.100.100.200/32",
-        "168.63.129.16/32",
-        "192.0.0.192/32",
-        # "This host": connects to loopback.
-        "0.0.0.0/8",
-        "::/128",
-    )
-)
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 
 class Unavailable(Exception):
@@ -63,37 +42,6 @@ class Unavailable(Exception):
 
 class RefusedAddress(OSError):
     """The address must not be connected to."""
-
-
-def public(address: IpAddress) -> bool:
-    """Return whether an address is on the public Internet, and so is every IPv4 address that it stands for."""
-    return all(one.is_global and not one.is_multicast and not _site_local(one) for one in _meant(address))
-
-
-def never_called(address: IpAddress) -> bool:
-    """Return whether an address is not called even where private ones are allowed: link-local, metadata, multicast."""
-    return any(one.is_multicast or any(one in network for network in _NEVER) for one in _meant(address))
-
-
-def _site_local(address: IpAddress) -> bool:
-    return isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-
-
-def _meant(address: IpAddress) -> list[IpAddress]:
-    """Return the address, and the IPv4 addresses that an IPv6 one leads to by mapping or translation."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return [address]
-    if address.ipv4_mapped is not None:
-        return [address.ipv4_mapped]
-    embedded: list[IpAddress] = [address]
-    if address.sixtofour is not None:
-        embedded.append(address.sixtofour)
-    if address.teredo is not None:
-        embedded.extend(address.teredo)
-    # ::1 has a rule of its own.
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        embedded.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return embedded
 
 
 def policy(rule: Rule) -> Callable[[IpAddress], bool]:

@@ -6,6 +6,10 @@ from pydantic import BaseModel, SecretStr
 
 from agents import Context, Fail, handles
 
+from .mail import mail, send
+from .outgoing import client
+from .settings import MAILTO, recipients, settings
+
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -19,23 +23,16 @@ class Notification(BaseModel):
 @handles("notification", concurrency=50, deadline="1m", retries=5)
 async def notification(event: Notification, ctx: Context) -> dict[str, object]:
     """Send the message to the address of its channel."""
-    from agents.handlers.settings import settings
-
-    done: dict[str, object] = {"processedAt": datetime.now(UTC), "received": ctx.fields}
     channels = settings().notification_channels
     if not channels:
-        return done
+        raise Fail("NOTIFICATION_CHANNELS is not set, so nothing was sent: set it for the worker")
     if (secret := channels.get(event.channel)) is None:
         raise Fail(f"the channel {event.channel[:100]!r} is not configured (NOTIFICATION_CHANNELS)")
-    return done | {"sentBy": await _sent(event, secret, ctx)}
+    return {"processedAt": datetime.now(UTC), "received": ctx.fields, "sentBy": await _sent(event, secret, ctx)}
 
 
 async def _sent(event: Notification, to: SecretStr, ctx: Context) -> str:
     """Send by mail where the address is one of mail, else to a webhook like Slack's; return which it was."""
-    from agents.handlers.mail import mail, send
-    from agents.handlers.outgoing import client
-    from agents.handlers.settings import MAILTO, recipients, settings
-
     address = to.get_secret_value()
     if not address.startswith(MAILTO):
         name = f"the channel {event.channel!r} (NOTIFICATION_CHANNELS)"
