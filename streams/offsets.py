@@ -248,6 +248,7 @@ class EveryOffset:
         # One mapping for each assignment: what still goes on of an earlier one leaves the present one alone.
         self._expected: dict[TP, int] = {}
         self._known = asyncio.Event()
+        self._begun = asyncio.Event()
         self._progress: dict[TP, tuple[int, float]] = {}
         self.interventions = 0
         """How often records were read again."""
@@ -282,10 +283,15 @@ class EveryOffset:
         self._expected = dict(begun.expected)
         self._progress = {}
         self._known.set()
+        self._begun.set()
 
-    async def known(self) -> None:
-        """Wait until it is known where the assigned partitions begin."""
-        await self._known.wait()
+    def revoked(self) -> None:
+        """Take note that a rebalance has begun. What is in hand still has its turn."""
+        self._begun.clear()
+
+    async def begun(self) -> None:
+        """Wait until the present assignment is known, and what its logs went back is committed."""
+        await self._begun.wait()
 
     async def look_back(self) -> Mapping[TP, int]:
         """Return from which offsets on logs are to be read again that went back since; nothing in an outage."""

@@ -254,6 +254,8 @@ class GraceOver(Record):
     node_run_id: str
     items: int
     """The items that the node run had when the grace began; if more have come since, the event is void."""
+    since: float
+    """When the grace began, in epoch seconds: the event of another one is void, too."""
 
 
 class RunCancelled(Record):
@@ -266,6 +268,8 @@ class RunCancelled(Record):
     """Whether Port has ended the node run itself: then nothing is to be reported any more."""
     soft: bool = False
     """Whether Port is still cancelling it (`CANCELLING`): nothing begins any more, and what runs may end."""
+    report: int = 0
+    """The number of the next report when somebody asked by hand: with another one the event is void."""
     action: Action | None = None
     """Who asked for it, where it was not Port."""
     at: float
@@ -308,6 +312,7 @@ class TypePaused(Record):
     paused: bool
     action: Action
     at: float
+    """In epoch seconds: of what was asked for one handler the latest counts, in whatever order it comes."""
 
 
 class Audited(Record):
@@ -400,6 +405,8 @@ class RunningItem(Kept):
     node_run_id: str
     index: int
     attempt: int
+    generation: int = 0
+    """Of the ownership in which the partition heard of it; of no meaning in the word itself."""
 
 
 class Released(Record):
@@ -417,6 +424,8 @@ class Died(Record):
 
     kind: Literal["died"] = "died"
     worker: str
+    generation: int
+    """Of the ownership in which that was found: what has become known of the worker later it has not died of."""
 
 
 class Tick(Record):

@@ -272,6 +272,11 @@ class Consumer(driver.Consumer):
         del acknowledged[:taken]
         return offset
 
+    async def perform_seek(self) -> None:
+        """Called by Faust at the end of a rebalance: have the partitions read on from where they were committed."""
+        await cast("Any", self.app).offsets.begun()
+        await super().perform_seek()
+
     async def go_back(self, offsets: Mapping[TP, int]) -> None:
         """Commit offsets that are before what was committed."""
         await self._commit(offsets)

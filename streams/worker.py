@@ -222,6 +222,7 @@ class Worker(faust.App):
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.settled.clear()
+        self.offsets.revoked()
         await super()._on_partitions_revoked(revoked)
         for step in self.before_rebalance:
             await step()

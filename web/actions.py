@@ -169,7 +169,7 @@ class Actions:
     async def cancel(self, request: web.Request, _body: NoBody) -> Done:
         """Cancel what has not ended, and report the node run as CANCELLED."""
         (_, run), action = self._run(request), new_action(asker(request))
-        event = RunCancelled(node_run_id=run.node_run_id, over=False, action=action, at=time.time())
+        event = RunCancelled(node_run_id=run.node_run_id, over=False, report=run.report, action=action, at=time.time())
         return await self._done([(event, action)])
 
     async def complete(self, request: web.Request, body: EndBody) -> Done:
