@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from streams.records import Action, ItemAgain, ItemCompleted, ReportAgain, RunCancelled
+from streams.records import Action, ItemAgain, ItemCompleted, ReportAgain, ReportStopped, RunCancelled
 from tables.state import Note
 
-AskedEvent: TypeAlias = ItemAgain | ItemCompleted | ReportAgain | RunCancelled
+AskedEvent: TypeAlias = ItemAgain | ItemCompleted | ReportAgain | ReportStopped | RunCancelled
 
 
 @dataclass(frozen=True)

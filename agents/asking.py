@@ -13,7 +13,16 @@ from typing import Final
 from agents.asked import AskedEvent, Became
 from agents.shared import audit, outcomes, spawn
 from streams.app import app, settings
-from streams.records import Action, Audited, ItemAgain, ItemCompleted, ReportAgain, RunCancelled, TypePaused
+from streams.records import (
+    Action,
+    Audited,
+    ItemAgain,
+    ItemCompleted,
+    ReportAgain,
+    ReportStopped,
+    RunCancelled,
+    TypePaused,
+)
 from streams.topics import partition_of
 from tables.ledger import Applied
 from tables.state import Note
@@ -22,6 +31,7 @@ _WHAT: Final[dict[type, str]] = {
     ItemAgain: "retry item",
     ItemCompleted: "complete item",
     ReportAgain: "retry report",
+    ReportStopped: "give up report",
     RunCancelled: "cancel node run",
 }
 

@@ -34,7 +34,7 @@ from port.ids import is_node_run_id, is_workflow_run_id
 from port.models import NodeRunUpdate, Result, Status
 from port.secrets import Decryption
 from streams.app import settings
-from streams.messages import Bad, NodeRunMessage, NotOurs, event_type, sort_out
+from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure, event_type, sort_out
 from streams.records import By, said_of
 from streams.settings import Signature
 
@@ -331,8 +331,10 @@ def _object(name: str, text: str) -> dict[str, JsonValue]:
         raise CommandError(f"{name}: {said_of(error)}") from None
 
 
-def _ours(name: str, message: NodeRunMessage | NotOurs | Bad) -> NodeRunMessage:
+def _ours(name: str, message: Message) -> NodeRunMessage:
     match message:
+        case Unsure(reason=reason):
+            raise CommandError(f"{name}: a worker is unsure, and keeps it with the dead letters: {reason}")
         case Bad(reason=reason):
             raise CommandError(f"{name}: a worker sends it to the dead letters: {reason}")
         case NotOurs(why=why):
@@ -397,7 +399,9 @@ def confirm(question: str) -> None:
 
 
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
-    async with PortClient(settings.port_api_base_url, settings.port_client_id, settings.port_client_secret) as client:
+    connection = settings.port_connection
+    port = settings.port_api_base_url
+    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     if answer.kind is not AnswerKind.ACCEPTED:
         maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""

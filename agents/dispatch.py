@@ -54,6 +54,10 @@ _MOST_READ: Final = 2_000
 Fields = Mapping[str, JsonValue]
 
 
+def _nothing(_: str) -> None:
+    """Nobody is to be told."""
+
+
 @dataclass(frozen=True)
 class _Walk:
     """What a walk over the node runs of a partition remembers."""
@@ -77,7 +81,8 @@ class Dispatch:
     that no handler is to be called for any more, `cancel_call`, which cancels a call that runs as the node run says and
     returns whether there is one, `end_cancelled`, which ends an item without a call, `record`, which enters an event of
     a node run, `mend`, which goes on with a node run where a crash left it and calls back when that is acknowledged,
-    and `spawn`, which runs a coroutine on its own; none of them waits.
+    `report_settled` and `report_now`, which are told of a node run whose report need not be sent any more, or now, and
+    `spawn`, which runs a coroutine on its own; none of them waits.
     """
 
     node_runs: NodeRuns
@@ -92,6 +97,8 @@ class Dispatch:
     end_cancelled: Callable[[ItemWork, str], None] = field(init=False)
     record: Callable[[int, NodeRunEvent], None] = field(init=False)
     mend: Callable[[int, str, Callable[[], None]], None] = field(init=False)
+    report_settled: Callable[[str], None] = field(default_factory=lambda: _nothing, init=False)
+    report_now: Callable[[str], None] = field(default_factory=lambda: _nothing, init=False)
     spawn: Callable[[Coroutine[object, object, None]], None] = field(init=False)
     active: set[int] = field(default_factory=set)
     """The partitions that are taken over: only their work is started."""
@@ -236,20 +243,21 @@ class Dispatch:
         else:
             self.due.set(partition, (run.node_run_id, index), at, lambda: self.run_item(work))
 
-    def _act_on_run(self, partition: int, run: NodeRun) -> None:
+    def _act_on_run(self, partition: int, run: NodeRun, *, taken_over: bool = False) -> None:
         match ask_of_run(run):
             case Report(body=body):
                 reports = self._reports.setdefault(partition, {})
                 if reports.get(run.node_run_id) is not body:
                     reports[run.node_run_id] = body
-                    self.report(ReportWork(partition, run.node_run_id, body))
+                    self.report(ReportWork(partition, run.node_run_id, body, taken_over))
             case EndGrace(since=since, items=items):
                 event = GraceOver(node_run_id=run.node_run_id, items=items, since=since)
                 self.due.set(
                     partition, (run.node_run_id, _NO_ITEM), since + self.grace, lambda: self.record(partition, event)
                 )
             case None:
-                self._reports.get(partition, {}).pop(run.node_run_id, None)
+                if self._reports.get(partition, {}).pop(run.node_run_id, None) is not None:
+                    self.report_settled(run.node_run_id)
                 self.due.drop(partition, (run.node_run_id, _NO_ITEM))
 
     def payload(self, partition: int, run: NodeRun, message: int) -> tuple[Fields, ...]:
@@ -259,9 +267,9 @@ class Dispatch:
             self._payloads.move_to_end(key)
             return found[0]
         kept = self.node_runs.message(partition, run, message)
-        if kept is None:
+        if kept is None or not kept.text:
             return ()
-        items = items_of(kept.text) if kept.text else ()
+        items = items_of(kept.text)
         self._payloads[key] = (items, len(kept.text))
         self._cached += len(kept.text)
         while self._cached > _CACHED_CHARACTERS and len(self._payloads) > 1:
@@ -269,9 +277,16 @@ class Dispatch:
             self._cached -= size
         return items
 
-    def reporting(self) -> tuple[int, list[tuple[int, str]]]:
-        """How many reports Port has not answered yet, and partition and node-run id of the first of each partition."""
-        firsts = [(partition, next(iter(reports))) for partition, reports in self._reports.items() if reports]
+    def reporting(self, parked: Callable[[str], bool] = lambda _: False) -> tuple[int, list[tuple[int, str]]]:
+        """How many reports Port has not answered yet, and partition and node-run id of the first of each partition.
+
+        Those that are `parked` are counted, and are not the first.
+        """
+        firsts = [
+            (partition, first)
+            for partition, reports in self._reports.items()
+            if (first := next((one for one in reports if not parked(one)), None)) is not None
+        ]
         return sum(map(len, self._reports.values())), firsts
 
     def lost(self, partition: int) -> None:
@@ -405,9 +420,9 @@ class Dispatch:
             return
         if run.stopped is not None:
             self.spawn(self._stop(partition, node_run_id))
-            self._act_on_run(partition, run)
+            self._act_on_run(partition, run, taken_over=True)
             return
         for message in list(self.node_runs.messages(partition, run)):
             for index in range(message.first, message.first + message.count):
                 self._act_on_item(partition, run, index, message.first, fresh=False)
-        self._act_on_run(partition, run)
+        self._act_on_run(partition, run, taken_over=True)

@@ -19,8 +19,17 @@ from agents.backlog import backlog
 from agents.shared import dispatch, keep_dead_letter, ledger, outcomes, overview, rows, spawn, specs, telling
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.metrics import EVENTS
-from streams.records import Arrival, ItemCompleted, ItemDeferred, ItemFinished, ItemRetry, NodeRunEvent, Source
+from streams.metrics import EVENTS, REPEATED
+from streams.records import (
+    Arrival,
+    ItemCompleted,
+    ItemDeferred,
+    ItemFinished,
+    ItemRetry,
+    NodeRunEvent,
+    ReportAgain,
+    Source,
+)
 from tables.ledger import Applied
 from tables.rows import NotOwnedError, RowError, resolve
 from tables.state import NodeRun, Note
@@ -29,6 +38,7 @@ from tables.unreadable import UnreadableRowError, UnwritableRowError
 logger = logging.getLogger(__name__)
 _set_asides: Final = EVENTS.labels("set aside")
 _counters: Final = {note: EVENTS.labels(note.value) for note in Note}
+_repeated: Final = {True: REPEATED.labels("same place"), False: REPEATED.labels("another")}
 
 
 def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None]) -> None:
@@ -49,6 +59,8 @@ def enter(partition: int, event: Arrival | NodeRunEvent, then: Callable[[], None
         logger.exception("the ledger failed")
         stop_process(f"the ledger failed at {type(event).__name__} of {event.node_run_id}: {_named(error)}")
     _counters[applied.note].inc()
+    if isinstance(event, Arrival) and applied.known_at is not None:
+        _repeated[applied.known_at == event.source].inc()
     opens = applied.run is not None and applied.before is None
     if opens:
         backlog.entering += 1
@@ -98,6 +110,8 @@ def _act(partition: int, event: Arrival | NodeRunEvent, applied: Applied) -> Non
     backlog.look()
     if applied.note is Note.APPLIED:
         _tell(applied.run, event)
+        if isinstance(event, ReportAgain):
+            dispatch.report_now(event.node_run_id)
 
 
 def _tell(run: NodeRun, event: Arrival | NodeRunEvent) -> None:

@@ -223,7 +223,7 @@ class failures(_Remote):
 
 
 class stuck(_Remote):
-    """List what waits for a callback, a handler or a retry, what ends soonest first, and reports that Port refused."""
+    """List what waits for a callback, a handler or a retry, what ends soonest first, and reports that Port fails at."""
 
     options = [_LIMIT, _WORKER, FOR_PROGRAMS]
 
@@ -287,7 +287,7 @@ class handlers(_Remote):
 
 
 class retry(_Remote):
-    """Call the handlers of a node run's FAILED items again, or send its refused report again."""
+    """Call the handlers of a node run's FAILED items again, or send its report again that was refused, or waits."""
 
     options = [
         argument("node_run_id"),
@@ -303,6 +303,19 @@ class retry(_Remote):
         what = "" if item is None else f"/items/{item}"
         question = f"Retry {self.node_run_id}" + ("?" if item is None else f" item {item}?")
         return self.do(question, f"/api/node-runs/{self.node_run_id}{what}/retry")
+
+
+class give_up(_Remote):
+    """Send the report of a node run no more that Port has neither taken nor refused: it counts as refused.
+
+    Complete the node run at Port before (complete): else its workflow waits for ever.
+    """
+
+    options = [argument("node_run_id"), _WORKER, _YES, FOR_PROGRAMS]
+
+    def act(self) -> int:
+        """Do it."""
+        return self.do(f"Give up the report of {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/give-up")
 
 
 class cancel(_Remote):
@@ -338,6 +351,7 @@ class redrive(_Remote):
     options = [
         argument("letters", nargs=-1, required=True),
         option("--file", "file", help="What takes the place of the message; for one letter."),
+        option("--node-run", "node_run", help="Whose message it is, where that is unsure; for one letter."),
         option("--note", default="", help="Why; stands in the audit."),
         _WORKER,
         _YES,
@@ -348,16 +362,22 @@ class redrive(_Remote):
         """Do it."""
         letters, file, note = self.letters, self.text("file"), self.text("note") or ""
         question = f"Redrive {', '.join(letters)}?"
-        if file is None:
+        node_run = self.text("node_run")
+        if file is None and node_run is None:
             fields: Fields = {"what": "redrive", "letters": list(letters), "note": note}
             return self.do(question, "/api/dead-letters/bulk", fields)
         if len(letters) != 1:
-            raise CommandError("--file goes with one letter")
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"{file}: {error}") from None
-        return self.do(question, f"/api/dead-letters/{letters[0]}/redrive", {"text": text, "note": note})
+            raise CommandError("--file and --node-run go with one letter")
+        text = None if file is None else _text_of(file)
+        changed: Fields = {"text": text, "node_run_id": node_run, "note": note}
+        return self.do(question, f"/api/dead-letters/{letters[0]}/redrive", changed)
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{file}: {error}") from None
 
 
 class discard(_Remote):

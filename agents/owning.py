@@ -58,11 +58,12 @@ def _item(work: ItemWork) -> RunningItem:
 def _lost(partition: int) -> None:
     """Say what this worker still runs of a partition that it has just lost."""
     row = _taken.pop(partition, None)
+    _mourned.pop(partition, None)
     if row is None:
         return
     still = tuple(_item(work) for works in running for work in works() if work.partition == partition)
     word = Released(worker=app.incarnation, generation=row.generation, running=still)
-    spawn(app.outbox.send(_say(partition, word)))
+    app.outbox.put(_say(partition, word))
 
 
 async def _say(partition: int, word: Released | Died) -> None:
@@ -122,7 +123,7 @@ async def look_for_the_dead() -> None:
             continue
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
-            spawn(app.outbox.send(_say(partition, Died(worker=dead, generation=generation))))
+            app.outbox.put(_say(partition, Died(worker=dead, generation=generation)))
         _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 

@@ -1,7 +1,8 @@
 """The sink: the reporter completes node runs at Port, the teller tells late failures in their logs.
 
-Both wait outages and rate limits out, and drop nothing. They are two, so that no report waits behind a log. Besides,
-the teller sends what handlers log; that is best effort.
+Both wait outages and rate limits out, and drop nothing. They are two, so that no report waits behind a log. What Port
+has not answered for good is tried again by a third, the retrier, so that nothing new waits behind it. Besides, the
+teller sends what handlers log; that is best effort.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias, TypeVar
@@ -17,12 +19,13 @@ from faust.types import StreamT
 
 from agents.entering import record
 from agents.feeding import Feeder, InMemoryChannel
+from agents.retries import Retries
 from agents.running import drain
-from agents.settling import LONGEST_PAUSE, Settler
+from agents.settling import Later, Settler
 from agents.shared import dispatch, node_runs, spans, telling
 from agents.telling import Told
+from agents.tries import LONGEST_PAUSE
 from agents.work import LinesWork, ReportWork, TellWork
-from port.budget import Urgency
 from port.client import Answer, AnswerKind, Before
 from port.models import LogLine
 from streams.app import app, settings
@@ -37,12 +40,15 @@ from tables.state import NodeRun
 logger = logging.getLogger(__name__)
 TELL_CONCURRENCY: Final = 10
 """Lines for logs on their way to Port at a time."""
+AGAIN_CONCURRENCY: Final = max(10, settings.report_concurrency // 4)
+"""Reports and lines on their way to Port at a time that Port has failed at before: beside the others."""
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
 LINES_PAUSES: Final = (1.0, 10.0, 30.0)
 """Between the tries to send lines that handlers have logged; then they are dropped."""
 ToTell: TypeAlias = TellWork | LinesWork
-W = TypeVar("W", ReportWork, ToTell)
+Again: TypeAlias = ReportWork | TellWork
+W = TypeVar("W", ReportWork, ToTell, Again)
 _AWAY: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.UNAUTHORIZED, AnswerKind.RATE_LIMITED})
 
 
@@ -51,11 +57,21 @@ def _is_here(partition: int) -> bool:
     return partition in dispatch.active
 
 
+def _like_a_new_one(work: Again) -> None:
+    if isinstance(work, ReportWork):
+        reports.add(work)
+    else:
+        tells.add(work)
+
+
 settler = Settler(app.port, _is_here)
 reports: Feeder[ReportWork] = Feeder()
 tells: Feeder[ToTell] = Feeder()
+retries: Retries[Again] = Retries(settler.lane_of, settler.unknown_since, _like_a_new_one)
 reports.attach(app)
 tells.attach(app)
+retries.attach(app)
+app.on_lost.append(settler.drop)
 
 
 @app.agent(InMemoryChannel[ReportWork](app), name="reporter", concurrency=settings.report_concurrency)
@@ -70,6 +86,16 @@ async def teller(_: StreamT[ToTell]) -> None:
     await _each(tells, _tell)
 
 
+@app.agent(InMemoryChannel[Again](app), name="retrier", concurrency=AGAIN_CONCURRENCY)
+async def retrier(_: StreamT[Again]) -> None:
+    """Try again what Port has not answered for good."""
+    await _each(retries, _again)
+
+
+async def _again(work: Again) -> None:
+    await (_report(work) if isinstance(work, ReportWork) else _tell(work))
+
+
 async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> None:
     while True:
         work = await feeder.take()
@@ -77,9 +103,14 @@ async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> No
             await settle(work)
         except RowError as elsewhere:
             logger.info("%s is not reported here: %s", work.node_run_id, elsewhere)
+            if not isinstance(work, LinesWork):
+                settler.forget(work.key)
         except Exception:
             logger.exception("reporting %s failed; it is tried again", work.node_run_id)
-            asyncio.get_running_loop().call_later(LONGEST_PAUSE, feeder.add, work)
+            if isinstance(work, LinesWork):
+                asyncio.get_running_loop().call_later(LONGEST_PAUSE, tells.add, work)
+            else:
+                retries.later(work, LONGEST_PAUSE)
         finally:
             feeder.done(work)
 
@@ -87,9 +118,13 @@ async def _each(feeder: Feeder[W], settle: Callable[[W], Awaitable[None]]) -> No
 async def _report(work: ReportWork) -> None:
     run = node_runs.run(work.partition, work.node_run_id)
     if run is None or run.covered is None or run.settled is not None or run.body is not work.body:
+        settler.forget(work.key)
         return
     await telling.quiet(work.node_run_id)
     answered = await settler.report(work, run, node_runs.items(work.partition, run))
+    if isinstance(answered, Later):
+        retries.later(work, answered.seconds)
+        return
     if answered.settled is Settled.REFUSED:
         logger.warning("Port refused the report of %s: %s %s", run.node_run_id, answered.status, answered.reason)
     _measure(run, answered)
@@ -117,6 +152,9 @@ async def _tell(work: ToTell) -> None:
     if run is None or item is None or item.told:
         return
     answer = await settler.tell(work, run, item)
+    if isinstance(answer, Later):
+        retries.later(work, answer.seconds)
+        return
     if answer.kind is not AnswerKind.ACCEPTED:
         logger.warning("Port took no log for %s: %s %s", run.node_run_id, answer.status, answer.reason)
     await record(work.partition, FailureTold(node_run_id=run.node_run_id, index=work.index, attempt=item.attempt))
@@ -150,32 +188,53 @@ async def _update(told: Told, body: bytes, before: Before) -> Answer:
             raise NotOwnedError(f"{told.node_run_id} is reported, or elsewhere")
         before()
 
-    return await app.port.report(told.node_run_id, told.workflow_run_id, body, check, Urgency.LAST)
+    return await settler.update(told.workflow_run_id, told.node_run_id, body, check)
 
 
 async def finish() -> None:
     """Send no more reports, and wait a moment for the answers to those that are on their way."""
     reports.stop()
     tells.stop()
+    retries.stop()
     last = [work for work in tells.withdraw(tells.pending) if isinstance(work, LinesWork)]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ANSWER_SECONDS):
             await reports.idle()
             await tells.idle()
+            await retries.idle()
             await asyncio.gather(*map(_tell_lines, last))
 
 
-def _stage(name: str, feeder: Feeder[ReportWork] | Feeder[ToTell]) -> Stage:
+def _stage(name: str, feeder: Feeder[ReportWork] | Feeder[ToTell] | Feeder[Again]) -> Stage:
     def has_work() -> bool:
         # A pause is one on purpose where Port is away, asks for it, or has a limit.
         port = app.port
-        paused = port.unreachable_since is not None or port.budget.pausing or settler.pausing
+        paused = port.unreachable_since is not None or port.budget.pausing
         return not paused and (feeder.ready or feeder.taken > 0)
 
     return Stage(name, name, lambda: feeder.moves + settler.answers, has_work)
 
 
-stages: Final = [_stage("reporter", reports), _stage("teller", tells)]
+def _settled(node_run_id: str) -> None:
+    """Drop a report that the state does not ask for any more."""
+    key = node_run_id, -1
+    retries.forget(key)
+    settler.forget(key)
+
+
+def next_try(node_run_id: str) -> float | None:
+    """Return when the report of a node run is sent again, in epoch seconds; None where it does not wait for that."""
+    seconds = retries.due_in((node_run_id, -1))
+    return None if seconds is None else time.time() + seconds
+
+
+def _send_now(node_run_id: str) -> None:
+    retries.now((node_run_id, -1))
+
+
+stages: Final = [_stage("reporter", reports), _stage("teller", tells), _stage("retrier", retries)]
+dispatch.report_settled = _settled
+dispatch.report_now = _send_now
 dispatch.report = reports.add
 dispatch.tell = tells.add
 telling.add = tells.add

@@ -58,8 +58,10 @@ def resources_in(modules: tuple[str, ...]) -> list[Resource[object]]:
     return [resource for resource in _declared if within(resource.module, modules)]
 
 
-SESSION: Final[Resource[aiohttp.ClientSession]] = Resource(aiohttp.ClientSession, __name__, "the HTTP session")
-"""The session that all handlers share; every worker opens it."""
+SESSION: Final[Resource[aiohttp.ClientSession]] = Resource(
+    lambda: aiohttp.ClientSession(trust_env=True), __name__, "the HTTP session"
+)
+"""The session that all handlers share; every worker opens it. It takes the proxies of the environment."""
 
 
 class OpenResources:

@@ -24,10 +24,10 @@ from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dea
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
-from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, digest, event_type
-from streams.metrics import MESSAGES
+from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
+from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
-from streams.records import ArrayPolicy, Arrival, Source, Tick
+from streams.records import ArrayPolicy, Arrival, LetterKind, Source, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -38,6 +38,7 @@ _messages = lru_cache(MESSAGES.labels)
 
 SAMPLES: Final = 20
 _SAMPLE_BYTES: Final = 500
+_NODE_RUN: Final = b"wfnr_"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,13 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
     if isinstance(message, NodeRunMessage) and _left_to_others(message):
         message = NotOurs(Foreign.NO_HANDLER)
+    if not isinstance(message, NodeRunMessage):
+        message = _or_unsure(message, turn)
     match message:
+        case Unsure(reason=reason):
+            _messages("unsure").inc()
+            UNSURE.inc()
+            return [await send_dead_letter(turn, f"unsure: {reason}", LetterKind.UNSURE)]
         case NotOurs(why=why):
             _messages(why.value).inc()
             foreign_samples.append(Sample(why, turn.offset, (turn.raw or b"")[:_SAMPLE_BYTES].decode(errors="replace")))
@@ -84,10 +91,21 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
         case NodeRunMessage():
             if (refused := _refusal(turn)) is not None:
                 _messages("signature refused").inc()
-                return [await send_dead_letter(turn, refused)]
+                return [await send_dead_letter(turn, refused, LetterKind.UNSIGNED)]
             _messages("arrival").inc()
             kept = [] if message.is_kept else [await send_dead_letter(turn, message.problem or "it is not kept")]
-            return [*kept, await _pass_on(arrival_of(message, source_of(turn), turn.raw or b""))]
+            return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
+
+
+def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
+    """Return what a message is, with its key and headers looked at, too: they may name a node run that waits."""
+    if isinstance(message, Unsure) or (isinstance(message, NotOurs) and message.why.is_certain):
+        return message
+    if _NODE_RUN not in (turn.key or b"") and not any(
+        _NODE_RUN in (value or b"") or "wfnr_" in name for name, value in turn.headers
+    ):
+        return message
+    return Unsure("the record's key or headers speak of a node run, its value does not")
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
@@ -124,8 +142,8 @@ def _left_to_others(message: NodeRunMessage) -> bool:
     return all(handlers.find(name) is None for name in message.names)
 
 
-def arrival_of(message: NodeRunMessage, source: Source, raw: bytes) -> Arrival:
-    """Return the event that a message of ours is to the ledger; `raw` are its bytes, and `source` says whence."""
+def arrival_of(message: NodeRunMessage, source: Source) -> Arrival:
+    """Return the event that a message of ours is to the ledger; `source` says whence it came."""
     policy = _policy(message)
     return Arrival(
         v=1 if policy is None else 2,
@@ -134,8 +152,10 @@ def arrival_of(message: NodeRunMessage, source: Source, raw: bytes) -> Arrival:
         workflow=message.workflow,
         node=message.node,
         source=source,
-        digest=digest(raw),
+        digest=message.digest,
         text=message.text,
+        note=message.note,
+        guessed=message.guessed,
         array=message.array and message.problem is None,
         count=max(1, len(message.items)),
         event_types=message.event_types,

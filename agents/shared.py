@@ -24,7 +24,7 @@ from streams.bridge import copied_from
 from streams.exits import stop_process
 from streams.metrics import DEAD_LETTERS, OTHER
 from streams.offsets import Turn
-from streams.records import DeadLetter, Source
+from streams.records import DeadLetter, LetterKind, Source
 from streams.topics import MAX_RECORD_BYTES
 from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
@@ -114,7 +114,9 @@ async def keep_dead_letter(key: bytes | None, raw: bytes | None, reason: str, so
     await (await dead_letters.send(key=key, value=raw, headers=letter.headers))
 
 
-async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[object]:
+async def send_dead_letter(
+    turn: Turn[object], reason: str, kind: LetterKind = LetterKind.UNREADABLE
+) -> asyncio.Future[object]:
     """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement.
 
     Where the record filled its topic's limit there is no room for the headers: then its end is cut off.
@@ -126,7 +128,7 @@ async def send_dead_letter(turn: Turn[object], reason: str) -> asyncio.Future[ob
     room = MAX_RECORD_BYTES - _LETTER_BYTES - len(key or b"")
     if raw is not None and len(raw) > room:
         reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
-    letter = DeadLetter(reason=reason[:2000], source=source_of(turn))
+    letter = DeadLetter(reason=reason[:2000], source=source_of(turn), kind=kind)
     DEAD_LETTERS.labels(turn.topic).inc()
     sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
     return cast("asyncio.Future[object]", sent)

@@ -30,6 +30,13 @@ class ReportWork:
     partition: int
     node_run_id: str
     body: Body
+    taken_over: bool = False
+    """Whether an earlier owner may have sent it: of its tries nothing is known."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The same for every try of the report of a node run."""
+        return self.node_run_id, -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,11 @@ class TellWork:
     partition: int
     node_run_id: str
     index: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The same for every try to tell of this item."""
+        return self.node_run_id, self.index
 
 
 @dataclass(frozen=True, eq=False)

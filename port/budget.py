@@ -24,6 +24,15 @@ FIRST_HOLD: Final = 0.5
 LONGEST_HOLD: Final = 30.0
 STALE_SECONDS: Final = 60.0
 """What was said of the limit is forgotten after so long, or at its reset where that is later."""
+AWAY_AFTER: Final = 10
+"""After so many calls in a row that Port has not answered, or refused for a reason that is not the call's own, calls
+are spread out until one is answered well: those of FIRST urgency at the rate that Port allows on average, since the
+next one may be one that it takes; the others, which have failed before or can wait, to one a second."""
+AWAY_FIRST_INTERVAL: Final = 0.02
+AWAY_INTERVAL: Final = 1.0
+LATE_SECONDS: Final = 0.25
+"""Where as many calls are on their way as may be, one more goes out after so long: one that hangs holds nobody up."""
+_NO_GOOD: Final = frozenset({401, 403, 408})
 _CATCH_UP: Final = 0.05
 """Timers fire late. So many seconds of the pace may be made up for at once."""
 
@@ -33,9 +42,11 @@ class Urgency(IntEnum):
 
     FIRST = 0
     """Reports, and what a report or a worker's start waits for."""
-    LAST = 1
+    AGAIN = 1
+    """Reports that Port has failed at before, while it took others."""
+    LAST = 2
     """Lines in logs, and how far something is."""
-    POLL = 2
+    POLL = 3
     """Looks at whether something has changed at Port; the next one does as well."""
 
 
@@ -65,6 +76,7 @@ class Budget:
         self._last = float("-inf")  # when the latest turn was due
         self._held_until = float("-inf")
         self._holds = 0  # one after the other, without a good answer between
+        self._failed = 0  # likewise
         self._on_their_way = 0
         self._most_on_their_way = 1
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Urgency)
@@ -83,13 +95,16 @@ class Budget:
     @property
     def pausing(self) -> bool:
         """Whether calls wait for time to pass: for the end of the pause after a 429, or at the pace of what is left."""
-        return self._timer is not None and any(self._waiting)
+        if self._timer is None or not any(self._waiting):
+            return False
+        urgency = next((urgency for urgency in Urgency if self._waiting[urgency]), Urgency.FIRST)
+        return max(self._held_until, self._last + self._interval(urgency)) > asyncio.get_running_loop().time()
 
     async def turn(self, urgency: Urgency = Urgency.FIRST) -> None:
         """Wait for the turn of a call. Who got it gives it back with `ended`, whatever becomes of the call."""
         loop = asyncio.get_running_loop()
-        if not any(self._waiting) and self._wait(now := loop.time()) <= 0:
-            self._begin(now)
+        if not any(self._waiting) and self._wait(urgency, now := loop.time()) <= 0:
+            self._begin(urgency, now)
             return
         mine = loop.create_future()
         self._waiting[urgency].append(mine)
@@ -120,9 +135,12 @@ class Budget:
     def learn(self, status: int | None, told: RateLimit | None, asked: float | None) -> None:
         """Take note of what came of a call: its status (None: no answer), and what Port said of its limit.
 
-        After a 429 nobody has a turn for the `asked` seconds, or for a growing pause where Port asks for none.
+        After a 429 nobody has a turn for the `asked` seconds, or for a growing pause where Port asks for none. While
+        Port answers nothing well turns are spread out.
         """
         now = asyncio.get_running_loop().time()
+        failed = status is None or status >= 500 or status in _NO_GOOD
+        self._failed = self._failed + 1 if failed else 0
         if told is not None:
             self._told, self._told_until = told, now + max(_bounded(told.reset), STALE_SECONDS)
         if status == 429:
@@ -143,15 +161,19 @@ class Budget:
             # What is left after the wait the first call will tell.
             self._told_until = min(self._told_until, self._held_until)
 
-    def _wait(self, now: float) -> float:
-        """Seconds until the next turn, none or less for now; infinite where first a call must end."""
+    def _wait(self, urgency: Urgency, now: float) -> float:
+        """Seconds until the next turn, none or less for now."""
         if self._told is not None and now >= self._told_until:
             self._told, self._most_on_their_way = None, 1
+        interval = self._interval(urgency)
         if self._on_their_way >= self._most_on_their_way:
-            return float("inf")
-        return max(self._held_until, self._last + self._interval()) - now
+            interval = max(interval, LATE_SECONDS)
+        return max(self._held_until, self._last + interval) - now
 
-    def _interval(self) -> float:
+    def _interval(self, urgency: Urgency) -> float:
+        if self._failed >= AWAY_AFTER:
+            away = AWAY_FIRST_INTERVAL if urgency is Urgency.FIRST else AWAY_INTERVAL
+            return max(self._shortest, away)
         told = self._told
         if told is None or (told.limit is not None and told.remaining >= told.limit * PACED_BELOW):
             return self._shortest
@@ -159,8 +181,8 @@ class Budget:
         left = max(told.remaining - self._on_their_way, 1)
         return max(self._shortest, _bounded(told.reset) / left)
 
-    def _begin(self, now: float) -> None:
-        self._last = max(self._last + self._interval(), now - _CATCH_UP)
+    def _begin(self, urgency: Urgency, now: float) -> None:
+        self._last = max(self._last + self._interval(urgency), now - _CATCH_UP)
         self._on_their_way += 1
 
     def _go_on(self) -> None:
@@ -170,21 +192,22 @@ class Budget:
             self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        while (first := self._first()) is not None:
-            wait = self._wait(now)
+        while (urgency := self._first()) is not None:
+            wait = self._wait(urgency, now)
             if wait > 0:
-                self._timer = loop.call_later(wait, self._go_on) if wait < float("inf") else None
+                self._timer = loop.call_later(wait, self._go_on)
                 return
-            first.popleft().set_result(None)
-            self._begin(now)
+            self._waiting[urgency].popleft().set_result(None)
+            self._begin(urgency, now)
 
-    def _first(self) -> deque[asyncio.Future[None]] | None:
-        """The queue of who is next; None where nobody waits. Those who gave up are dropped."""
-        for queue in self._waiting:
+    def _first(self) -> Urgency | None:
+        """The urgency of who is next; None where nobody waits. Those who gave up are dropped."""
+        for urgency in Urgency:
+            queue = self._waiting[urgency]
             while queue and queue[0].done():
                 queue.popleft()
             if queue:
-                return queue
+                return urgency
         return None
 
 

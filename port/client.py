@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ import stamina
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from port.budget import Budget, RateLimit, Urgency
+from port.connection import Connection
 from port.errors import PortRefused, PortUnavailable
 from port.ids import require_node_run_id, require_workflow_run_id
 from port.models import AccessToken, KafkaCredentials, KafkaCredentialsAnswer, LogLine, WorkflowRun
@@ -72,6 +74,8 @@ class AnswerKind(Enum):
     """5xx, time-out, broken connection, a redirect, an answer that is not Port's: wait and try again."""
 
 
+_UNSENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""Errors that come before anything was sent to Port."""
 _KINDS: Final = {
     401: AnswerKind.UNAUTHORIZED,
     403: AnswerKind.UNAUTHORIZED,
@@ -134,7 +138,8 @@ class PortClient:
 
     `base_url` is `https://host` without credentials in it (ValueError otherwise); `timeout` in seconds holds for each
     call as a whole, waiting for a free connection included, from the moment when the `budget` lets it go out; without
-    one that is given the client has its own. A `session` that is handed in is not closed.
+    one that is given the client has its own. A `session` that is handed in is not closed; else
+    `connection` says how one is opened.
 
     Attributes:
         budget: what every call passes. One for a token goes out within the turn of the call that needs it.
@@ -149,13 +154,15 @@ class PortClient:
         timeout: float = 30.0,
         *,
         connections: int = 100,
+        connection: Connection | None = None,
         on_call: OnCall | None = None,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget or Budget()
         self._closed = False
-        self._http = _Http(_checked_base_url(base_url), session, timeout, connections, on_call, self.budget)
+        open_session = partial((connection or Connection()).session, limit=connections)
+        self._http = _Http(_checked_base_url(base_url), session or open_session, timeout, on_call, self.budget)
         self._http.hide(client_secret.get_secret_value())
         self._tokens = _Tokens(self._http, client_id, client_secret, clock)
 
@@ -357,18 +364,16 @@ class _Http:
     def __init__(
         self,
         base_url: str,
-        session: aiohttp.ClientSession | None,
+        session: aiohttp.ClientSession | Callable[[], aiohttp.ClientSession],
         timeout: float,
-        connections: int,
         on_call: OnCall | None,
         budget: Budget,
     ) -> None:
         self.base_url = base_url
-        self._session = session
+        self._given = session
         self._owned: aiohttp.ClientSession | None = None
         # `connect` ends before `total`, so that a time-out of `total` always means that the request may be out.
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=timeout * 0.75, sock_connect=timeout * 0.5)
-        self._connections = connections
         self._on_call = on_call
         self._budget = budget
         self._away_since: float | None = None
@@ -427,11 +432,11 @@ class _Http:
             return _Reply(self._answer(response, text, complete, told), text, told)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._owned = self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections), cookie_jar=aiohttp.DummyCookieJar()
-            )
-        return self._session
+        if isinstance(self._given, aiohttp.ClientSession):
+            return self._given
+        # Not before it is needed: the client is made before there is an event loop.
+        self._owned = self._owned or self._given()
+        return self._owned
 
     def _answer(self, response: aiohttp.ClientResponse, text: bytes, complete: bool, told: RateLimit | None) -> Answer:
         status, headers = response.status, response.headers
@@ -446,9 +451,13 @@ class _Http:
         return Answer(kind, status, reason, _retry_after(status, headers), maybe_arrived, remaining)
 
     def _broken(self, error: Exception) -> Answer:
-        before_sending = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+        before_sending = isinstance(error, _UNSENT)
         # A time-out's own text is empty or names the URL again; aiohttp's other errors may quote headers.
         text = str(error) if isinstance(error, OSError) else ""
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            text = f"the proxy (HTTPS_PROXY) answered {error.status}"
+        elif isinstance(error, aiohttp.ClientProxyConnectionError):
+            text = f"the proxy (HTTPS_PROXY): {text}"
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         return Answer(AnswerKind.UNAVAILABLE, None, self._clean(reason), maybe_arrived=not before_sending)
 

@@ -22,6 +22,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from port.client import Answer, AnswerKind, PortClient
+from port.connection import Connection, tls_context
 from port.errors import PortError
 from port.models import KafkaCredentials
 from streams.findings import SECONDS, Finding, Say, ok, skipped, step, warning, wrong
@@ -31,10 +32,19 @@ _EU: Final = "https://api.getport.io"
 _US: Final = "https://api.us.getport.io"
 _TOKEN_CHARACTERS: Final = 16
 _FREE_BYTES: Final = 1 << 30
-_FILES: Final = 512
-"""Open files that a worker needs whatever its settings are."""
+_FILES: Final = 768
+"""Open files that a worker needs whatever its settings are, those of its web views (256) among them."""
 _FILES_OF_A_PARTITION: Final = 16
 _SKEW_SECONDS: Final = 30.0
+_UNTRUSTED: Final = ("self-signed certificate", "self signed certificate", "unable to get")
+_NOT_STRICT: Final = (
+    "Authority Key Identifier",
+    "Subject Key Identifier",
+    "key usage",
+    "Basic Constraints",
+    "critical",
+)
+"""What OpenSSL says of certificates that are trusted, but not of the form that RFC 5280 asks for."""
 _CALL_SECONDS: Final = SECONDS - 2.0
 
 
@@ -178,8 +188,11 @@ async def check_port(settings: Settings, say: Say) -> KafkaCredentials | None:
     dates, url = _Dates(), settings.port_api_base_url
     client = (url, settings.port_client_id, settings.port_client_secret)
     wanted = "source credentials" if settings.source_from_port else None
+    connection = settings.port_connection
+    for finding in _of_connection(settings, connection):
+        say(finding)
     async with (
-        aiohttp.ClientSession(trace_configs=[dates.trace], cookie_jar=aiohttp.DummyCookieJar()) as session,
+        connection.session(trace=dates.trace) as session,
         PortClient(*client, session, _CALL_SECONDS) as port,
     ):
         answer = await port.log_in()
@@ -193,6 +206,43 @@ async def check_port(settings: Settings, say: Say) -> KafkaCredentials | None:
         return await _credentials(port, wanted, say)
 
 
+def _of_connection(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    """Say how Port's API is called: through which proxy, and by which certificates it is known."""
+    if connection.proxy is not None:
+        proxy = urlsplit(connection.proxy)
+        yield ok("HTTPS_PROXY", f"Port's API is called through the proxy at {proxy.hostname}:{proxy.port or 80}")
+    elif settings.https_proxy.get_secret_value():
+        host = urlsplit(settings.port_api_base_url).hostname
+        yield ok("HTTPS_PROXY", f"Port's API is called directly: {host} is in NO_PROXY, this machine, or no https")
+    else:
+        yield ok("HTTPS_PROXY", "not set: Port's API is called directly")
+    yield ok("PORT_CA_FILE", _certificates(settings, connection))
+    if settings.tls_strict:
+        yield ok("TLS_STRICT", "on: certificates must keep to the form of RFC 5280")
+    else:
+        advice = "have the CA issued anew, with key usage and key identifiers, then leave TLS_STRICT out"
+        yield warning("TLS_STRICT", "off: certificates are verified, but may lack what RFC 5280 asks for", advice)
+
+
+def _certificates(settings: Settings, connection: Connection) -> str:
+    if settings.port_ca_file is None:
+        return "not set: Port's API is known by the system's CA certificates"
+    system = tls_context().cert_store_stats()["x509_ca"]
+    more = connection.tls.cert_store_stats()["x509_ca"] - system
+    return f"{settings.port_ca_file}: {more} CA certificates beside the system's {system}"
+
+
+def _advice(reason: str) -> str:
+    """Return what to do where there was no answer, by what the error says."""
+    if any(words in reason for words in _UNTRUSTED):
+        return "put the certificate of the CA that signed it, your proxy's say, into a file and set PORT_CA_FILE to it"
+    if "CERTIFICATE_VERIFY_FAILED" in reason and any(words in reason for words in _NOT_STRICT):
+        return "have the CA issued anew; until then set TLS_STRICT=off, which still verifies certificates"
+    if "HTTPS_PROXY" in reason:
+        return "check HTTPS_PROXY, and whether the proxy lets this machine through to Port's API; or set NO_PROXY"
+    return "check PORT_API_BASE_URL, and that this machine reaches it: firewall, proxy, name service"
+
+
 def _of_log_in(answer: Answer, url: str) -> Finding:
     if answer.kind is AnswerKind.ACCEPTED:
         return ok("port", f"{url} takes the credentials")
@@ -200,7 +250,7 @@ def _of_log_in(answer: Answer, url: str) -> Finding:
     if answer.kind is AnswerKind.RATE_LIMITED:
         return warning("port", f"{url}: {reason}", "wait: the organization's tools make too many calls together")
     if answer.kind is AnswerKind.UNAVAILABLE:
-        reach = "check PORT_API_BASE_URL, and that this machine reaches it: firewall, proxy, name service"
+        reach = _advice(reason)
         if answer.status is not None:
             reach = "check that PORT_API_BASE_URL is that of Port's API; if so, wait until Port is well again"
         return wrong("port", f"{url} cannot be used: {reason}", reach)

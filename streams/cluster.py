@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import SecretStr
 
+from port.connection import tls_context
+
 Mechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -46,12 +48,14 @@ class Cluster:
     username: str
     password: SecretStr
     ca_file: Path | None
+    strict: bool = True
+    """Whether certificates must keep to the form of RFC 5280."""
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return the TLS context, None where the protocol uses none. Raises OSError for a CA file that holds none."""
         if not self.protocol.tls:
             return None
-        return ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        return tls_context(self.ca_file, alone=True, strict=self.strict)
 
     def client(self) -> dict[str, object]:
         """Return the keyword arguments that connect an aiokafka client."""

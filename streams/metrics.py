@@ -93,8 +93,21 @@ MESSAGES: Final = _counter(
     "messages",
     "messages",
     "messages read from `<orgId>.runs`, by what they turned out to be: `arrival`, `dead letter`, `signature refused` "
-    "(dead letters, too), or why they are not ours",
+    "and `unsure` (dead letters, too), or why they are not ours",
     ["what"],
+)
+UNSURE: Final = _counter(
+    "unsure_messages",
+    "messages",
+    "messages that look like a Kafka node's in a form that is not known; they are kept as dead letters, and a node run "
+    "may wait for each",
+)
+REPEATED: Final = _counter(
+    "repeated_messages",
+    "messages",
+    "messages whose node run has one with the same content, by where that stood: `same place` (read again), `another` "
+    "(sent again, or an equal element of an array that comes one by one, which cannot be told apart)",
+    ["stood"],
 )
 DEAD_LETTERS: Final = _counter(
     "dead_letters", "records", "records that went to the dead letters, by the topic that they stood in", ["topic"]
@@ -185,7 +198,8 @@ OVERDUE: Final = _counter(
 WAITING: Final = _gauge(
     "queue_waiting",
     "pieces of work",
-    "pieces of work that wait, by agent: `handler-<event type>`, `reporter`, `teller` (log lines)",
+    "pieces of work that wait, by agent: `handler-<event type>`, `reporter`, `retrier` (reports and log lines "
+    "that Port has failed at before), `teller` (log lines)",
     ["agent"],
 )
 OLDEST: Final = _gauge(
@@ -200,6 +214,12 @@ REPORT_SECONDS: Final = _histogram(
     "the report: `reported`, `refused`, `output_refused` (sent once more without the output), `cancelled`",
     _LONG,
     ["result", "settled"],
+)
+PARKED: Final = _gauge(
+    "parked_reports",
+    "reports",
+    "reports that Port fails at while it takes others: sent again with pauses up to 15 minutes, until Port takes them, "
+    "refuses them for good, or somebody gives them up",
 )
 API_CALLS: Final = _counter(
     "api_calls", "calls", "calls of Port's API, by call and status (`none`: no answer came)", ["call", "status"]

@@ -17,12 +17,16 @@ class Outbox:
         self._failed = failed
         self._sending: set[asyncio.Task[None]] = set()
 
-    async def send(self, sending: Coroutine[object, object, None]) -> None:
-        """Run what sends an event until the broker has it; that goes on where the caller is cancelled meanwhile."""
+    def put(self, sending: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run what sends an event until the broker has it; nobody has to wait for that."""
         task = asyncio.get_running_loop().create_task(sending)
         self._sending.add(task)
         task.add_done_callback(self._ended)
-        await asyncio.shield(task)
+        return task
+
+    async def send(self, sending: Coroutine[object, object, None]) -> None:
+        """Do the same, and return when the broker has it. It goes on where the caller is cancelled meanwhile."""
+        await asyncio.shield(self.put(sending))
 
     async def empty(self) -> None:
         """Wait until the broker has everything, also what comes meanwhile. While Kafka is away that takes long."""

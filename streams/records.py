@@ -83,9 +83,13 @@ class Arrival(Record):
     node: str | None = None
     source: Source
     digest: str
-    """Of the message's bytes: the same digest is the same message."""
+    """Of the message's content: the same digest is the same message."""
     text: str = ""
-    """The message as it came. Empty where it has too many bytes or items: then it is kept as a dead letter."""
+    """The message as it came. Empty where it has too many bytes or items, or is no text: then it is a dead letter."""
+    note: str | None = None
+    """What of the text is not as it came."""
+    guessed: bool = False
+    """Whether the payload is what stood at the root of the message: FAILED is not reported then without a look."""
     array: bool = False
     """Whether the payload is an array."""
     count: int = Field(default=1, ge=1)
@@ -291,13 +295,48 @@ class ItemAgain(Record):
 
 
 class ReportAgain(Record):
-    """Somebody wants a report sent again that Port has refused."""
+    """Somebody wants a report sent again that Port has refused, or now that waits for its next try."""
 
     kind: Literal["report_again"] = "report_again"
     v: Literal[2] = 2
     node_run_id: str
     report: int
-    """Which report it was that Port refused: `ReportAnswered.report`."""
+    """Which report it was: `ReportAnswered.report`."""
+    action: Action
+    at: float
+
+
+class Try(Kept):
+    """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
+
+    at: float
+    """When that was known, in epoch seconds."""
+    status: int | None = None
+    """None where no answer came."""
+    reason: str | None = None
+    """What Port said, or why no answer came; no secrets."""
+
+
+class Tries(Kept):
+    """The tries of a report that settled nothing."""
+
+    count: int
+    latest: tuple[Try, ...]
+    """The last few of them."""
+
+
+class ReportStopped(Record):
+    """Somebody wants a report sent no more that Port has neither taken nor refused."""
+
+    kind: Literal["report_stopped"] = "report_stopped"
+    v: Literal[2] = 2
+    node_run_id: str
+    report: int
+    """Which report it was: `ReportAnswered.report`."""
+    status: int | None = None
+    """Port's latest answer to it, as far as the asker knew."""
+    reason: str = ""
+    tries: Tries | None = None
     action: Action
     at: float
 
@@ -353,23 +392,6 @@ class Settled(StrEnum):
     OUTPUT_REFUSED = "output_refused"
     CANCELLED = "cancelled"
     """Port had ended the node run itself, as one of a workflow run that was cancelled."""
-
-
-class Try(Kept):
-    """A try of a report that settled nothing: Port had no time, no right answer, or was away."""
-
-    at: float
-    """When that was known, in epoch seconds."""
-    status: int | None = None
-    """None where no answer came."""
-
-
-class Tries(Kept):
-    """The tries of a report that settled nothing."""
-
-    count: int
-    latest: tuple[Try, ...]
-    """The last few of them."""
 
 
 class ReportAnswered(Record):
@@ -446,8 +468,19 @@ NodeRunEvent = (
     | RunCancelled
     | ItemAgain
     | ReportAgain
+    | ReportStopped
 )
 OutcomeEvent = Annotated[NodeRunEvent | TypePaused | Released | Died | Tick, Field(discriminator="kind")]
+
+
+class LetterKind(StrEnum):
+    """Why a record went to the dead letters."""
+
+    UNREADABLE = "unreadable"
+    UNSIGNED = "unsigned"
+    """Its signature is missing, or is not right."""
+    UNSURE = "unsure"
+    """It looks like a message of ours in a form that is not known: a node run may wait for it."""
 
 
 class DeadLetter(Kept):
@@ -455,11 +488,13 @@ class DeadLetter(Kept):
 
     reason: str
     source: Source
+    kind: LetterKind = LetterKind.UNREADABLE
 
     @cached_property
     def headers(self) -> dict[str, bytes]:
         """Return the Kafka headers."""
-        return {"reason": self.reason.encode(), "source": self.source.model_dump_json().encode()}
+        source = self.source.model_dump_json()
+        return {"reason": self.reason.encode(), "source": source.encode(), "kind": self.kind.encode()}
 
 
 class _Version(BaseModel):

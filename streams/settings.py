@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from port.connection import Connection, proxy_for, tls_context
 from port.ids import is_workflow_run_id
 from streams.cluster import Cluster, Mechanism, SecurityProtocol
 from streams.durations import seconds
@@ -88,6 +90,21 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _proxy(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        return value
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or parts.path not in ("", "/") or parts.query or re.search(r"\s", url):
+        raise ValueError("write http://host:port, with user:password@ before the host where the proxy wants them")
+    return SecretStr(url.rstrip("/"))
+
+
 def _start(value: object) -> object:
     """`earliest`, `latest`, or a time with its offset from UTC."""
     if not isinstance(value, str) or value in ("earliest", "latest"):
@@ -104,6 +121,7 @@ def _start(value: object) -> object:
 TopicPart = Annotated[str, AfterValidator(_topic_part)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Duration = Annotated[float, BeforeValidator(seconds)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy)]
 Start = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
 
 FROM_PORT: Final = ("port",)
@@ -122,13 +140,20 @@ def _public_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _require_certificates(file: Path) -> None:
+    try:
+        tls_context(file)
+    except OSError as error:
+        raise ValueError(f"PORT_CA_FILE: {file} holds no CA certificates: {error}") from None
+
+
 NO_LINK: Final = "off"
 RUN_ID: Final = "{workflowRunId}"
 """Stands in `PORT_RUN_URL` for the id of a workflow run."""
 _RUN_URL: Final = r"https?://[^/?#@\s{}]+[/?#][^\s{}\"'<>]*\{workflowRunId\}[^\s{}\"'<>]*"
 _RUN_URLS: Final = {
-    "https://api.getport.io": f"https://app.getport.io/organization/run?runId={RUN_ID}",
-    "https://api.us.getport.io": f"https://app.us.getport.io/organization/run?runId={RUN_ID}",
+    f"https://api.{domain}": f"https://app.{domain}/organization/run?runId={RUN_ID}"
+    for domain in ("getport.io", "us.getport.io", "port.io", "us.port.io")
 }
 """By `PORT_API_BASE_URL`, as Port documents it for runs of actions."""
 
@@ -157,6 +182,10 @@ class Settings(BaseSettings):
     port_client_secret: SecretStr = Field(min_length=1)
     port_api_base_url: Annotated[str, AfterValidator(_url)] = "https://api.getport.io"
     port_run_url: Annotated[str, AfterValidator(_run_url)] = ""
+    port_ca_file: Path | None = None
+    tls_strict: bool = True
+    https_proxy: ProxyUrl = SecretStr("")
+    no_proxy: Names = ()
 
     kafka_brokers: Names = ("127.0.0.1:9092",)
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
@@ -239,12 +268,20 @@ class Settings(BaseSettings):
         clusters = [self.own, *([self.source] if self.source and not self.source_from_port else [])]
         for wrong in filter(None, (cluster.wrong() for cluster in clusters)):
             raise ValueError(wrong)
+        if self.port_ca_file is not None:
+            _require_certificates(self.port_ca_file)
         return self
 
     @property
     def signing_keys(self) -> tuple[SecretStr, ...]:
         """The keys of callbacks: the first one signs, all are accepted; none where `SIGNING_KEY` is not set."""
         return tuple(map(SecretStr, _parts(self.signing_key)))
+
+    @property
+    def port_connection(self) -> Connection:
+        """How Port's API is called."""
+        proxy = proxy_for(self.port_api_base_url, self.https_proxy.get_secret_value(), self.no_proxy)
+        return Connection(tls_context(self.port_ca_file, strict=self.tls_strict), proxy)
 
     def run_url(self, workflow_run_id: str | None) -> str | None:
         """Return where people look at a workflow run at Port; None where that, or the run, is not known."""
@@ -269,6 +306,7 @@ class Settings(BaseSettings):
             self.kafka_username,
             self.kafka_password,
             self.kafka_ca_file,
+            self.tls_strict,
         )
 
     @property
@@ -287,6 +325,7 @@ class Settings(BaseSettings):
             self.source_username,
             self.source_password,
             self.source_ca_file,
+            self.tls_strict,
         )
 
     @property

@@ -116,13 +116,14 @@ class Worker(faust.App):
             settings.port_client_id,
             settings.port_client_secret,
             connections=settings.report_concurrency,
+            connection=settings.port_connection,
             on_call=_count,
             budget=Budget(settings.api_calls_per_second),
         )
         runs = self.topic_specs.runs.name
-        self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
-        self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.incidents = Incidents()
+        self.bridge = Bridge(settings, runs, self.incarnation, self.port, self.incidents) if settings.source else None
+        self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.transactions = OpenTransactions()
         self.offsets = EveryOffset(self.log_reader, self.incidents)
         self.owned: frozenset[int] = frozenset()

@@ -15,6 +15,7 @@ The node run's row is written last: after a crash its details may be ahead of it
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -34,7 +35,9 @@ from streams.records import (
     Record,
     ReportAgain,
     ReportAnswered,
+    ReportStopped,
     RunCancelled,
+    Source,
     TypePaused,
     refuse_newer,
     said_of,
@@ -63,6 +66,10 @@ INLINE_BYTES: Final = 4096
 """A message or item up to this size stands in its node run's own row, where it is the node run's first."""
 
 
+_OF_A_RUN: Final = (GraceOver, ReportAnswered, RunCancelled, ReportAgain, ReportStopped)
+"""The events that are of no item."""
+
+
 @dataclass(frozen=True)
 class Applied:
     """What became of an event: the node run before and after, and the items whose state it touched."""
@@ -79,6 +86,8 @@ class Applied:
     """Whether somebody wants an item called again that others may be running."""
     item: Item | None = None
     """The item that was written with it."""
+    known_at: Source | None = None
+    """Where the message with the same content stood, of an arrival that is a duplicate."""
 
 
 def _key(kind: str, node_run_id: str, tail: str = "") -> bytes:
@@ -104,6 +113,7 @@ def _found_again(lost: Message, arrival: Arrival) -> Message:
 _known_rows: Final[dict[bytes, NodeRun]] = {}
 """The node runs written or read last, by the bytes of their rows: each is read several times within a short while."""
 _MOST_KNOWN: Final = 4096
+_MOST_FINISHED: Final = 1000
 
 
 def _encoded(record: Record) -> bytes:
@@ -241,25 +251,31 @@ class Ledger(NodeRuns):
     rows: Rows
     grace: float = 0.0
     _recounted: dict[int, set[str]] = field(default_factory=dict)
-    """Node runs whose counters are known to be true: recounted, or new, since the partition was taken over."""
+    """Open node runs whose counters are known to be true: recounted, or new, since the partition was taken over."""
+    _finished: OrderedDict[tuple[int, str], None] = field(default_factory=OrderedDict)
+    """The finished ones that were looked at last likewise: of those there is no end."""
 
     def taken_over(self, partition: int) -> None:
         """Forget what was derived from the partition's rows; called when they may have changed elsewhere."""
         self._recounted.pop(partition, None)
+        for place in [place for place in self._finished if place[0] == partition]:
+            del self._finished[place]
         self.unreadable.lost(partition)
 
     def arrival(self, partition: int, arrival: Arrival) -> Applied:
         """Apply an arrival and write what it changes. Raises UnreadableRowError, or UnwritableRowError."""
         stored = self.run(partition, arrival.node_run_id)
         run = self._counted(partition, stored)
-        change = apply_arrival(run, self._known(partition, run, arrival), arrival)
+        known = self._known(partition, run, arrival)
+        change = apply_arrival(run, known, arrival)
         message = change.message
         if run is not None and message is not None and change.note is Note.DUPLICATE and arrival.problem is not None:
             change = replace(change, item=self.item(partition, run, message.first))
-        self._recounted[partition].add(arrival.node_run_id)
         written = self._write(partition, change)
         touched = range(message.first, message.first + message.count) if message else ()
-        return Applied(change.note, stored, written, touched, message.first if message else None, item=change.item)
+        known_at = known.source if known is not None and change.note is Note.DUPLICATE else None
+        first = message.first if message else None
+        return Applied(change.note, stored, written, touched, first, item=change.item, known_at=known_at)
 
     def outcome(self, partition: int, event: NodeRunEvent) -> Applied:
         """Apply an event of the outcomes topic and write what it changes.
@@ -268,7 +284,7 @@ class Ledger(NodeRuns):
         """
         stored = self.run(partition, event.node_run_id)
         run = self._counted(partition, stored)
-        index = None if isinstance(event, GraceOver | ReportAnswered | RunCancelled | ReportAgain) else event.index
+        index = None if isinstance(event, _OF_A_RUN) else event.index
         item = self.item(partition, run, index) if run is not None and index is not None else None
         if run is not None and item is not None and isinstance(event, ItemAgain):
             item = self._in_its_message(partition, run, item)
@@ -277,8 +293,6 @@ class Ledger(NodeRuns):
         except ValidationError as wrong:
             raise UnwritableRowError(f"its state would be none: {said_of(wrong)}") from None
         written = self._write(partition, change)
-        if change.note is Note.APPLIED and change.run is not None and change.run.finished:
-            self._recounted[partition].discard(event.node_run_id)
         message = event.message if isinstance(event, ItemFinished | ItemRetry | ItemDeferred) else None
         return Applied(
             change.note,
@@ -358,17 +372,30 @@ class Ledger(NodeRuns):
             return False
         run = closed(run, self.grace)
         if run == before:
+            self._remember(partition, run)
             return False
         self._write(partition, Change(run, Note.APPLIED))
         return True
 
     def _counted(self, partition: int, run: NodeRun | None) -> NodeRun | None:
         """Return a node run for a change: its counters true to its item rows."""
-        recounted = self._recounted.setdefault(partition, set())
-        if run is None or run.node_run_id in recounted:
+        if run is None or (partition, run.node_run_id) in self._finished:
             return run
-        recounted.add(run.node_run_id)
+        if run.node_run_id in self._recounted.get(partition, ()):
+            return run
         return recount(run, self.items(partition, run))
+
+    def _remember(self, partition: int, run: NodeRun) -> None:
+        """Take note that the counters of a node run's row are true."""
+        recounted, place = self._recounted.setdefault(partition, set()), (partition, run.node_run_id)
+        self._finished.pop(place, None)
+        if not run.finished:
+            recounted.add(run.node_run_id)
+            return
+        recounted.discard(run.node_run_id)
+        self._finished[place] = None
+        if len(self._finished) > _MOST_FINISHED:
+            self._finished.popitem(last=False)
 
     def _known(self, partition: int, run: NodeRun | None, arrival: Arrival) -> Message | None:
         """Return the message of the node run that an arrival brings again; None where it is a further one."""
@@ -407,10 +434,12 @@ class Ledger(NodeRuns):
         if run.finished:
             self._put(partition, _key("f", node_run_id), run)
             self._delete(partition, _key("o", node_run_id))
+            self._remember(partition, run)
             return run
         self._put(partition, _key("o", node_run_id), run)
         if run.settled is not None:
             self._delete(partition, _key("f", node_run_id))
+        self._remember(partition, run)
         return run
 
     def _write_message(self, partition: int, run: NodeRun, message: Message) -> NodeRun:

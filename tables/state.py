@@ -32,11 +32,13 @@ from streams.records import (
     Record,
     ReportAgain,
     ReportAnswered,
+    ReportStopped,
     RunCancelled,
     Settled,
     Source,
 )
 from tables.history import (
+    MAX_REASON_CHARACTERS,
     Again,
     EarlierAnswer,
     EarlierCall,
@@ -152,6 +154,8 @@ class Message(Record):
     count: int
     digest: str
     text: str = ""
+    note: str | None = None
+    """What of the text is not as it came."""
     array: bool = False
     source: Source
 
@@ -180,6 +184,8 @@ class NodeRun(Record):
     items: int = 0
     policy: ArrayPolicy | None = None
     """As the first message brought it; None where all items must succeed."""
+    guessed: bool = False
+    """Whether a message of it had its payload at the root: FAILED is reported only where Port shows it as open."""
     stopped: Stop | None = None
     succeeded: int = 0
     failed: int = 0
@@ -324,6 +330,7 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
         count=arrival.count,
         digest=arrival.digest,
         text=arrival.text,
+        note=arrival.note,
         array=arrival.array,
         source=arrival.source,
     )
@@ -332,6 +339,7 @@ def apply_arrival(run: NodeRun | None, known: Message | None, arrival: Arrival) 
             "items": run.items + arrival.count,
             "event_types": tuple(dict.fromkeys(run.event_types + arrival.event_types))[:_SHOWN_EVENT_TYPES],
             "workflow_run_id": run.workflow_run_id or arrival.workflow_run_id,
+            "guessed": run.guessed or arrival.guessed,
             "grace_from": None,
         }
     )
@@ -367,6 +375,8 @@ def apply(run: NodeRun | None, item: Item | None, event: NodeRunEvent, *, grace:
             return _run_cancelled(run, event, grace)
         case ReportAgain():
             return _report_again(run, event)
+        case ReportStopped():
+            return _report_stopped(run, event)
         case _:
             return _apply_to_item(run, item, event, grace)
 
@@ -732,7 +742,24 @@ def _report_again(run: NodeRun, event: ReportAgain) -> Change:
         return Change(_again(run, Again.of(event.action, event.at)), Note.APPLIED)
     if event.report < run.report:
         return Change(run, Note.DUPLICATE)
-    return Change(run, Note.REFUSED, why="Port has not refused its report")
+    if run.covered is not None and run.settled is None and event.report == run.report:
+        # It is on its way, or waits for its next try: that is made now.
+        return Change(run, Note.APPLIED)
+    return Change(run, Note.REFUSED, why="Port has not refused its report, and it is not on its way")
+
+
+def _report_stopped(run: NodeRun, event: ReportStopped) -> Change:
+    """Settle a report as refused that Port has neither taken nor refused. What Port may yet say of it counts."""
+    if event.report < run.report or (run.settled is Settled.REFUSED and event.report == run.report):
+        return Change(run, Note.DUPLICATE)
+    if run.covered is None or run.settled is not None or event.report != run.report:
+        return Change(run, Note.REFUSED, why="it has no report that waits for Port")
+    who = event.action.who[:MAX_REASON_CHARACTERS]
+    said = f"; Port's latest answer: {event.reason}" if event.reason else ""
+    given_up = {"settled": Settled.REFUSED, "settled_at": event.at, "status": event.status}
+    tried = {} if event.tries is None else {"history": with_tries(run.history, event.tries)}
+    reason = {"v": 2, "reason": f"given up by hand ({who}){said}"}
+    return Change(run.model_copy(update=given_up | reason | tried), Note.APPLIED)
 
 
 def _grace_over(run: NodeRun, event: GraceOver) -> Change:
@@ -744,7 +771,11 @@ def _grace_over(run: NodeRun, event: GraceOver) -> Change:
 def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     if run.covered is None:
         return Change(run, Note.LATE)
-    if run.settled is not None or event.body is not run.body or event.report != run.report:
+    if event.body is not run.body or event.report != run.report:
+        return Change(run, Note.DUPLICATE)
+    # One that was given up, or refused to an earlier owner, may have been on its way: Port took it all the same.
+    taken = run.settled is Settled.REFUSED and event.settled is Settled.REPORTED
+    if run.settled is not None and not taken:
         return Change(run, Note.DUPLICATE)
     answered: dict[str, object] = {"status": event.status, "reason": event.reason or None}
     if event.settled is Settled.OUTPUT_REFUSED and run.body is Body.FULL:

@@ -32,6 +32,8 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 NOT_ON_THE_DASHBOARD = [
     "ledger_events",
+    "unsure_messages",
+    "repeated_messages",
     "due_entries",
     "held_items",
     "queue_running",
@@ -92,7 +94,9 @@ class Tree:
 
 CONFIG = objects()["ConfigMap", "port-runs"]["data"].texts
 SECRET = objects()["Secret", "port-runs"]["stringData"].texts
-SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET}
+SOME_VALUES = {name: f"a-value-as-long-as-a-signing-key-is-of-{name}" for name in SECRET} | {
+    "HTTPS_PROXY": "http://user:password@proxy.example:3128"
+}
 STATEFUL_SET = objects()["StatefulSet", "port-runs"]
 POD = STATEFUL_SET.at("spec.template.spec")
 WORKER = POD.at("containers.0")

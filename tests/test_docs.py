@@ -28,6 +28,7 @@ HERE_DOCUMENT = re.compile(r"<<'EOF'\n(.*?)^EOF$", re.MULTILINE | re.DOTALL)
 IN_WORDS = {
     "KAFKA_CA_FILE": "the system's",
     "SOURCE_CA_FILE": "the system's",
+    "PORT_CA_FILE": "none",
     "API_CALLS_PER_SECOND": "none",
     "CONSUMER_GROUP": "`<orgId>.port-runs`",
     "REPLICATION_FACTOR": "the broker's",

@@ -24,12 +24,13 @@ from agents.callbacks import word
 from agents.execution import MAX_ERROR_CHARACTERS, MAX_OUTPUT_BYTES
 from agents.pausing import Pausing
 from port.models import Result
-from streams.records import Action, By, ItemAgain, ReportAgain, RunCancelled, Settled, TypePaused
+from streams.records import Action, By, ItemAgain, ReportAgain, ReportStopped, RunCancelled, Settled, TypePaused
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun, Note
 from tables.unreadable import UnreadableRowError
 from web.answers import node_run_id_of, refused, unreadable
 from web.auth import CSRF_FIELD
+from web.connections import read_body
 from web.data import Shown
 from web.here import Here, NotHereError
 from web.others import Question, is_local
@@ -117,6 +118,7 @@ class Actions:
         actions: dict[str, Handler] = {
             f"{run}/retry": self._of_run(NoBody, self.retry),
             f"{run}/cancel": self._of_run(NoBody, self.cancel),
+            f"{run}/give-up": self._of_run(NoBody, self.give_up),
             f"{run}/complete": self._of_run(EndBody, self.complete),
             f"{item}/retry": self._of_run(AgainBody, self.retry_item),
             f"{item}/complete": self._of_run(EndBody, self.complete_item),
@@ -154,16 +156,42 @@ class Actions:
             raise passed_on(answer) from None
 
     async def retry(self, request: web.Request, _body: NoBody) -> Done:
-        """Call the handlers of all FAILED items again; where there is none, and Port refused the report, send it."""
+        """Call the handlers of all FAILED items again; where there is none, and Port refused the report, send it.
+
+        A report that waits for its next try is sent now: it is fixed, and nothing else can be done again.
+        """
         who, (partition, run) = asker(request), self._run(request)
+        if run.covered is not None and run.settled is None:
+            return await self._send(run, who)
         _require_few(run.failed)
         items = [item for item in self._items(partition, run) if item.result is Result.FAILED]
         if items:
             return await self._done((_again(run, item, new_action(who)) for item in items), len(items))
         if run.settled is not Settled.REFUSED:
             raise refused(HTTPStatus.CONFLICT, "nothing-to-do", "no item has FAILED, and no report is refused")
+        return await self._send(run, who)
+
+    async def _send(self, run: NodeRun, who: str) -> Done:
         action = new_action(who)
         event = ReportAgain(node_run_id=run.node_run_id, report=run.report, action=action, at=time.time())
+        return await self._done([(event, action)])
+
+    async def give_up(self, request: web.Request, _body: NoBody) -> Done:
+        """Send a report no more that Port has neither taken nor refused: the node run counts as refused."""
+        (_, run), action = self._run(request), new_action(asker(request))
+        if run.covered is None or run.settled is not None:
+            raise refused(HTTPStatus.CONFLICT, "nothing-to-do", "it has no report that waits for Port")
+        tries = self.here.tries_of(run.node_run_id)
+        latest = None if tries is None or not tries.latest else tries.latest[-1]
+        event = ReportStopped(
+            node_run_id=run.node_run_id,
+            report=run.report,
+            status=None if latest is None else latest.status,
+            reason="" if latest is None else latest.reason or "none came",
+            tries=tries,
+            action=action,
+            at=time.time(),
+        )
         return await self._done([(event, action)])
 
     async def cancel(self, request: web.Request, _body: NoBody) -> Done:
@@ -285,8 +313,9 @@ async def body_of(request: web.Request, model: type[B]) -> B:
 
 async def _fields(request: web.Request) -> JsonValue:
     if request.content_type == "application/json":
-        raw = await request.read()
+        raw = await read_body(request)
         return from_json(raw, allow_inf_nan=False) if raw else {}
+    await read_body(request)
     form = await request.post()
     fields: dict[str, JsonValue] = {}
     for name in form:

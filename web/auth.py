@@ -23,6 +23,7 @@ from aiohttp import web
 from yarl import URL
 
 from web.answers import refused
+from web.connections import read_body
 
 SESSION_COOKIE: Final = "port_runs_session"
 SESSION_SECONDS: Final = 12 * 3600
@@ -156,7 +157,7 @@ async def _field(request: web.Request) -> str:
     if request.content_type != "application/x-www-form-urlencoded":
         return ""
     # aiohttp keeps what was read, so that the view reads it again.
-    form = parse_qs((await request.read()).decode(errors="replace"))
+    form = parse_qs((await read_body(request)).decode(errors="replace"))
     return form.get(CSRF_FIELD, [""])[0]
 
 

@@ -25,6 +25,7 @@ from streams.records import By, ItemCompleted
 from tables.rows import RowError
 from tables.state import Item
 from web.answers import RefusedError, refused
+from web.connections import body_in_time
 from web.here import Here
 
 MAX_LOGS: Final = 200
@@ -162,10 +163,11 @@ async def _body(request: web.Request) -> Word:
         message = "the body must be JSON, with Content-Type: application/json"
         raise refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "no-json", message)
     raw = b""
-    async for chunk in request.content.iter_any():
-        raw += chunk
-        if len(raw) > MAX_OUTPUT_BYTES:
-            raise _too_large("the body")
+    async with body_in_time():
+        async for chunk in request.content.iter_any():
+            raw += chunk
+            if len(raw) > MAX_OUTPUT_BYTES:
+                raise _too_large("the body")
     try:
         # Read by itself first: a model takes NaN and infinity, which are no JSON, for numbers.
         return Word.model_validate(from_json(raw, allow_inf_nan=False))

@@ -260,6 +260,8 @@ class TryShown(Shown):
     at: datetime | None
     status: int | None
     """Of Port's answer; null where none came."""
+    reason: str | None = None
+    """What Port said, or why no answer came."""
 
 
 class TriesShown(Shown):
@@ -295,6 +297,10 @@ class ReportShown(Shown):
     reason: str | None
     tries: TriesShown | None = None
     """Those before that answer; where the report is on its way, those since."""
+    next_try_at: datetime | None = None
+    """When it is sent again; null where it does not wait for that."""
+    parked: bool = False
+    """Whether Port fails at it while it takes others."""
 
 
 class NodeRunShown(NodeRunLine):
@@ -342,8 +348,11 @@ class PortShown(Shown):
     """When the first of the calls was made that brought no answer, or only 5xx; null where the last one did."""
     reports_waiting: int
     """Reports that Port has not answered yet."""
+    parked: int = 0
+    """Those of them that Port fails at while it takes others."""
     oldest_received_at: datetime | None
-    """When the oldest node run was received of those, as far as that is known without a look at each."""
+    """When the oldest node run was received of those that are not parked, as far as that is known without a look at
+    each."""
     oldest_waits_since: datetime | None = None
     """When the last item ended of the oldest report that waits."""
     rate_limit_remaining: int | None
@@ -448,6 +457,9 @@ class Read:
     logged: Mapping[int, Lines]
     """What these calls have logged."""
     tries: Tries | None
+    next_try: float | None
+    """When the report is sent again, in epoch seconds."""
+    parked: bool
     """Those of a report that is on its way."""
     port_url: str | None
     next_item: int | None
@@ -488,6 +500,8 @@ def _report(read: Read, history: RunHistory) -> ReportShown | None:
         status=run.status,
         reason=None if run.reason is None else masked_text(run.reason),
         tries=_tries(read.tries if run.settled is None else history.tries),
+        next_try_at=instant(read.next_try),
+        parked=read.parked,
     )
 
 
@@ -507,7 +521,13 @@ def _tries(tries: Tries | None) -> TriesShown | None:
     if tries is None:
         return None
     return TriesShown(
-        count=tries.count, latest=[TryShown(at=instant(one.at), status=one.status) for one in tries.latest]
+        count=tries.count,
+        latest=[
+            TryShown(
+                at=instant(one.at), status=one.status, reason=None if one.reason is None else masked_text(one.reason)
+            )
+            for one in tries.latest
+        ],
     )
 
 
@@ -542,7 +562,7 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     shown: list[MessageShown] = []
     event_types: dict[int, str | None] = {}
     for message, with_text in messages:
-        value, note = _text(message.text) if with_text else (None, _TOO_MUCH)
+        value, note = _text(message) if with_text else (None, _TOO_MUCH)
         if value is not None:
             for index, fields in enumerate(items_of(message.text), message.first):
                 event_types[index] = event_type(fields)
@@ -566,13 +586,13 @@ def _messages(messages: Iterable[tuple[Message, bool]]) -> tuple[list[MessageSho
     return shown, event_types
 
 
-def _text(text: str) -> tuple[JsonValue, str | None]:
-    if not text:
+def _text(message: Message) -> tuple[JsonValue, str | None]:
+    if not message.text:
         return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
-        return masked(from_json(text)), None
+        return masked(from_json(message.text)), message.note
     except ValueError:
-        return None, _UNREADABLE
+        return masked_text(message.text), _UNREADABLE
 
 
 def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> ItemShown:

@@ -37,7 +37,8 @@ class Readiness:
 
     def obstacle(self) -> NotReady | None:
         """Return why the worker is not ready, None where it is."""
-        if self.worker.should_stop:
+        if self.worker.stopping:
+            # From the signal on: while it drains it takes nothing on any more.
             return NotReady.STOPPING
         if not self.settled:
             return NotReady.STARTING

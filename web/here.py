@@ -17,6 +17,7 @@ from agents.cancelling import RunningCalls
 from agents.dispatch import Dispatch
 from agents.feeding import Feeder
 from agents.holding import Holding
+from agents.settling import Parked
 from agents.telling import Telling
 from agents.work import ItemWork
 from streams.records import Tries
@@ -105,6 +106,10 @@ class Here:
     telling: Telling
     calls: RunningCalls
     tries_of: Callable[[str], Tries | None]
+    parked: Callable[[], Iterable[Parked]] = tuple
+    """The reports that Port fails at while it takes others."""
+    next_try: Callable[[str], float | None] = lambda _: None
+    """When the report of a node run is sent again, in epoch seconds."""
 
     moment: Moment = field(default_factory=Moment)
 
@@ -131,13 +136,15 @@ class Here:
 
     def port_shown(self) -> PortShown:
         """Return how this worker finds Port's API."""
-        port, (waiting, firsts) = self.worker.port, self.dispatch.reporting()
+        port, parked = self.worker.port, {one.node_run_id for one in self.parked()}
+        waiting, firsts = self.dispatch.reporting(parked.__contains__)
         known = (self._run(partition, node_run_id) for partition, node_run_id in firsts)
         runs = [run for run in known if run is not None]
         ended = (run.last_ended_at for run in runs if run.last_ended_at is not None)
         return PortShown(
             unreachable_since=instant(port.unreachable_since),
             reports_waiting=waiting,
+            parked=len(parked),
             oldest_received_at=instant(min((run.received_at for run in runs), default=None)),
             oldest_waits_since=instant(min(ended, default=None)),
             rate_limit_remaining=port.budget.remaining,
@@ -252,6 +259,8 @@ class Here:
             began=_known(running_here, lambda index: self.calls.began_at(node_run_id, index)),
             logged=_known(running_here, lambda index: self.telling.lines_of(node_run_id, index)),
             tries=self.tries_of(node_run_id),
+            next_try=self.next_try(node_run_id),
+            parked=any(one.node_run_id == node_run_id for one in self.parked()),
             port_url=self.worker.settings.run_url(run.workflow_run_id),
             next_item=next_item,
             messages=messages,

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from streams.records import Audited, NewerFormatError, Source, UnreadableError, read
+from streams.records import Audited, LetterKind, NewerFormatError, Source, UnreadableError, read
 from streams.tail import Taken
 from tables.state import Note
 from web.answers import Cursor, flag_in, text_in, time_in, written
@@ -22,6 +22,7 @@ MOST_LETTERS: Final = 10_000
 MOST_AUDITED: Final = 5_000
 START_CHARACTERS: Final = 200
 _MOST_HANDLED: Final = 50_000
+_KINDS: Final = frozenset(LetterKind)
 _AUDITED: Final[TypeAdapter[Audited]] = TypeAdapter(Audited)
 
 Place = tuple[int, int]
@@ -51,6 +52,8 @@ class LetterLine(Shown):
     """Bytes."""
     start: str
     """How it begins, with secrets masked."""
+    kind: LetterKind | None
+    """Why it is here, in one word; null where it does not say so."""
     handled: Handled | None
 
 
@@ -108,6 +111,7 @@ class Head:
     topic: str | None
     size: int
     start: str
+    kind: LetterKind | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ class Letters:
         place, value = (record.partition, record.offset), record.value or b""
         start = masked_text(value[: 4 * START_CHARACTERS].decode(errors="replace")[:START_CHARACTERS])
         reason, topic = masked_text(header_of(record, "reason")), topic_of(record)
-        self._heads[place] = Head(place, name_of(place), record.timestamp / 1000, reason, topic, len(value), start)
+        at, kind = record.timestamp / 1000, kind_of(record)
+        self._heads[place] = Head(place, name_of(place), at, reason, topic, len(value), start, kind)
         if len(self._heads) > MOST_LETTERS:
             self._heads.popitem(last=False)
 
@@ -214,8 +219,17 @@ class Letters:
         return [head for head in newest if (query.everything or head.name not in self._handled) and query.fits(head)]
 
     def open_since(self, since: float) -> int:
-        """Return how many letters have come since then (epoch seconds) that nothing was done to."""
-        return sum(head.at >= since and self.handled(place) is None for place, head in self._heads.items())
+        """Return how many letters have come since then (epoch seconds) that nothing was done to; unsure ones apart."""
+        return sum(
+            head.at >= since and head.kind is not LetterKind.UNSURE and self.handled(place) is None
+            for place, head in self._heads.items()
+        )
+
+    def unsure(self) -> int:
+        """Return how many letters look like messages of ours, and nothing was done to them, whenever they came."""
+        return sum(
+            head.kind is LetterKind.UNSURE and self.handled(place) is None for place, head in self._heads.items()
+        )
 
     def listed(self, query: LetterQuery, limit: int, after: Cursor | None = None) -> LetterList:
         """Return a page of the letters that are asked for. Takes its time with many: may be called in a thread."""
@@ -242,6 +256,7 @@ class Letters:
             topic=head.topic,
             size=head.size,
             start=head.start,
+            kind=head.kind,
             handled=self.shown_handled(head.place),
         )
 
@@ -286,6 +301,12 @@ def name_of(place: Place) -> str:
 def header_of(record: Taken, name: str) -> str:
     """Return a header of a letter, empty where there is none."""
     return _headers(record).get(name, b"").decode(errors="replace")
+
+
+def kind_of(record: Taken) -> LetterKind | None:
+    """Return what a letter says that it is; None where it does not say so."""
+    said = header_of(record, "kind")
+    return LetterKind(said) if said in _KINDS else None
 
 
 def _headers(record: Taken) -> Mapping[str, bytes]:

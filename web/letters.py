@@ -20,7 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from agents.asked import new_action
-from streams.messages import Bad, Message, NodeRunMessage, NotOurs
+from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure
 from streams.records import Audited, Source
 from streams.tail import Taken
 from tables.state import Note
@@ -36,6 +36,7 @@ from web.letterbox import (
     Letters,
     Place,
     header_of,
+    kind_of,
     name_of,
     source_of,
     topic_of,
@@ -53,7 +54,7 @@ _OFFSET: Final = "[0-9]{1,18}"
 
 LetterName = Annotated[str, Field(pattern=f"^{_PARTITION}/{_OFFSET}$")]
 ReadLetter = Callable[[int, int], Awaitable[Taken | None]]
-Enter = Callable[[NodeRunMessage, Source, bytes], Awaitable[None]]
+Enter = Callable[[NodeRunMessage, Source], Awaitable[None]]
 Write = Callable[[Audited], Awaitable[None]]
 
 
@@ -71,10 +72,29 @@ class LetterShown(LetterLine):
 
 
 class RedriveBody(Body):
-    """The body of a redrive. Without `text` the letter goes as it is."""
+    """The body of a redrive. Without `text` the letter goes as it is.
+
+    `node_run_id` says whose message it is, where that cannot be read in it, or not with certainty.
+    """
 
     text: str | None = None
+    node_run_id: Annotated[str | None, Field(max_length=100)] = None
     note: Annotated[str, Field(max_length=500)] = ""
+
+
+@dataclass(frozen=True)
+class Redrive:
+    """How a letter is to enter: as it is, with another text, as a message of a node run that is named."""
+
+    text: str | None = None
+    node_run_id: str | None = None
+    note: str = ""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Return what is not as it is in the letter, for the audit."""
+        edited = () if self.text is None else ("edited",)
+        return edited if self.node_run_id is None else (*edited, "the node run was named by hand")
 
 
 class DiscardBody(Body):
@@ -112,7 +132,7 @@ class LetterViews:
         read: reads one letter from its topic.
         enter: has a message enter as an arrival; returns when the broker has it.
         write: writes to the audit topic, likewise.
-        decode: says what a message is.
+        decode: says what a message is; of one whose node run was named, with that.
     """
 
     letters: Letters
@@ -121,7 +141,7 @@ class LetterViews:
     read: ReadLetter
     enter: Enter
     write: Write
-    decode: Callable[[bytes | None], Message]
+    decode: Callable[[bytes | None, str | None], Message]
     _busy: set[Place] = field(default_factory=set)
     """Letters that something is being done to, here: what comes meanwhile would be done, too."""
 
@@ -179,6 +199,7 @@ class LetterViews:
             topic=topic_of(record),
             size=len(raw),
             start=shown[:START_CHARACTERS],
+            kind=kind_of(record),
             handled=self.letters.shown_handled(place),
             key=None if record.key is None else masked_text(record.key.decode(errors="replace")[:START_CHARACTERS]),
             headers={name: masked_text(value.decode(errors="replace")) for name, value in record.headers},
@@ -193,7 +214,8 @@ class LetterViews:
         """Have the message enter, as it is or edited."""
         who, body, place = asker(request), await body_of(request, RedriveBody), _place(request)
         text = None if body.text is None else body.text.replace("\r\n", "\n")
-        done = await in_time(self._alone(place, self._redrive(who, place, text, body.note)))
+        asked = Redrive(text, body.node_run_id or None, body.note)
+        done = await in_time(self._alone(place, self._redrive(who, place, asked)))
         return self.actions.answer(request, done, "/dead-letters")
 
     async def discard(self, request: web.Request) -> web.Response:
@@ -232,7 +254,11 @@ class LetterViews:
             raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "a discard needs a note")
         counts, reasons = {Note.APPLIED.value: 0, Note.REFUSED.value: 0}, []
         for place in _places(body.letters):
-            act = self._alone(place, self._redrive(who, place, None, body.note)) if body.what == "redrive" else None
+            act = (
+                self._alone(place, self._redrive(who, place, Redrive(note=body.note)))
+                if body.what == "redrive"
+                else None
+            )
             try:
                 done = await in_time(act or self._alone(place, self._discard(who, place, body.note)))
             except RefusedError as error:
@@ -256,22 +282,19 @@ class LetterViews:
         finally:
             self._busy.discard(place)
 
-    async def _redrive(self, who: str, place: Place, text: str | None, note: str) -> Done:
+    async def _redrive(self, who: str, place: Place, asked: Redrive) -> Done:
         record = await self._read(place)
         if (done := self.letters.handled(place)) is not None:
             return _refusal(f"{done.what} already, by {done.who}")
-        raw = record.value if text is None else text.encode(errors="replace")
-        message, source = self.decode(raw), source_of(record)
-        if isinstance(message, Bad):
-            return _refusal(message.reason)
-        if isinstance(message, NotOurs):
-            return _refusal(f"it is no message of a Kafka action node: {message.why.value}")
+        raw = record.value if asked.text is None else asked.text.encode(errors="replace")
+        message, source = self.decode(raw, asked.node_run_id), source_of(record)
+        if not isinstance(message, NodeRunMessage):
+            return _refusal(_why_not(message))
         if source is None:
             return _refusal("the letter does not say where it came from")
         async with asyncio.timeout(SECONDS):
-            await self.enter(message, source, raw or b"")
-        edited = "" if text is None else "edited"
-        why = "; ".join(filter(None, (edited, note)))
+            await self.enter(message, source)
+        why = "; ".join(filter(None, (*asked.changes, asked.note)))
         await self._note(who, "redrive dead letter", place, why, message.node_run_id)
         said = f"{message.node_run_id} has entered the ledger"
         return Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=said)
@@ -307,6 +330,14 @@ class LetterViews:
         if record is None:
             raise refused(HTTPStatus.NOT_FOUND, "unknown", f"no dead letter {name_of(place)}, or none any more")
         return record
+
+
+def _why_not(message: NotOurs | Unsure | Bad) -> str:
+    if isinstance(message, NotOurs):
+        return f"it is no message of a Kafka action node: {message.why.value}"
+    if isinstance(message, Unsure):
+        return f"{message.reason}: say which node run it is for, or edit it"
+    return message.reason
 
 
 def _refusal(why: str) -> Done:

@@ -53,6 +53,7 @@ def _port(all_of_them: Sequence[PortShown]) -> PortShown:
     return PortShown(
         unreachable_since=min((one.unreachable_since for one in all_of_them if one.unreachable_since), default=None),
         reports_waiting=sum(one.reports_waiting for one in all_of_them),
+        parked=sum(one.parked for one in all_of_them),
         oldest_received_at=min((one.oldest_received_at for one in all_of_them if one.oldest_received_at), default=None),
         oldest_waits_since=min((one.oldest_waits_since for one in all_of_them if one.oldest_waits_since), default=None),
         rate_limit_remaining=None if least is None else least.rate_limit_remaining,

@@ -72,6 +72,7 @@ class Gauges(Collector):
         yield metrics.NODE_RUNS_BY_TYPE.gauge(
             *(([state.value, event_type or metrics.OTHER], number) for (state, event_type), number in by_type)
         )
+        yield metrics.PARKED.gauge(([], sum(1 for _ in here.parked())))
         counts = here.node_runs.unreadable.counts().items()
         yield metrics.UNREADABLE_ROWS.gauge(*(([kind.value], number) for kind, number in counts))
         yield metrics.DUE.gauge(([], len(here.dispatch.due)))

@@ -191,13 +191,16 @@ OPERATIONS: Final = (
         ),
         refusals=(404, 421, 502, 503),
     ),
-    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a refused report again", NoBody),
+    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a report again: one that was refused, or waits", NoBody),
+    _acts(f"{_RUN}/give-up", "Send a report no more that Port has neither taken nor refused", NoBody),
     _acts(f"{_RUN}/cancel", "Cancel what has not ended", NoBody),
     _acts(f"{_RUN}/complete", "Say how all items ended that have not", EndBody),
     _acts(f"{_ITEM}/retry", "Call the handler of an item again", AgainBody),
     _acts(f"{_ITEM}/complete", "Say how an item ended", EndBody),
     Operation("/api/failures", "The most frequent failures", FailureList, (_WITHIN, _LIMIT, _SCOPE)),
-    Operation("/api/stuck", "What waits, and which reports Port has refused", StuckList, (_WHY, _LIMIT, _SCOPE)),
+    Operation(
+        "/api/stuck", "What waits, and which reports Port fails at or has refused", StuckList, (_WHY, _LIMIT, _SCOPE)
+    ),
     Operation("/api/handlers", "The handlers, what they have to do, and which are paused", HandlerList, (_SCOPE,)),
     Operation(_HANDLER, "One handler, and how it does at each worker", HandlerList, (_SCOPE,), refusals=(404,)),
     _acts(f"{_HANDLER}/pause", "Have the items of a handler wait, on all workers", NoBody),

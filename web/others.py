@@ -25,6 +25,7 @@ from pydantic import SecretStr, ValidationError
 from yarl import URL
 
 from web.answers import query_of
+from web.connections import read_body
 from web.data import MissingWorker, Shown
 
 logger = logging.getLogger(__name__)
@@ -323,7 +324,7 @@ class Others:
         if token in self._taken:
             return False
         self._taken[token] = now + 2 * _GOOD_FOR
-        return self._seal.is_body(token, await request.read())
+        return self._seal.is_body(token, await read_body(request))
 
     def sign(self, request: web.Request, answer: web.StreamResponse) -> None:
         """Sign the answer to a request of another worker; leave others alone."""

@@ -135,7 +135,9 @@ class OverviewShown(Shown):
     work: WorkShown
     failed: FailedShown
     dead_letters: int
-    """Those of the last hour that nothing was done to."""
+    """Those of the last hour that nothing was done to; the unsure ones apart."""
+    unsure: int = 0
+    """Messages that look like ours in a form that is not known, and that nothing was done to, whenever they came."""
     unreadable: list[UnreadableShown] = []
     """Some of the rows of the ledger that cannot be read."""
     unreadable_rows: int = 0
@@ -160,6 +162,7 @@ def added_up(told: Sequence[OverviewShown], limit: int, missing: Missing) -> Ove
         failed=FailedShown(number=sum(one.failed.number for one in told), latest=latest[:SHOWN_FAILED]),
         # Every worker follows all of them.
         dead_letters=max(one.dead_letters for one in told),
+        unsure=max(one.unsure for one in told),
         unreadable=[row for one in told for row in one.unreadable][:SHOWN_UNREADABLE],
         unreadable_rows=sum(one.unreadable_rows for one in told),
         latest=merged([one.latest for one in told], limit, missing),

@@ -44,6 +44,7 @@ from web.auth import (
     note_access,
 )
 from web.callbacks import Callbacks
+from web.connections import read_body
 from web.data import (
     Foreign,
     NodeRunList,
@@ -280,7 +281,7 @@ class Site:
         """Take the token from the login form, and give a session cookie for it."""
         if not self.guard.asks:
             raise web.HTTPNotFound
-        body = await request.read()
+        body = await read_body(request)
         form = parse_qs(body.decode(errors="replace")) if len(body) <= _MOST_LOGIN_BYTES else {}
         role = self.guard.role_of(form.get("token", [""])[0])
         if role is None:

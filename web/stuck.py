@@ -1,5 +1,5 @@
 """What waits for somebody or something, or is about to fail: callbacks, handlers, retries, deadlines, places, pauses,
-and reports that Port refused.
+and reports that Port fails at, or has refused.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Why(StrEnum):
     RETRY = "retry"
     PAUSED = "paused"
     """For its handler to be resumed, without a limit."""
+    PARKED = "parked"
+    """For Port to take its report: Port fails at it while it takes others."""
     REFUSED = "refused"
     """For nothing: Port has refused the report."""
 
@@ -68,13 +70,13 @@ class StuckLine(Shown):
     until: datetime | None
     """When it ends by itself, or is called again; of an overdue call, when it ought to have ended."""
     said: str | None
-    """The error of the last call, or why Port refused the report."""
+    """The error of the last call, or what Port last said of the report."""
     reported: bool = False
     """Whether the result of the node run is fixed, so that it can be cancelled no more."""
 
 
 class StuckList(Shown):
-    """What waits: what ends soonest first, then the refused reports among the latest node runs."""
+    """What waits: what ends soonest first, then the reports that Port fails at, and those that it has refused."""
 
     scope: str = SCOPE
     lines: list[StuckLine]
@@ -152,7 +154,7 @@ class Stuck:
         refused = list[StuckLine]()
         if why in (None, Why.REFUSED):
             refused = [self._refused(node_run_id) for node_run_id in await self.refused(limit)]
-        return StuckList(lines=soonest + refused, examined=len(items), waiting=waiting)
+        return StuckList(lines=soonest + self._parked(limit, why) + refused, examined=len(items), waiting=waiting)
 
     # What may be stuck.
 
@@ -253,6 +255,22 @@ class Stuck:
             return Why.CALLBACK, item.deferred_until
         return Why.RETRY, None if item is None else item.due_at
 
+    def _parked(self, limit: int, why: Why | None) -> list[StuckLine]:
+        if why not in (None, Why.PARKED):
+            return []
+        return [
+            StuckLine(
+                node_run_id=one.node_run_id,
+                index=None,
+                event_type=None,
+                why=Why.PARKED,
+                until=instant(self.here.next_try(one.node_run_id)),
+                said=masked_text(one.answer.reason),
+                reported=True,
+            )
+            for one in islice(self.here.parked(), limit)
+        ]
+
     def _refused(self, node_run_id: str) -> StuckLine:
         try:
             run = self.here.node_runs.run(self.here.partition_of(node_run_id), node_run_id)
@@ -275,6 +293,9 @@ def _event_type(item: Item | None, run: NodeRun) -> str | None:
     return run.event_types[0] if len(run.event_types) == 1 else None
 
 
+_REPORTS: Final = (Why.PARKED, Why.REFUSED)
+
+
 def _ends(line: StuckLine) -> float:
     return inf if line.until is None else line.until.timestamp()
 
@@ -282,11 +303,12 @@ def _ends(line: StuckLine) -> float:
 def _together(lists: Sequence[StuckList], limit: int, missing: Missing) -> StuckList:
     # While a partition moves two workers may show the same.
     lines = {(line.node_run_id, line.index): line for line in chain.from_iterable(one.lines for one in reversed(lists))}
-    waits = [line for line in lines.values() if line.why is not Why.REFUSED]
+    waits = [line for line in lines.values() if line.why not in _REPORTS]
+    parked = [line for line in lines.values() if line.why is Why.PARKED]
     refused = [line for line in lines.values() if line.why is Why.REFUSED]
     return StuckList(
         scope=SCOPE_ALL,
-        lines=heapq.nsmallest(limit, waits, key=_ends) + refused[:limit],
+        lines=heapq.nsmallest(limit, waits, key=_ends) + parked[:limit] + refused[:limit],
         examined=sum(one.examined for one in lists),
         waiting=sum(one.waiting for one in lists),
         missing=missing.partitions,

@@ -183,16 +183,17 @@ def _tried(tries: TriesShown | None) -> Iterator[Moment]:
         return
     before = tries.count - len(tries.latest)
     for number, one in enumerate(tries.latest):
-        detail = f"after {before} other tries" if before and not number else ""
+        detail = "; ".join(
+            part for part in (f"after {before} other tries" if before and not number else "", one.reason) if part
+        )
         yield Moment(one.at, f"Report tried: {_status(one.status)}; it is tried again", "reports", detail)
 
 
 def _so_far(run: NodeRunShown) -> str:
     tries = None if run.report is None else run.report.tries
     if tries is not None and tries.latest:
-        return (
-            f"{tries.count} {'try' if tries.count == 1 else 'tries'} so far, last: {_status(tries.latest[-1].status)}"
-        )
+        last = tries.latest[-1].reason or _status(tries.latest[-1].status)
+        return f"{tries.count} {'try' if tries.count == 1 else 'tries'} so far, last: {last}"
     status = None if run.report is None else run.report.status
     return "" if status is None else f"last answer: {status}"
 

@@ -14,7 +14,7 @@ from faust.web.drivers.aiohttp import Web
 from agents.asking import ask, ask_to_pause, write
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
-from agents.reporter import reports, settler, tells
+from agents.reporter import next_try, reports, retries, settler, tells
 from agents.router import arrival_of, foreign_samples
 from agents.running import handler_agents
 from agents.sending import Sent, publish, signed
@@ -23,7 +23,7 @@ from agents.trying import Tried
 from port.nodes import NodeExecution
 from port.secrets import secret_fields
 from streams.app import app, settings
-from streams.messages import Foreign, NodeRunMessage
+from streams.messages import Foreign, Message, NodeRunMessage, sort_out
 from streams.metrics import LOOP_LAG, MESSAGES, RECOVERY_SECONDS, REGISTRY, REPORT_SECONDS
 from streams.progress import STUCK_SECONDS, Watch
 from streams.records import Audited, Settled, Source
@@ -34,6 +34,7 @@ from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
 from web.callbacks import Callbacks
+from web.connections import BoundedRunner, Limits
 from web.counted import HandlerCounts, counts_by_handler
 from web.declared import declaration_of
 from web.front import Looked
@@ -71,6 +72,8 @@ here: Final = Here(
     telling,
     calls,
     settler.tries_of,
+    settler.parked,
+    next_try,
 )
 
 
@@ -164,9 +167,13 @@ async def _read_letter(partition: int, offset: int) -> Taken | None:
     return await tail.read(specs.dead_letters.name, partition, offset)
 
 
-async def _enter(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+def _decode(raw: bytes | None, named: str | None) -> Message:
+    return sort_out(raw, named, settings.max_items)
+
+
+async def _enter(message: NodeRunMessage, source: Source) -> None:
     key = message.node_run_id.encode()
-    await (await arrivals.send(key=key, value=arrival_of(message, source, raw)))
+    await (await arrivals.send(key=key, value=arrival_of(message, source)))
 
 
 async def _try_out(event_type: str, payload: Payload) -> Tried:
@@ -221,7 +228,7 @@ site: Final = Site(
     pages=pages,
     callbacks=Callbacks(callbacks, here, record),
     actions=actions,
-    letters=LetterViews(known_letters, pages, actions, _read_letter, _enter, write, specs.runs.decode),
+    letters=LetterViews(known_letters, pages, actions, _read_letter, _enter, write, _decode),
     watch=watch,
     others=others,
     owners=owners,
@@ -248,7 +255,9 @@ app.before_start += [loop_lag.start, index.start]
 app.after_stop += [loop_lag.stop, others.close, index.stop]
 overview.followers.append(index)
 queues: dict[str, Queue] = {f"handler-{event_type}": one.feeder for event_type, one in handler_agents.items()}
-REGISTRY.register(Gauges(here, readiness, queues | {"reporter": reports, "teller": tells}, watch, lag))
+REGISTRY.register(
+    Gauges(here, readiness, queues | {"reporter": reports, "retrier": retries, "teller": tells}, watch, lag)
+)
 recovery: Final = _Recovery()
 app.before_rebalance.append(recovery.begins)
 app.on_settled.append(recovery.ends)
@@ -256,3 +265,5 @@ app.on_settled.append(recovery.ends)
 server = cast("Web", app.web)
 server.blueprints = BlueprintManager()
 site.install(server.web_app)
+# Before it is set up, at the start: Faust's own has no limits.
+server._runner = BoundedRunner(server.web_app, Limits())

@@ -63,6 +63,12 @@ def _bad(shown: OverviewShown) -> _Reasons:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    if shown.unsure:
+        # Each may be a node run that waits for ever.
+        text = (
+            f"{_plural(shown.unsure, 'message')} may be of Kafka action nodes, in a form that is not known: redrive or "
+        )
+        yield f"{text}discard {'it' if shown.unsure == 1 else 'them'}.", "/dead-letters?reason=unsure"
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
@@ -91,6 +97,9 @@ def _bad_reports(shown: OverviewShown) -> _Reasons:
         yield "Port's API does not answer.", reporting
     if (waits := _age(shown.at, port.oldest_waits_since or port.oldest_received_at)) > LATE:
         yield f"The oldest report waits for {duration(waits.total_seconds())}.", reporting
+    if port.parked:
+        text = f"{_plural(port.parked, 'report')} parked: Port fails at {'it' if port.parked == 1 else 'them'}"
+        yield f"{text}, and takes others. Send again what Port may take by now, or give it up.", "/stuck?why=parked"
     if refused := shown.latest.counts.get(State.REFUSED, 0):
         yield f"Port has refused {_plural(refused, 'report')}.", "/stuck"
 

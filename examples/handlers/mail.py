@@ -51,7 +51,9 @@ async def send(message: EmailMessage, to: tuple[str, ...], settings: OutgoingSet
         password=password or None,
         use_tls=settings.smtp_security is SmtpSecurity.TLS,
         start_tls=settings.smtp_security is SmtpSecurity.STARTTLS,
-        tls_context=None if settings.smtp_security is SmtpSecurity.NONE else tls(settings.outgoing_ca_file),
+        tls_context=None
+        if settings.smtp_security is SmtpSecurity.NONE
+        else tls(settings.outgoing_ca_file, settings.tls_strict),
         timeout=settings.outgoing_timeout,
     )
     try:

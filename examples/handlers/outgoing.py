@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from agents.contract import Context, Fail, RetryLater
+from port.connection import proxy_for, tls_context
 
 from .addresses import IpAddress, never_called, public
 from .settings import OutgoingSettings, Rule, host_of, settings
@@ -52,7 +53,10 @@ def policy(rule: Rule) -> Callable[[IpAddress], bool]:
 
 
 class Outgoing:
-    """A client for JSON posts to the hosts of the settings. Follows no redirects, keeps no cookies, uses no proxies.
+    """A client for JSON posts to the hosts of the settings. Follows no redirects, keeps no cookies.
+
+    Through a proxy (`HTTPS_PROXY`) it is the proxy that makes the connection: then what the host is for this machine is
+    checked before, and refused as it would be without one. A name that only the proxy can resolve is left to it.
 
     Args:
         allowed: what the settings allow.
@@ -87,9 +91,12 @@ class Outgoing:
         text = url.get_secret_value()
         self._require(name, text)
         headers = {"Content-Type": "application/json", "Idempotency-Key": ctx.idempotency_key}
+        proxy = proxy_for(text, self._allowed.https_proxy.get_secret_value(), self._allowed.no_proxy)
         try:
+            if proxy is not None:
+                await self._require_permitted(text)
             async with (
-                self._session() as session,
+                self._session(proxy) as session,
                 session.post(
                     text, data=to_json(body, inf_nan_mode="null"), headers=headers, allow_redirects=False
                 ) as answer,
@@ -113,12 +120,33 @@ class Outgoing:
         if url.lower().startswith("http:") and self._allowed.outgoing_http is Rule.REFUSE:
             raise Fail(f"{name}: http is refused (OUTGOING_HTTP)")
 
-    def _session(self) -> aiohttp.ClientSession:
-        # One for each call: every call has a connection of its own, whose address is checked.
+    async def _require_permitted(self, url: str) -> None:
+        """Check every address of a host that a proxy will connect to, as far as this machine knows them."""
+        host = str(host_of(url))
+        try:
+            addresses = [ipaddress.ip_address(host)]
+        except ValueError:
+            addresses = await self._addresses(host)
+        if not all(map(self._permitted, addresses)):
+            raise RefusedAddress("the address is refused")
+
+    async def _addresses(self, host: str) -> list[IpAddress]:
+        try:
+            found = await (self._resolver or aiohttp.ThreadedResolver()).resolve(host, 443)
+        except OSError:
+            return []
+        return [ipaddress.ip_address(one["host"]) for one in found]
+
+    def _session(self, proxy: str | None) -> aiohttp.ClientSession:
+        # One for each call: every call has a connection of its own, whose address is checked. The proxy's is not: it is
+        # a setting, and most often private.
+        guard = {} if proxy is not None else {"socket_factory": self._socket, "resolver": self._resolver}
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                socket_factory=self._socket, resolver=self._resolver, ssl=tls(self._allowed.outgoing_ca_file)
+                ssl=tls(self._allowed.outgoing_ca_file, self._allowed.tls_strict),
+                **guard,  # type: ignore[arg-type]
             ),
+            proxy=proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._allowed.outgoing_timeout),
             headers={"User-Agent": "port-runs"},
@@ -135,9 +163,9 @@ class Outgoing:
 
 
 @lru_cache(maxsize=2)
-def tls(ca_file: Path | None) -> ssl.SSLContext:
+def tls(ca_file: Path | None, strict: bool) -> ssl.SSLContext:
     """Return how certificates are verified: by those of `OUTGOING_CA_FILE`, else by the system's."""
-    return ssl.create_default_context(cafile=ca_file)
+    return tls_context(ca_file, alone=True, strict=strict)
 
 
 def client() -> Outgoing:
@@ -153,8 +181,12 @@ def _translated(name: str, error: Exception) -> Exception:
         return Fail(f"{name}: its URL cannot be called")
     if isinstance(error, TimeoutError):
         return Unavailable(f"{name} did not answer in time (OUTGOING_TIMEOUT)")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Unavailable(f"{name}: the proxy (HTTPS_PROXY) answered {error.status}")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return Unavailable(f"{name}: the proxy (HTTPS_PROXY) cannot be reached")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Unavailable(f"{name}: its certificate is not trusted (OUTGOING_CA_FILE)")
+        return Unavailable(f"{name}: its certificate is not trusted (OUTGOING_CA_FILE, TLS_STRICT)")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Unavailable(f"{name}: the name of its host cannot be resolved")
     if isinstance(error, aiohttp.ClientConnectorError):

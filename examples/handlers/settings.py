@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from yarl import URL
 
 from agents.contract import HandlerError
-from streams.settings import ENV_FILE, Duration, Names, SettingsError, read
+from streams.settings import ENV_FILE, Duration, Names, ProxyUrl, SettingsError, read
 
 MAILTO: Final = "mailto:"
 _CHANNELS: Final = TypeAdapter(Json[dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]])
@@ -136,6 +136,10 @@ class OutgoingSettings(BaseSettings):
     outgoing_private: Rule = Rule.REFUSE
     outgoing_timeout: Annotated[Duration, Field(gt=0)] = 10.0
     outgoing_ca_file: FilePath | None = None
+    # The worker's own settings, too.
+    tls_strict: bool = True
+    https_proxy: ProxyUrl = SecretStr("")
+    no_proxy: Names = ()
 
     smtp_host: str = ""
     smtp_port: int = Field(default=587, ge=1, le=65535)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,6 +21,8 @@ class FaultRule(_Settings):
 
     paths: tuple[CallName, ...] = ("*",)
     """Which calls; `*` is all of Port's API."""
+    node_runs: tuple[str, ...] = ()
+    """Of which node runs: patterns of their ids, as in `wfnr_bad*`. Empty for calls of any, and of none."""
     latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     """Wait so long before the call is looked at."""
     error_rate: Annotated[float | None, Field(ge=0, le=1)] = None
@@ -44,6 +47,12 @@ class FaultRule(_Settings):
         if sum((self.hang, self.reset, self.drop_answer, self.fails)) > 1:
             raise ValueError("only one of status/error_rate, hang, reset and drop_answer in a rule")
         return self
+
+    def concerns(self, name: str, node_run_id: str | None) -> bool:
+        """Whether a call of this name, for this node run, is one that it may strike."""
+        if "*" not in self.paths and name not in self.paths:
+            return False
+        return not self.node_runs or any(fnmatchcase(node_run_id or "", pattern) for pattern in self.node_runs)
 
     @property
     def fails(self) -> bool:
@@ -133,14 +142,14 @@ class Faults:
         """Switch all faults off."""
         self.set(FaultSettings())
 
-    def plan(self, name: str) -> Plan | None:
+    def plan(self, name: str, node_run_id: str | None = None) -> Plan | None:
         """What shall happen to a call of this name; None for nothing. Uses up the counts of the rules that strike."""
         if not self._settings.rules:
             return None
         delay = 0.0
         labels: list[str] = []
         for index, rule in enumerate(self._settings.rules):
-            strike = self._strike(index, rule, name)
+            strike = self._strike(index, rule) if rule.concerns(name, node_run_id) else None
             if strike is None:
                 continue
             delay += rule.latency_ms / 1000
@@ -151,10 +160,10 @@ class Faults:
                 return Plan("+".join(labels), delay, strike, status, rule.retry_after)
         return Plan("+".join(labels), delay) if labels else None
 
-    def _strike(self, index: int, rule: FaultRule, name: str) -> Strike | None:
+    def _strike(self, index: int, rule: FaultRule) -> Strike | None:
         """What the rule does to this call; None where it leaves it alone."""
         left = self._left[index]
-        if left == 0 or not ("*" in rule.paths or name in rule.paths) or not self._drawn(rule.probability):
+        if left == 0 or not self._drawn(rule.probability):
             return None
         strike = self._kind(rule)
         if strike is not None and left is not None:

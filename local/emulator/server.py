@@ -130,7 +130,7 @@ class Emulator:
             return _response(refuse(500, "the emulator failed; its log says why"))
 
     async def _answer_call(self, request: web.BaseRequest, call: Request, *, too_large: bool) -> web.StreamResponse:
-        plan = self.faults.plan(call.name)
+        plan = self.faults.plan(call.name, call.node_run_id)
         if plan is not None:
             if plan.delay:
                 await asyncio.sleep(plan.delay)

@@ -30,8 +30,10 @@ from examples.handlers.deployments import (
 from examples.handlers.infrastructure import ProvisionInfrastructure, provision_infrastructure
 from examples.handlers.notifications import Notification, notification
 from examples.handlers.outgoing import Outgoing, Unavailable
+from local.kafka import free_port
 from tests.agents.examples import context
 from tests.agents.outside import Configure, Names, Web, loopback, serving
+from tests.port.outside import proxying
 
 HERE = "127.0.0.1"
 INNER = "127.0.0.2"
@@ -275,6 +277,48 @@ async def test_a_name_with_an_internal_address_among_others(hook: Web, inner: We
         client = Outgoing(allowed, permitted=here_only, resolver=Both(INNER, "::1"))
         await client.post("it", allowed.webhook_url, {}, context())
     assert (heard.connected, inner.calls) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "goes"),
+    [
+        ("hooks.example", "8.8.8.8", True),
+        ("hooks.example", None, True),
+        ("hooks.example", "10.0.0.1", False),
+        ("hooks.example", "64:ff9b:1::169.254.169.254", False),
+        ("169.254.169.254", None, False),
+        ("10.0.0.1", None, False),
+        ("[::ffff:0:10.0.0.1]", None, False),
+    ],
+)
+async def test_through_a_proxy_the_host_is_checked_before(host: str, address: str | None, goes: bool) -> None:
+    """What only the proxy can resolve is left to it; the proxy itself may be private."""
+    async with proxying(free_port()) as proxy:
+        proxied = {"https_proxy": proxy.url, "outgoing_private": "refuse", "webhook_url": f"https://{host}/x"}
+        allowed = loopback(**proxied)
+        client = Outgoing(allowed, resolver=Names(address) if address else Nowhere())
+        with pytest.raises(Unavailable if goes else Fail):
+            await client.post("it", allowed.webhook_url, {}, context())
+        assert proxy.asked == ([f"{host}:443"] if goes else [])
+
+
+class Nowhere(Names):
+    """Resolves nothing."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        raise OSError("Name or service not known")
+
+
+async def test_a_host_of_no_proxy_is_called_directly(hook: Web) -> None:
+    allowed = loopback(
+        https_proxy="http://127.0.0.1:1", no_proxy="hooks.example", webhook_url="https://hooks.example/x"
+    )
+    with pytest.raises(Fail, match="private"):
+        await Outgoing(allowed, permitted=lambda _: False, resolver=Names(HERE)).post(
+            "it", allowed.webhook_url, {}, context()
+        )
 
 
 async def test_a_name_that_is_resolved_anew_leads_nowhere_else(hook: Web, inner: Web) -> None:

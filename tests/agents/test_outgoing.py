@@ -283,6 +283,14 @@ def test_the_table_of_the_page_holds_each_setting_with_its_default() -> None:
     page = (ROOT / "docs" / "handlers.md").read_text()
     table = page.partition("\n## The example handlers\n")[2].partition("\n## ")[0]
     told = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", table, re.MULTILINE))
-    words = {"3600.0": "1h", "": "empty", "{}": "empty", "()": "empty", "None": "the system's", "10.0": "10s"}
+    words = {
+        "3600.0": "1h",
+        "": "empty",
+        "{}": "empty",
+        "()": "empty",
+        "None": "the system's",
+        "10.0": "10s",
+        "True": "on",
+    }
     defaults = {name.upper(): str(field.default) for name, field in OutgoingSettings.model_fields.items()}
     assert told == {name: words.get(text, text) for name, text in defaults.items()}

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import stamina
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from agents.settling import MOST_TRIES, UNKNOWN_SECONDS, Settler
+from agents.retries import Lane
+from agents.settling import Later, Settler
+from agents.tries import LONGEST_PARKED, LONGEST_PAUSE, MOST_TRIES, MOST_UNKNOWN, PARK_AFTER, UNKNOWN_SECONDS
 from agents.work import ReportWork, TellWork
 from local.emulator import Emulator, FaultRule, FaultSettings
 from local.emulator.state import NodeRunSpec
 from port.budget import FIRST_HOLD
-from port.client import AnswerKind, PortClient
+from port.client import Answer, AnswerKind, PortClient
 from port.models import Result
+from port.routes import Route
 from streams.records import Body, ReportAnswered, Settled
 from tables.rows import NotOwnedError
 from tables.state import Item, NodeRun
@@ -29,12 +30,6 @@ OUTAGES = {
     "reset": FaultRule(reset=True, count=3),
     "hang": FaultRule(paths=("report",), hang=True, count=1),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_pauses() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=10_000):
-        yield
 
 
 @pytest.fixture
@@ -51,11 +46,30 @@ class Desk:
         self.emulator = emulator
         self.here = {0}
         self.now = 500.0
-        self.settler = Settler(port, self.here.__contains__, clock=lambda: self.now)
+        self.settler = Settler(
+            port,
+            self.here.__contains__,
+            clock=lambda: self.now,
+            draw=lambda least, _: least,
+            monotonic=lambda: self.passed,
+        )
+        self.passed = 0.0
+        """The worker's own clock: put on by each pause."""
+        self.pauses: list[float] = []
+        """Between the tries."""
 
-    async def report(self, run: NodeRun, *items: Item) -> ReportAnswered:
+    async def report(self, run: NodeRun, *items: Item, taken_over: bool = False) -> ReportAnswered:
+        """Try until Port has answered for good, without the pauses between."""
+        work = ReportWork(0, run.node_run_id, run.body, taken_over)
         async with asyncio.timeout(20):
-            return await self.settler.report(ReportWork(0, run.node_run_id, run.body), run, iter(items or (ended(0),)))
+            while isinstance(answered := await self.try_once(work, run, *items), Later):
+                self.pauses.append(answered.seconds)
+                self.passed += answered.seconds
+                await asyncio.sleep(0)
+        return answered
+
+    async def try_once(self, work: ReportWork, run: NodeRun, *items: Item) -> ReportAnswered | Later:
+        return await self.settler.report(work, run, iter(items or (ended(0),)))
 
     async def settled(self, run: NodeRun) -> Settled:
         return (await self.report(run)).settled
@@ -100,7 +114,7 @@ def frozen(
     ("status", "settled", "calls"),
     [
         (401, Settled.REPORTED, [401, 200]),
-        (404, Settled.REFUSED, [404]),
+        (404, Settled.REPORTED, [404, 200]),
         (409, Settled.REFUSED, [409]),
         (413, Settled.OUTPUT_REFUSED, [413]),
         (422, Settled.OUTPUT_REFUSED, [422]),
@@ -117,13 +131,13 @@ async def test_each_answer_of_ports_has_one_outcome(
     assert desk.calls("report") == calls
 
 
-async def test_it_says_how_many_answers_there_were_and_that_it_pauses_on_purpose(desk: Desk) -> None:
+async def test_it_says_how_many_answers_there_were(desk: Desk) -> None:
     await desk.report(frozen())
-    assert (desk.settler.answers, desk.settler.pausing) == (1, False)
+    assert desk.settler.answers == 1
     desk.fail(FaultRule(paths=("report",), status=503, count=2))
     await desk.report(frozen())
     # Twice 503, then 409, and a look at what Port has.
-    assert (desk.settler.answers, desk.settler.pausing) == (5, True)
+    assert desk.settler.answers == 5
 
 
 async def test_a_report_takes_one_call(desk: Desk) -> None:
@@ -146,7 +160,7 @@ async def test_items_beyond_the_covered_ones_are_not_read(desk: Desk) -> None:
         raise AssertionError("read too far")
 
     run = frozen(covered=2)
-    await desk.settler.report(ReportWork(0, ID, run.body), run, items())
+    assert isinstance(await desk.settler.report(ReportWork(0, ID, run.body), run, items()), ReportAnswered)
     [call] = desk.emulator.calls.named("report")
     assert isinstance(call.body, dict)
     output = call.body["output"]
@@ -193,6 +207,104 @@ async def test_a_body_that_port_does_not_take_is_followed_by_a_small_one(desk: D
     assert desk.result == "SUCCESS"
 
 
+AMBIGUOUS = [FaultRule(paths=("report",), status=500, count=1), FaultRule(paths=("report",), hang=True, count=1)]
+
+
+@pytest.mark.parametrize("earlier", AMBIGUOUS)
+@pytest.mark.parametrize("status", [413, 422])
+async def test_no_second_body_follows_one_that_may_have_arrived_before_a_look_shows_that_it_has_not(
+    desk: Desk, earlier: FaultRule, status: int
+) -> None:
+    desk.fail(earlier, FaultRule(paths=("report",), status=status, count=1))
+    answered = await desk.report(frozen())
+    assert (answered.settled, answered.status, desk.calls("run")) == (Settled.OUTPUT_REFUSED, status, [200])
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_no_second_body_follows_one_that_has_arrived(desk: Desk, status: int) -> None:
+    desk.fail(
+        FaultRule(paths=("report",), drop_answer=True, count=1), FaultRule(paths=("report",), status=status, count=1)
+    )
+    assert await desk.settled(frozen()) is Settled.REPORTED
+    assert (desk.calls("report"), desk.calls("run"), desk.result) == ([200, status], [200], "SUCCESS")
+
+
+@pytest.mark.parametrize("status", [413, 422])
+async def test_no_second_body_follows_one_that_may_have_arrived_where_nobody_can_look(desk: Desk, status: int) -> None:
+    desk.fail(AMBIGUOUS[0], FaultRule(paths=("report",), status=status, count=1))
+    answered = await desk.report(frozen(workflow_run_id=None))
+    assert answered.settled is Settled.REFUSED
+    assert answered.reason.endswith("; it cannot be looked up: its message has no workflow-run id")
+
+
+async def test_what_an_earlier_owner_may_have_sent_may_have_arrived(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("report",), status=413, count=1))
+    answered = await desk.report(frozen(), taken_over=True)
+    assert (answered.settled, desk.calls("run")) == (Settled.OUTPUT_REFUSED, [200])
+
+
+async def test_a_look_that_fails_holds_nothing_up_and_is_made_again_alone(desk: Desk) -> None:
+    await desk.report(frozen())
+    desk.fail(FaultRule(paths=("run",), status=500, count=2))
+    work = ReportWork(0, ID, Body.FULL)
+    for _ in range(2):
+        assert isinstance(await desk.try_once(work, frozen()), Later)
+    assert isinstance(await desk.try_once(work, frozen()), ReportAnswered)
+    assert (desk.calls("report"), desk.calls("run")) == ([200, 409], [500, 500, 200])
+
+
+# What Port fails at.
+
+
+async def test_a_report_is_parked_that_fails_while_port_takes_others(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = ReportWork(0, ID, Body.FULL)
+    for number in range(PARK_AFTER + 1):
+        assert not desk.settler.is_parked(ID), number
+        desk.fail(FaultRule(paths=("report",), status=500, count=1))
+        assert isinstance(await desk.try_once(work, frozen()), Later)
+        desk.emulator.state.register(NodeRunSpec(f"wfnr_{number}", "wfr_a"))
+        assert await desk.settled(frozen().model_copy(update={"node_run_id": f"wfnr_{number}"})) is Settled.REPORTED
+    assert desk.settler.is_parked(ID)
+    [parked] = desk.settler.parked()
+    assert (parked.node_run_id, parked.partition, parked.since, parked.answer.status) == (ID, 0, 500.0, 500)
+    [told] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"the report of {ID} is parked: Port takes others, and fails at this one (HTTP 500")
+    assert await desk.settled(frozen()) is Settled.REPORTED, "the same body"
+    assert len({str(call.body) for call in desk.emulator.calls.named("report") if call.path.endswith(ID)}) == 1
+    assert list(desk.settler.parked()) == []
+
+
+async def test_pauses_grow_to_a_quarter_of_an_hour_where_port_takes_others_and_to_half_a_minute_else(
+    desk: Desk,
+) -> None:
+    work, others = ReportWork(0, ID, Body.FULL), 0
+    for among_others in (False, True):
+        pauses = list[float]()
+        for _ in range(10):
+            desk.fail(FaultRule(paths=("report",), status=403, count=1))
+            later = await desk.try_once(work, frozen())
+            assert isinstance(later, Later)
+            pauses.append(later.seconds)
+            if among_others:
+                others += 1
+                desk.emulator.state.register(NodeRunSpec(f"wfnr_{others}", "wfr_a"))
+                await desk.settled(frozen().model_copy(update={"node_run_id": f"wfnr_{others}"}))
+        assert pauses == sorted(pauses)
+        assert desk.settler.is_parked(ID) is among_others
+        # The least that is drawn.
+        assert pauses[-1] == (0.9 * LONGEST_PARKED if among_others else LONGEST_PAUSE)
+
+
+async def test_a_log_that_port_fails_at_is_put_off_likewise(desk: Desk) -> None:
+    work = TellWork(0, ID, 3)
+    desk.fail(FaultRule(paths=("logs",), status=500))
+    later = await desk.settler.tell(work, frozen(), ended(3, error="no host"))
+    assert isinstance(later, Later)
+    assert (desk.settler.lane_of(work), list(desk.settler.parked())) == (Lane.AGAIN, [])
+
+
 @pytest.mark.parametrize("status", [413, 422])
 async def test_a_small_body_that_port_does_not_take_is_the_end(desk: Desk, status: int) -> None:
     desk.fail(FaultRule(paths=("report",), status=status))
@@ -212,35 +324,101 @@ async def test_a_422_without_a_workflow_run_to_look_at_is_refused(desk: Desk) ->
     assert await desk.settled(frozen(workflow_run_id=None)) is Settled.REFUSED
 
 
-async def test_a_node_run_that_port_does_not_know_is_refused(desk: Desk) -> None:
-    answered = await desk.report(frozen(workflow_run_id="wfr_other"))
+# Node runs that Port does not know, or not yet.
+
+
+@pytest.mark.parametrize("received_at", [100.0, 489.0, 499.8, 500.2, 501.0, 10_000.0])
+async def test_a_node_run_that_port_does_not_know_is_refused_after_two_minutes(desk: Desk, received_at: float) -> None:
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": received_at})
+    answered = await desk.report(run)
     assert (answered.settled, answered.status) == (Settled.REFUSED, 404)
+    assert desk.passed == UNKNOWN_SECONDS, "whatever the clock of the source says"
+    assert desk.calls("report") == [404] * MOST_UNKNOWN
     assert desk.calls("run") == []
+    paths = [call.path for call in desk.emulator.calls.named("report")]
+    alone, by_run = "/v1/workflows/nodes/runs/wfnr_new", "/v1/workflows/runs/wfr_new/nodes/wfnr_new"
+    assert paths == [by_run, alone] * 3
+    assert answered.tries is not None
+    assert answered.tries.count == MOST_UNKNOWN - 1
 
 
-async def test_a_node_run_that_port_does_not_know_yet_is_waited_for(desk: Desk) -> None:
-    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": 495.0})
-    report = asyncio.create_task(desk.report(run))
-    await until(lambda: len(desk.calls("report")) > 2)
+async def test_without_a_workflow_run_there_is_one_route_to_what_port_does_not_know(desk: Desk) -> None:
+    run = frozen(workflow_run_id=None).model_copy(update={"node_run_id": "wfnr_new"})
+    assert await desk.settled(run) is Settled.REFUSED
+    assert (desk.passed, len(desk.calls("report"))) == (UNKNOWN_SECONDS, 5)
+
+
+@pytest.mark.parametrize("received_at", [100.0, 495.0, 501.0])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+async def test_a_node_run_that_port_does_not_know_yet_is_waited_for(desk: Desk, after: int, received_at: float) -> None:
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": received_at})
+    work = ReportWork(0, "wfnr_new", Body.FULL)
+    for _ in range(after):
+        later = await desk.try_once(work, run)
+        assert isinstance(later, Later)
+        desk.passed += later.seconds
     desk.emulator.state.register(NodeRunSpec("wfnr_new", "wfr_new"))
-    answered = await report
+    answered = await desk.report(run)
     assert (answered.settled, answered.status, answered.reason) == (Settled.REPORTED, 200, "")
     assert set(desk.calls("report")[:-1]) == {404}
+    assert len(desk.calls("report")) <= MOST_UNKNOWN
 
 
-async def test_a_node_run_that_port_does_not_know_for_long_is_refused(desk: Desk) -> None:
-    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new", "received_at": 495.0})
-    report = asyncio.create_task(desk.report(run))
-    await until(lambda: len(desk.calls("report")) > 2)
-    desk.now = 495.0 + UNKNOWN_SECONDS
-    answered = await report
+async def test_a_node_run_that_is_unknown_waits_behind_all_others(desk: Desk) -> None:
+    await desk.report(frozen())
+    work = ReportWork(0, "wfnr_new", Body.FULL)
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new"})
+    assert isinstance(await desk.try_once(work, run), Later)
+    assert desk.settler.lane_of(work) is Lane.SELDOM
+    assert desk.calls("report") == [200, 404], "where a route is known to work the other one waits, too"
+
+
+async def test_what_is_late_is_looked_for_once_more_and_that_is_all(desk: Desk) -> None:
+    await desk.report(frozen())
+    work = ReportWork(0, "wfnr_new", Body.FULL)
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new"})
+    assert isinstance(await desk.try_once(work, run), Later)
+    desk.passed += 3600.0
+    assert isinstance(await desk.try_once(work, run), ReportAnswered), "behind many others its turn came late"
+    assert desk.calls("report") == [200, 404, 404]
+
+
+async def test_an_outage_meanwhile_ends_no_wait(desk: Desk) -> None:
+    run = frozen(workflow_run_id="wfr_new").model_copy(update={"node_run_id": "wfnr_new"})
+    desk.fail(FaultRule(paths=("report",), status=503, count=6))
+    answered = await desk.report(run)
     assert (answered.settled, answered.status) == (Settled.REFUSED, 404)
+    assert desk.calls("report").count(404) == MOST_UNKNOWN
 
 
-async def test_a_message_from_the_future_is_not_waited_for(desk: Desk) -> None:
-    run = frozen(workflow_run_id="wfr_other").model_copy(update={"received_at": 501.0})
-    assert await desk.settled(run) is Settled.REFUSED
-    assert desk.calls("report") == [404]
+# The two routes.
+
+
+async def test_where_the_route_by_workflow_run_is_not_there_the_other_one_is_taken_and_remembered(desk: Desk) -> None:
+    for number in range(5):
+        desk.emulator.state.register(NodeRunSpec(f"wfnr_{number}", "wfr_a"))
+    # Another id than Port's own for the same workflow run.
+    runs = [frozen(workflow_run_id="wfr_x").model_copy(update={"node_run_id": f"wfnr_{n}"}) for n in range(5)]
+    for run in runs:
+        assert await desk.settled(run) is Settled.REPORTED
+    assert desk.calls("report") == [404] + [200] * 5
+    assert desk.pauses == []
+
+
+async def test_a_route_that_works_no_more_is_left(desk: Desk) -> None:
+    await desk.report(frozen())
+    desk.emulator.state.register(NodeRunSpec("wfnr_b", "wfr_b"))
+    run = frozen(workflow_run_id="wfr_x").model_copy(update={"node_run_id": "wfnr_b"})
+    assert await desk.settled(run) is Settled.REPORTED
+    assert desk.calls("report") == [200, 404, 200]
+    assert desk.settler.routes.first is Route.ALONE
+
+
+async def test_progress_goes_by_the_route_that_works(desk: Desk) -> None:
+    body = b'{"status":"IN_PROGRESS","output":{"progress":{}}}'
+    for expected in ([404, 200], [404, 200, 200]):
+        answer = await desk.settler.update("wfr_x", ID, body, lambda: None)
+        assert (answer.kind, desk.calls("report")) == (AnswerKind.ACCEPTED, expected)
 
 
 async def test_a_dispute_about_a_run_that_port_does_not_know_is_refused(desk: Desk) -> None:
@@ -264,20 +442,11 @@ async def test_an_outage_is_waited_out(desk: Desk, outage: str) -> None:
 
 
 async def test_a_port_that_refuses_connections_is_waited_for(desk: Desk) -> None:
-    tries: list[int] = []
-
-    def hook(details: RetryDetails) -> None:
-        tries.append(details.retry_num)
-
     await desk.emulator.stop()
-    set_on_retry_hooks([hook])
-    try:
-        report = asyncio.create_task(desk.report(frozen()))
-        await until(lambda: len(tries) > 3)
-        await desk.emulator.start()
-        assert (await report).settled is Settled.REPORTED
-    finally:
-        set_on_retry_hooks(None)
+    report = asyncio.create_task(desk.report(frozen()))
+    await until(lambda: len(desk.pauses) > 3)
+    await desk.emulator.start()
+    assert (await report).settled is Settled.REPORTED
     assert desk.result == "SUCCESS"
 
 
@@ -347,7 +516,8 @@ async def test_a_late_failure_stands_in_the_log(desk: Desk) -> None:
     desk.fail(FaultRule(paths=("logs",), status=503, count=2))
     items = (ended(3, error="no host"), ended(4, error="no disk").model_copy(update={"event_type": None}))
     for item in items:
-        answer = await desk.settler.tell(TellWork(0, ID, item.index), frozen(), item)
+        while isinstance(answer := await desk.settler.tell(TellWork(0, ID, item.index), frozen(), item), Later):
+            pass
         assert answer.kind is AnswerKind.ACCEPTED
     assert desk.emulator.state.node_runs[ID].logs == [
         {"level": "ERROR", "message": "item 3 (type 0) failed after the report: no host"},
@@ -359,6 +529,7 @@ async def test_a_log_that_port_does_not_take_is_not_sent_for_ever(desk: Desk) ->
     answer = await desk.settler.tell(
         TellWork(0, "wfnr_b", 3), frozen().model_copy(update={"node_run_id": "wfnr_b"}), ended(3, error="no host")
     )
+    assert isinstance(answer, Answer)
     assert answer.kind is AnswerKind.NOT_FOUND
 
 
@@ -377,23 +548,16 @@ async def test_an_answer_says_which_tries_there_were_before(desk: Desk) -> None:
         FaultRule(paths=("report",), status=429, count=1),
         FaultRule(paths=("report",), status=503, count=5),
     )
-    seen: list[int] = []
-
-    def watch(details: RetryDetails) -> None:
+    work, seen = ReportWork(0, ID, Body.FULL), list[int]()
+    while isinstance(answered := await desk.try_once(work, frozen()), Later):
         tries = desk.settler.tries_of(ID)
         assert tries is not None
         seen.append(tries.count)
-
-    set_on_retry_hooks([watch])
-    try:
-        answered = await desk.report(frozen())
-    finally:
-        set_on_retry_hooks(None)
     assert answered.tries is not None
     assert (answered.settled, answered.status, answered.tries.count) == (Settled.REPORTED, 200, 7)
     assert [(one.at, one.status) for one in answered.tries.latest] == [(500.0, 503)] * MOST_TRIES
-    assert seen == sorted(seen)
-    assert seen[0] >= 1
+    assert {one.reason for one in answered.tries.latest} == {"HTTP 503: a fault that was switched on"}
+    assert seen == [*range(1, 8)]
     assert desk.settler.tries_of(ID) is None, "it is over"
 
 

@@ -69,50 +69,17 @@ DEAD_LETTERS: Final[Mapping[str, tuple[bytes | None, str]]] = {
     "nul bytes": (b"\x00" * 20, "not JSON"),
     "words": (b"deployment started", "not JSON"),
     "900 KB of no JSON": (b"x" * 900_000, "not JSON"),
-    "900 KB, cut off": (ours(b'{"type": "seen", "x": "' + b"x" * 900_000)[:-1], "not JSON"),
-    "cut off before its end": (ours(b'{"type": "seen"}')[:-1], "not JSON"),
-    "two messages in one": (ours(b'{"type": "seen"}') * 2, "not JSON"),
-    "one message a line": (ours(b'{"type": "seen"}') + b"\n" + ours(b'{"type": "seen"}') + b"\n", "not JSON"),
-    "single quotes": (b"{'context': {'nodeRunId': 'NODE'}}", "not JSON"),
-    "trailing comma": (ours(b'{"type": "seen",}'), "not JSON"),
-    "comment": (b"// ours\n" + ours(b'{"type": "seen"}'), "not JSON"),
-    "python's literals": (ours(b'{"type": "seen", "x": None}'), "not JSON"),
-    "raw line break in a text": (ours(b'{"type": "se\nen"}'), "not JSON"),
-    "bad escape": (ours(rb'{"type": "\x73een"}'), "not JSON"),
-    "template that was not rendered": (ours(b"{{ .outputs.trigger }}"), "not JSON"),
-    "xml": (b"<message><nodeRunId>NODE</nodeRunId></message>", "not JSON"),
     "gzip": (gzip.compress(b'{"context": {}}', mtime=0), "not JSON"),
-    "avro of a schema registry": (b"\x00\x00\x00\x00\x07\x02\x0aNODE", "not JSON"),
-    "prefix of a schema registry": (b"\x00\x00\x00\x00\x07" + ours(b'{"type": "seen"}'), "not JSON"),
-    # Too deep.
-    "50,000 levels of arrays": (nested(50_000), "not JSON"),
-    "50,000 levels of objects": (nested(50_000, b'{"a": ', b"}"), "not JSON"),
     "50,000 brackets, never closed": (b"[" * 50_000, "not JSON"),
-    "50,000 levels around the message": (b"[" * 50_000 + ours(b'{"type": "seen"}') + b"]" * 50_000, "not JSON"),
-    "201 levels": (nested(201), "not JSON"),
     # Not UTF-8.
-    "latin-1": (ours('{"type": "seen", "x": "Zürich"}'.encode("latin-1")), "not JSON"),
     "utf-16": ('{"context": {}}'.encode("utf-16"), "not JSON"),
     "utf-16 without its mark": ('{"context": {}}'.encode("utf-16-le"), "not JSON"),
-    "half a character": (ours(b'{"type": "seen", "x": "\xc3"}'), "not JSON"),
-    "overlong slash": (ours(b'{"type": "seen", "x": "\xc0\xaf"}'), "not JSON"),
-    "surrogate in utf-8": (ours(b'{"type": "seen", "x": "\xed\xa0\x80"}'), "not JSON"),
-    "byte order mark": (b"\xef\xbb\xbf" + ours(b'{"type": "seen"}'), "not JSON"),
-    # Lone surrogates.
-    "lone surrogate in a value": (ours(b'{"type": "seen", "x": "' + _SURROGATE + b'"}'), "not JSON"),
-    "lone surrogate in a key": (ours(b'{"type": "seen", "' + _SURROGATE + b'": 1}'), "not JSON"),
-    "lone surrogate as event type": (event(b'"' + _SURROGATE + b'"'), "not JSON"),
-    "surrogates in the wrong order": (event(rb'"\udc00\ud800"'), "not JSON"),
-    "lone surrogate as id": (addressed(b'"wfnr_' + _SURROGATE + b'"'), "not JSON"),
-    # Numbers that JSON does not have.
-    "NaN": (ours(b'{"type": "seen", "x": NaN}'), "not JSON"),
-    "Infinity": (ours(b'{"type": "seen", "x": Infinity}'), "not JSON"),
-    "minus Infinity": (ours(b'{"type": "seen", "x": -Infinity}'), "not JSON"),
-    "leading zero": (ours(b'{"type": "seen", "x": 007}'), "not JSON"),
-    "plus sign": (ours(b'{"type": "seen", "x": +1}'), "not JSON"),
-    "hexadecimal": (ours(b'{"type": "seen", "x": 0x1F}'), "not JSON"),
-    "number of 900,000 digits": (ours(b'{"type": "seen", "x": ' + b"1" * 900_000 + b"}"), "not JSON"),
     # Malformed node-run ids.
+    "lone surrogate as id": (addressed(b'"wfnr_' + _SURROGATE + b'"'), "malformed node-run id"),
+    "invocation with a malformed id": (
+        addressed(b'"wfnr_../x"').replace(b'"type": "seen"', b'"action": {"invocationMethod": "x"}'),
+        "malformed node-run id",
+    ),
     "id with a path": (addressed(b'"wfnr_../../x"'), "malformed node-run id 'wfnr_../../x'"),
     "id with an encoded path": (addressed(b'"wfnr_..%2F..%2Fx"'), "malformed node-run id 'wfnr_..%2F..%2Fx'"),
     "id with a slash": (addressed(b'"NODE/logs"'), "malformed node-run id"),
@@ -134,13 +101,84 @@ DEAD_LETTERS: Final[Mapping[str, tuple[bytes | None, str]]] = {
     "id that was not rendered": (addressed(b'"{{ .workflowNodeRun.identifier }}"'), "malformed node-run id"),
     "id as a number": (addressed(b"12345"), "malformed node-run id: a number"),
     "id as a number of 4,300 digits": (addressed(b"1" * 4300), "malformed node-run id: a number"),
-    "id as a list": (addressed(b'["NODE"]'), "malformed node-run id: an array"),
-    "id as an object": (addressed(b'{"identifier": "NODE"}'), "malformed node-run id: an object"),
+    "id as a list": (addressed(b'["RUN"]'), "malformed node-run id: an array"),
+    "id as an object": (addressed(b'{"identifier": "RUN"}'), "malformed node-run id: an object"),
     "id as a boolean": (addressed(b"true"), "malformed node-run id: a boolean"),
     "id as run id": (b'{"context": {"runId": "wfnr_../x"}, "payload": {"type": "seen"}}', "malformed node-run id"),
     "id of its own object": (b'{"workflowNodeRun": {"identifier": "wfnr_a b"}, "payload": {}}', "malformed node-run"),
 }
 """The message, and how the reason begins or what it has in it."""
+
+
+UNSURE: Final[Mapping[str, tuple[bytes, str]]] = {
+    # An id where none is known to stand.
+    "a text": (b'"NODE"', "speaks of"),
+    "an array of messages": (b"[" + ours(b'{"type": "seen"}') + b"]", "speaks of"),
+    "a message in a text": (json.dumps(ours(b'{"type": "seen"}').decode()).encode(), "speaks of"),
+    "a message in a message": (b'{"value": ' + ours(b'{"type": "seen"}') + b"}", "speaks of"),
+    "context as a list": (b'{"context": ["NODE"], "payload": {"type": "seen"}}', "speaks of"),
+    "context as a text": (b'{"context": "NODE", "payload": {"type": "seen"}}', "speaks of"),
+    "context as JSON in a text": (
+        rb'{"context": "{\"nodeRunId\": \"NODE\"}", "payload": {"type": "seen"}}',
+        "speaks of",
+    ),
+    "id under another name": (b'{"context": {"noderunid": "NODE"}, "payload": {"type": "seen"}}', "speaks of"),
+    "id in the headers": (b'{"headers": {"X-Run": "NODE"}, "context": {}, "payload": {"type": "seen"}}', "speaks of"),
+    "id deep in the context": (b'{"context": {"a": [{"b": "NODE"}]}, "payload": {"type": "seen"}}', "speaks of"),
+    "id as a list": (addressed(b'["NODE"]'), "malformed node-run id: an array"),
+    "id as an object": (addressed(b'{"identifier": "NODE"}'), "malformed node-run id: an object"),
+    "two ids": (
+        b'{"context": {"nodeRunId": "NODE", "runId": "wfnr_other"}, "payload": {"type": "seen"}}',
+        "different node runs",
+    ),
+    # No JSON, and no id that can be read in it with certainty.
+    "single quotes": (b"{'context': {'nodeRunId': 'NODE'}}", "not JSON"),
+    "xml": (b"<message><nodeRunId>NODE</nodeRunId></message>", "not JSON"),
+    "avro of a schema registry": (b"\x00\x00\x00\x00\x07\x02\x0aNODE", "not JSON"),
+    "cut off in the payload before the id": (b'{"payload": {"nodeRunId": "NODE", "type": "se', "not JSON"),
+    "two messages, two node runs": (
+        ours(b'{"type": "seen"}') + ours(b'{"type": "seen"}').replace(b"NODE", b"wfnr_other"),
+        "not JSON",
+    ),
+    # The payload at the root, without an event type, and no workflow run to look at.
+    "no event type at the root": (b'{"context": {"runId": "NODE"}, "service": "shop"}', "the message has no payload"),
+}
+"""What looks like ours, in a form that is not known; and what the reason has in it."""
+
+
+UNREADABLE: Final[Mapping[str, bytes]] = {
+    "900 KB, cut off": ours(b'{"type": "seen", "x": "' + b"x" * 900_000)[:-1],
+    "cut off before its end": ours(b'{"type": "seen"}')[:-1],
+    "cut off behind the context": ours(b'{"type": "seen"}')[:-20],
+    "two messages in one": ours(b'{"type": "seen"}') * 2,
+    "one message a line": ours(b'{"type": "seen"}') + b"\n" + ours(b'{"type": "seen"}') + b"\n",
+    "something behind it": ours(b'{"type": "seen"}') + b"\x00",
+    "trailing comma": ours(b'{"type": "seen",}'),
+    "comment": b"// ours\n" + ours(b'{"type": "seen"}'),
+    "python's literals": ours(b'{"type": "seen", "x": None}'),
+    "raw line break in a text": ours(b'{"type": "se\nen"}'),
+    "bad escape": ours(rb'{"type": "\x73een"}'),
+    "template that was not rendered": ours(b"{{ .outputs.trigger }}"),
+    # Too deep.
+    "50,000 levels of arrays": nested(50_000),
+    "50,000 levels of objects": nested(50_000, b'{"a": ', b"}"),
+    "50,000 levels around the message": b"[" * 50_000 + ours(b'{"type": "seen"}') + b"]" * 50_000,
+    "201 levels": nested(201),
+    # Not UTF-8.
+    "latin-1": ours('{"type": "seen", "x": "Zürich"}'.encode("latin-1")),
+    "half a character": ours(b'{"type": "seen", "x": "\xc3"}'),
+    "overlong slash": ours(b'{"type": "seen", "x": "\xc0\xaf"}'),
+    "surrogate in utf-8": ours(b'{"type": "seen", "x": "\xed\xa0\x80"}'),
+    # Numbers that JSON does not have.
+    "NaN": ours(b'{"type": "seen", "x": NaN}'),
+    "Infinity": ours(b'{"type": "seen", "x": Infinity}'),
+    "minus Infinity": ours(b'{"type": "seen", "x": -Infinity}'),
+    "leading zero": ours(b'{"type": "seen", "x": 007}'),
+    "plus sign": ours(b'{"type": "seen", "x": +1}'),
+    "hexadecimal": ours(b'{"type": "seen", "x": 0x1F}'),
+    "number of 900,000 digits": ours(b'{"type": "seen", "x": ' + b"1" * 900_000 + b"}"),
+}
+"""No JSON, but the id of its node run can be read in it."""
 
 
 CUT: Final[Mapping[str, tuple[bytes, Sending, str]]] = {
@@ -176,26 +214,19 @@ NOT_OURS: Final[Mapping[str, tuple[bytes, str]]] = {
     "null": (b"null", "no node-run id"),
     "a number": (b"10", "no node-run id"),
     "10^400": (b"1" + b"0" * 400, "no node-run id"),
-    "a text": (b'"NODE"', "no node-run id"),
     "true": (b"true", "no node-run id"),
     "an empty object": (b"{}", "no node-run id"),
     "an empty array": (b"[]", "no node-run id"),
-    "an array of messages": (b"[" + ours(b'{"type": "seen"}') + b"]", "no node-run id"),
-    "a message in a text": (json.dumps(ours(b'{"type": "seen"}').decode()).encode(), "no node-run id"),
-    "a message in a message": (b'{"value": ' + ours(b'{"type": "seen"}') + b"}", "no node-run id"),
     "900 KB of somebody else's": (b'{"entity": "' + b"x" * 900_000 + b'"}', "no node-run id"),
     "190 levels of somebody else's": (b'{"a":' * 190 + b"1" + b"}" * 190, "no node-run id"),
     # No node-run id.
     "no context": (b'{"payload": {"type": "seen"}}', "no node-run id"),
     "context null": (b'{"context": null, "payload": {"type": "seen"}}', "no node-run id"),
-    "context as a list": (b'{"context": ["NODE"], "payload": {"type": "seen"}}', "no node-run id"),
-    "context as a text": (b'{"context": "NODE", "payload": {"type": "seen"}}', "no node-run id"),
     "empty context": (b'{"context": {}, "payload": {"type": "seen"}}', "no node-run id"),
     "id null": (addressed(b"null"), "no node-run id"),
     "id empty": (addressed(b'""'), "no node-run id"),
     "only a workflow run": (b'{"context": {"runId": "RUN"}, "payload": {"type": "seen"}}', "no node-run id"),
     "run id as a number": (b'{"context": {"runId": 7}, "payload": {"type": "seen"}}', "no node-run id"),
-    "id under another name": (b'{"context": {"noderunid": "NODE"}, "payload": {"type": "seen"}}', "no node-run id"),
     "id in the payload": (b'{"payload": {"type": "seen", "nodeRunId": "NODE"}}', "no node-run id"),
     # Self-service action runs.
     "action run": (b'{"context": {"runId": "r_AbCd"}, "payload": {"type": "seen"}}', "context.runId"),
@@ -207,16 +238,9 @@ NOT_OURS: Final[Mapping[str, tuple[bytes, str]]] = {
         b'{"resourceType": "run", "context": {"runId": "r_1"}, "payload": {}}',
         "resourceType",
     ),
-    "resource type with a node run": (ours(b'{"type": "seen"}')[:-1] + b', "resourceType": "run"}', "resourceType"),
-    "resource type null": (ours(b'{"type": "seen"}')[:-1] + b', "resourceType": null}', "resourceType"),
     # Webhook invocations of agents.
     "invocation with a node run": (
         ours(b'{"type": "seen", "action": {"invocationMethod": {"type": "WEBHOOK", "agent": true}}}'),
-        "invocationMethod",
-    ),
-    "invocation null": (ours(b'{"type": "seen", "action": {"invocationMethod": null}}'), "invocationMethod"),
-    "invocation with a malformed id": (
-        addressed(b'"wfnr_../x"').replace(b'"type": "seen"', b'"action": {"invocationMethod": "x"}'),
         "invocationMethod",
     ),
     # Change-log events.
@@ -247,6 +271,10 @@ FAILED: Final[Mapping[str, tuple[bytes, str]]] = {
     "payload a number": (ours(b"0"), "the payload is no object or array, but a number"),
     "payload 10^400": (ours(b"1" + b"0" * 400), "the payload is no object or array, but a number"),
     "payload 1e999": (ours(b"1e999"), "the payload is no object or array, but a number"),
+    "numbers that no float holds": (
+        ours(b'{"type": "echo", "x": [1e999, -1e999, 1e-999, -0.0]}'),
+        "a number of the message is larger than any that can be computed with",
+    ),
     "payload false": (ours(b"false"), "the payload is no object or array, but a boolean"),
     "payload an empty object": (ours(b"{}"), "the payload is empty"),
     "payload an empty array": (ours(b"[]"), "the payload is empty"),
@@ -315,6 +343,12 @@ UNKNOWN: Final[Mapping[str, tuple[bytes, str]]] = {
     "emoji": (event('"🚀"'.encode()), "no handler for event type '🚀'"),
     "path": (event(b'"../../etc/passwd"'), "no handler for event type '../../etc/passwd'"),
     "format": (event(b'"%s %n {0} {{ .secrets }}"'), "no handler for event type '%s %n {0} {{ .secrets }}'"),
+    "lone surrogate": (event(b'"' + _SURROGATE + b'"'), "no handler for event type '\ufffd'"),
+    "surrogates in the wrong order": (event(rb'"\udc00\ud800"'), "no handler for event type '\ufffd\ufffd'"),
+    "at the root": (
+        b'{"context": {"workflowRunId": "RUN", "nodeRunId": "NODE"}, "type": "nobody.at.all"}',
+        "no handler for event type 'nobody.at.all'",
+    ),
     "markup": (event(b'"<script>alert(1)</script>"'), "no handler for event type '<script>alert(1)</script>'"),
     "python's own": (event(b'"__class__"'), "no handler for event type '__class__'"),
     "larger than can be kept": (
@@ -337,6 +371,20 @@ COMPLETED: Final[Mapping[str, bytes]] = {
         b'"payload": {"type": "seen"}}'
     ),
     "only the node run": addressed(b'"NODE"').replace(b'"workflowRunId": "RUN", ', b""),
+    "identifiers": (
+        b'{"context": {"workflowRunIdentifier": "RUN", "nodeRunIdentifier": "NODE"}, "payload": {"type": "seen"}}'
+    ),
+    "ids at the root": b'{"workflowRunId": "RUN", "nodeRunId": "NODE", "payload": {"type": "seen"}}',
+    "resource type": ours(b'{"type": "seen"}')[:-1] + b', "resourceType": "run"}',
+    "resource type null": ours(b'{"type": "seen"}')[:-1] + b', "resourceType": null}',
+    "invocation of Kafka": ours(b'{"type": "seen", "action": {"invocationMethod": {"type": "KAFKA"}}}'),
+    "invocation null": ours(b'{"type": "seen", "action": {"invocationMethod": null}}'),
+    "invocation by hand": ours(b'{"type": "seen", "action": {"invocationMethod": "by hand"}}'),
+    # What JavaScript writes, and what stands before it.
+    "lone surrogate in a value": ours(b'{"type": "seen", "x": "' + _SURROGATE + b'"}'),
+    "lone surrogate in a key": ours(b'{"type": "echo", "' + _SURROGATE + b'": 1}'),
+    "prefix of a schema registry": b"\x00\x00\x00\x00\x07" + ours(b'{"type": "seen"}'),
+    "byte order mark": b"\xef\xbb\xbf" + ours(b'{"type": "seen"}'),
     # Parts that are not as expected, but nothing that matters.
     "workflow run with a path": ours(b'{"type": "seen"}').replace(b"RUN", b"wfr_../../x"),
     "workflow run as a number": ours(b'{"type": "seen"}').replace(b'"RUN"', b"7"),
@@ -366,7 +414,7 @@ COMPLETED: Final[Mapping[str, bytes]] = {
     "event type twice": ours(b'{"type": "nobody.knows", "type": "seen"}'),
     # Values.
     "10^400": ours(b'{"type": "seen", "x": 1' + b"0" * 400 + b"}"),
-    "1e999 echoed": ours(b'{"type": "echo", "x": [1e999, -1e999, 1e-999, -0.0]}'),
+    "1e999 echoed": ours(b'{"type": "echo", "x": [1e-999, -0.0]}'),
     "numbers of 64 bits and more": ours(b'{"type": "echo", "x": [9223372036854775808, 18446744073709551616, 1e22]}'),
     "nul in texts": ours(rb'{"type": "echo", "x": "a\u0000b", "\u0000": "\u0000"}'),
     "line separators": ours('{"type": "echo", "x": "\u2028\u2029\ufeff\u0085"}'.encode()),

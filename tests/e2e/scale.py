@@ -18,6 +18,7 @@ class Scale:
     storm_rounds: int
     storm_rate: float
     drain_rounds: int
+    drain_rate: float
     handler: float
     """How long handlers run that outlast a rebalance."""
     frozen: float
@@ -37,6 +38,7 @@ SMALL: Final = Scale(
     storm_rounds=1,
     storm_rate=100,
     drain_rounds=2,
+    drain_rate=20,
     handler=10,
     frozen=20,
     outage=10,
@@ -52,6 +54,7 @@ FULL: Final = Scale(
     storm_rounds=10,
     storm_rate=600,
     drain_rounds=10,
+    drain_rate=100,
     handler=20,
     frozen=40,
     outage=20,

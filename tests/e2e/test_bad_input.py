@@ -34,6 +34,8 @@ from tests.e2e.messages import (
     TOO_LARGE,
     TOPIC_LIMIT,
     UNKNOWN,
+    UNREADABLE,
+    UNSURE,
     Sending,
     ours,
 )
@@ -55,7 +57,8 @@ async def echo(event: dict) -> dict:
 """
 WITHIN: Final = 240.0
 PARTITIONS: Final = 8
-NOT_KEPT: Final = len(TOO_LARGE) + sum(len(value) > KEPT for value, _ in UNKNOWN.values())
+NO_TEXT: Final = [name for name, value in UNREADABLE.items() if value.decode(errors="replace").encode() != value]
+NOT_KEPT: Final = len(TOO_LARGE) + sum(len(value) > KEPT for value, _ in UNKNOWN.values()) + len(NO_TEXT)
 """Messages that have FAILED, and whose bytes stand in the dead letters."""
 HEADERS_ROOM: Final = 16_384
 """What a dead letter leaves free of its topic's limit."""
@@ -63,6 +66,8 @@ GOOD: Final = ours(b'{"type": "seen", "good": true}')
 MANY: Final = ours(b"[" + b'{"type": "seen"},' * 9_999 + b'{"type": "seen"}]')
 ALL: Final[Mapping[str, bytes | None]] = (
     {f"dead letter: {name}": value for name, (value, _) in DEAD_LETTERS.items()}
+    | {f"unsure: {name}": value for name, (value, _) in UNSURE.items()}
+    | {f"unreadable: {name}": value for name, value in UNREADABLE.items()}
     | {f"cut: {name}": value for name, (value, *_) in CUT.items()}
     | {f"not ours: {name}": value for name, (value, _) in NOT_OURS.items()}
     | {f"failed: {name}": value for name, (value, _) in FAILED.items()}
@@ -205,8 +210,9 @@ def settled(organization: Organization, record: Record, names: Sequence[str], de
     done = {node_run_id for node_run_id, calls in calls_by_node_run(record).items() if calls[-1]["changed"]}
     missing = {organization.sent[name].node_run_id for name in names} - done
     metrics = organization.worker.get("/metrics").text.splitlines()
-    counted = [line for line in metrics if line.startswith('port_runs_messages_total{what="dead letter"}')]
-    return not missing and float(counted[0].split()[-1] if counted else 0) >= dead
+    letters = ('port_runs_messages_total{what="dead letter"}', 'port_runs_messages_total{what="unsure"}')
+    counted = [float(line.split()[-1]) for line in metrics if line.startswith(letters)]
+    return not missing and sum(counted) >= dead
 
 
 def wait(organization: Organization, names: Sequence[str], dead: int) -> None:
@@ -247,10 +253,8 @@ def failing(running: list[Organization]) -> Organization:
     # The many items last: all others would wait behind them.
     messages = {"output refused": OUTPUT_REFUSED, **ALL, **well, **ill, "10,000 items": MANY}
     asyncio.run(organization.send(messages, sendings))
-    left, dead = (
-        ("dead letter: ", "cut: ", "not ours: ", "sent ill: "),
-        len(DEAD_LETTERS) + len(CUT) + len(ill) + NOT_KEPT,
-    )
+    left = ("dead letter: ", "unsure: ", "cut: ", "not ours: ", "sent ill: ")
+    dead = len(DEAD_LETTERS) + len(UNSURE) + len(CUT) + len(ill) + NOT_KEPT
     wait(organization, [name for name in organization.sent if not name.startswith(left)], dead)
     assert organization.incarnation() == before
     organization.letters = asyncio.run(dead_letters(organization.cluster))
@@ -290,6 +294,34 @@ def test_what_cannot_be_read_is_kept_as_it_came(failing: Organization, name: str
     is_kept(failing, f"dead letter: {name}", DEAD_LETTERS[name][1])
 
 
+@pytest.mark.parametrize("name", UNSURE)
+def test_what_looks_like_ours_is_kept_and_told_to_nobody(failing: Organization, name: str) -> None:
+    is_kept(failing, f"unsure: {name}", "unsure: ")
+    headers = dict(failing.letters[failing.sent[f"unsure: {name}"].place].headers)
+    assert UNSURE[name][1] in headers["reason"].decode()
+    assert headers["kind"] == b"unsure"
+
+
+def test_what_looks_like_ours_is_a_problem_until_somebody_names_its_node_run(failing: Organization) -> None:
+    counted = f"port_runs_unsure_messages_total {len(UNSURE)}.0"
+    assert counted in failing.worker.get("/metrics").text.splitlines()
+
+    def shown() -> bool:
+        problems = [one["text"] for one in failing.worker.get("/api/overview").json["problems"]]
+        return any(text.startswith(f"{len(UNSURE)} messages may be of Kafka action nodes") for text in problems)
+
+    eventually(shown, "the overview says so")
+    sent = failing.sent["unsure: id under another name"]
+    letters = failing.worker.get("/api/dead-letters?reason=unsure&text=noderunid").json["letters"]
+    [letter] = [one["letter"] for one in letters if sent.node_run_id in one["start"]]
+    path, headers = f"/api/dead-letters/{letter}/redrive", failing.worker.headers
+    assert call(failing.worker.port, "POST", path, headers, {}).status == 409
+    named = {"node_run_id": sent.node_run_id}
+    assert call(failing.worker.port, "POST", path, headers, named).status == 200
+    report = Record(failing.cluster).completed(sent.node_run_id)
+    assert report["result"] == "SUCCESS"
+
+
 @pytest.mark.parametrize("name", CUT)
 def test_what_is_too_large_for_the_dead_letters_is_cut_and_says_so(failing: Organization, name: str) -> None:
     is_kept(failing, f"cut: {name}", "not JSON")
@@ -319,6 +351,25 @@ def test_a_payload_that_cannot_be_handled_has_failed(failing: Organization, name
     assert [item["error"] for item in shown["items"]] == [error]
     if b"1e999" not in message:
         assert [one["message"] for one in shown["messages"]] == [json.loads(sent.value or b"")]
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_is_no_json_has_failed_where_its_id_can_be_read(failing: Organization, name: str) -> None:
+    error = failing.output(f"unreadable: {name}", "FAILED")["error"]["message"]
+    assert error.startswith("not JSON in UTF-8: ")
+    sent, shown = failing.sent[f"unreadable: {name}"], failing.shown(f"unreadable: {name}")
+    if name in NO_TEXT:
+        assert failing.letters[sent.place].value == sent.value
+    else:
+        assert failing.kept[sent.node_run_id] == sent.value
+    assert [item["error"] for item in shown["items"]] == [error]
+    assert shown["messages"][0]["note"]
+
+
+def test_half_a_surrogate_pair_is_noted(failing: Organization) -> None:
+    [message] = failing.shown("completed: lone surrogate in a value")["messages"]
+    assert message["note"] == "half a surrogate pair stands in a text of it; handlers get U+FFFD in its place"
+    assert message["message"]["payload"]["x"] == "\ufffd"
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)
@@ -362,7 +413,8 @@ def _expected_output(item: dict[str, Any]) -> Any:
 def test_what_is_ours_and_well_formed_runs_to_its_end(failing: Organization, name: str) -> None:
     sent = failing.sent[f"completed: {name}"]
     output = failing.output(f"completed: {name}", "SUCCESS")
-    payload = json.loads(sent.value or b"", parse_float=finite)["payload"]
+    text = (sent.value or b"").removeprefix(b"\xef\xbb\xbf").removeprefix(b"\x00\x00\x00\x00\x07")
+    payload = json.loads(text.replace(rb"\ud800", rb"\ufffd"), parse_float=finite)["payload"]
     if isinstance(payload, list):
         assert (output["succeeded"], output["failed"]) == (len(payload), 0)
         assert [item["output"] for item in output["items"]] == expected_output(payload)
@@ -400,8 +452,12 @@ def test_the_good_ones_between_them_are_completed(failing: Organization, ignorin
 
 
 def test_no_message_ends_in_two_ways(failing: Organization) -> None:
-    dead = ("dead letter: ", "cut: ", "sent ill: ")
-    assert set(failing.letters) == {sent.place for name, sent in failing.sent.items() if name.startswith(dead)}
+    dead = ("dead letter: ", "unsure: ", "cut: ", "sent ill: ")
+    # These have FAILED, and their bytes are kept there.
+    not_kept = {f"too large: {name}" for name in TOO_LARGE} | {f"unreadable: {name}" for name in NO_TEXT}
+    not_kept |= {f"unknown: {name}" for name, (value, _) in UNKNOWN.items() if len(value) > KEPT}
+    expected = {sent.place for name, sent in failing.sent.items() if name.startswith(dead) or name in not_kept}
+    assert set(failing.letters) == expected
     looked_up = {failing.sent["output refused"].workflow_run_id}
     assert set(failing.calls) <= {sent.node_run_id for sent in failing.sent.values()} | looked_up
 

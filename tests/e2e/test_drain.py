@@ -1,6 +1,7 @@
 """Workers that are told to stop in the middle of a rebalance, while node runs come at a steady rate."""
 
 import itertools
+import signal
 import statistics
 import time
 from collections import Counter
@@ -25,7 +26,6 @@ async def echo(event: dict, ctx: Context) -> dict:
     os.close(file)
     return {"n": event["n"]}
 """
-RATE = 100.0
 ASSIGNED = b"Executing _on_partitions_assigned"
 LATEST = 0.2
 """Seconds between a worker's new assignment and its SIGTERM, at most."""
@@ -62,7 +62,7 @@ class Rounds:
         assert old.stop(STOPS_WITHIN) == 0
         self.team.settled()
         self._last = new
-        self.load.goes_on(200)
+        self.load.goes_on(100)
         times = sorted(at for at in self.load.tally.completed.values() if at >= began)
         gaps = (after - before for before, after in itertools.pairwise(times))
         return max(gaps), max(map(self.load.latency, self._ended(began)))
@@ -79,8 +79,8 @@ def calls_in(notes: Path) -> Counter[str]:
 def test_a_stop_in_the_middle_of_a_rebalance_repeats_no_call(new_team: NewTeam) -> None:
     rounds = Rounds(new_team(NOTING))
     gaps: list[float] = []
-    with rounds.load.steadily(RATE):
-        rounds.load.goes_on(200)
+    with rounds.load.steadily(SCALE.drain_rate):
+        rounds.load.goes_on(100)
         for number in range(SCALE.drain_rounds):
             delay = LATEST * number / max(1, SCALE.drain_rounds - 1)
             gap, latency = rounds.round(delay)
@@ -92,3 +92,21 @@ def test_a_stop_in_the_middle_of_a_rebalance_repeats_no_call(new_team: NewTeam) 
     assert calls.keys() == {f"{node_run_id}-0" for node_run_id in rounds.load.published}
     assert {item: number for item, number in calls.items() if number > 1} == {}
     assert not rounds.load.contradictions()
+
+
+def test_two_workers_that_stop_together_repeat_no_call(new_team: NewTeam) -> None:
+    team = new_team(NOTING)
+    load, notes = Load(team.cluster), team.cluster.folder / "notes"
+    team.start("one", "two", "three", NOTES=str(notes))
+    team.settled()
+    with load.steadily(SCALE.drain_rate):
+        load.goes_on(50)
+        for name in ("one", "two"):
+            team[name].child.send_signal(signal.SIGTERM)
+        assert [team[name].ended(STOPS_WITHIN) for name in ("one", "two")] == [0, 0]
+        team.settled()
+        load.goes_on(50)
+    load.completes()
+    calls = calls_in(notes)
+    assert calls.keys() == {f"{node_run_id}-0" for node_run_id in load.published}
+    assert {item: number for item, number in calls.items() if number > 1} == {}

@@ -131,6 +131,12 @@ class Running:
         """Return how often the workflow run was looked at."""
         return sum(one["call"] == "run" and one["path"].endswith(f"/{ids[0]}") for one in self.record.calls)
 
+    def act(self, ids: Ids, what: str) -> str:
+        """Do something by hand to a node run, and return what became of it."""
+        token = self.worker.get("/api/session").json["csrfToken"]
+        path, headers = f"/api/node-runs/{ids[1]}/{what}", {"X-CSRF-Token": token, "Content-Type": "application/json"}
+        return str(call(self.worker.port, "POST", path, headers, {}).json["outcome"])
+
     def named(self, name: str) -> list[Call]:
         return [one for one in self.record.calls if one["call"] == name]
 
@@ -279,23 +285,68 @@ def test_a_small_body_whose_answer_is_lost_is_settled_by_one_look(running: Runni
 # Node runs that Port does not know.
 
 
-def test_a_node_run_that_port_does_not_know_is_refused(running: Running) -> None:
-    unknown = [("wfr_unknown", f"wfnr_unknown{number}") for number in range(3)]
-    running.send(unknown, timestamp_ms=int((time.time() - 60) * 1000))
-    for shown in running.settled(unknown, "refused"):
-        assert (shown["report"]["status"], shown["result"]) == (404, "SUCCESS")
-    assert [running.statuses(one) for one in unknown] == [[404]] * 3
-
-
-def test_a_message_that_is_quicker_than_port_is_waited_for(running: Running) -> None:
-    one = ("wfr_late", "wfnr_late")
-    running.send([one])
-    eventually(lambda: running.record.read_on() and running.statuses(one), "a first report")
+@pytest.mark.parametrize("age", [-0.2, 60.0])
+def test_a_node_run_that_port_does_not_know_yet_is_waited_for_whatever_its_time_says(
+    running: Running, age: float
+) -> None:
+    one = (f"wfr_late{abs(age):.0f}", f"wfnr_late{abs(age):.0f}")
+    running.send([one], timestamp_ms=int((time.time() - age) * 1000))
+    eventually(lambda: running.record.read_on() and len(running.statuses(one)) > 1, "it is tried by both routes")
+    tries = shown_now(running, one)["report"]["tries"]["latest"]
+    assert (tries[0]["status"], tries[0]["reason"]) == (404, "HTTP 404: no such node run")
     body = {"nodeRuns": [{"workflowRunId": one[0], "nodeRunId": one[1]}]}
     call(running.cluster.emulator_port, "POST", "/emulator/node-runs/register", body=body)
     running.settled([one], "reported")
     assert (running.statuses(one)[0], running.statuses(one)[-1]) == (404, 200)
     assert (running.completions(one), len(running.bodies(one))) == (1, 1)
+
+
+def test_where_port_knows_a_node_run_by_its_own_id_alone_that_route_is_taken(running: Running) -> None:
+    ids = [("wfr_elsewhere", node) for _, node in running.register(10)]
+    running.send(ids)
+    running.settled(ids, "reported")
+    assert all(running.completions(one) == 1 for one in ids)
+    # Its first ones may have been under way when the first answer came.
+    assert running.statuses(ids[-1]) in ([200], [404, 200])
+    [again] = running.publish()
+    running.settled([again], "reported")
+    assert running.statuses(again) == [200]
+
+
+# Reports that Port fails at.
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_reports_that_port_fails_at_hold_up_no_others_and_are_parked(running: Running, status: int) -> None:
+    bad = running.register(100)
+    running.fail({"paths": ["report"], "status": status, "node_runs": [node for _, node in bad]})
+    running.send(bad)
+    eventually(lambda: running.record.read_on() and all(map(running.statuses, bad)), "each was tried")
+    for _ in range(3):
+        good = running.publish(30)
+        running.settled(good, "reported", 20.0)
+
+    def all_are_parked() -> bool:
+        running.settled(running.publish(), "reported", 20.0)
+        return bool(running.worker.get("/api/overview").json["latest"]["port"]["parked"] == len(bad))
+
+    eventually(all_are_parked, "all are parked", 120.0, every=0.5)
+    text = "100 reports parked: Port fails at them, and takes others."
+    assert any(one["text"].startswith(text) for one in running.worker.get("/api/overview").json["problems"])
+    assert "port_runs_parked_reports 100.0" in running.worker.get("/metrics").text
+    [line] = running.worker.get("/api/stuck?why=parked&limit=1").json["lines"]
+    assert (line["why"], line["said"]) == ("parked", f"HTTP {status}: a fault that was switched on")
+    by_hand, *others = bad
+    assert running.act(by_hand, "give-up") == "applied"
+    [shown] = running.settled([by_hand], "refused")
+    assert shown["report"]["reason"].startswith(f"given up by hand (api); Port's latest answer: HTTP {status}")
+    running.fail()
+    # Their next tries are up to a minute away, or more.
+    assert {running.act(one, "retry") for one in others} == {"applied"}
+    running.settled(others, "reported")
+    assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in others)
+    assert running.completions(by_hand) == 0
+    assert running.worker.get("/api/overview").json["latest"]["port"]["parked"] == 0
 
 
 # Tokens.

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+import trustme
 from aiohttp import web
 
 from local.emulator import Emulator, EmulatorConfig
@@ -18,6 +19,7 @@ from local.kafka import free_port
 from streams.checks import check_machine, check_port, check_settings, check_web
 from streams.findings import Finding, Status, step
 from streams.settings import Settings
+from tests.port.outside import HOST, proxying, serving_https
 from tests.port.scripted import ScriptedPort, answer
 
 CANARY = "canary-5f0c"
@@ -135,13 +137,13 @@ class TestMachine:
         assert told.status("disk space") is Status.WARNING
 
     def test_the_limit_of_open_files(self, told: Told) -> None:
-        # 512 + 100 + 16 * 8
-        with files_at_most(739):
+        # 768 + 100 + 16 * 8
+        with files_at_most(995):
             check_machine(settings(), told.append)
         assert told.status("open files") is Status.WARNING
-        assert "ulimit -n 740" in told["open files"].remedy
+        assert "ulimit -n 996" in told["open files"].remedy
         told.clear()
-        with files_at_most(740):
+        with files_at_most(996):
             check_machine(settings(), told.append)
         assert told.status("open files") is Status.OK
 
@@ -196,6 +198,31 @@ class TestWeb:
 
 
 class TestPort:
+    async def test_how_it_is_called_is_told(self, told: Told, tmp_path: Path) -> None:
+        trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+        at = f"127.0.0.1:{free_port()}"
+        company = settings(
+            port_api_base_url="https://api.port.example",
+            https_proxy=f"http://user:{CANARY}@{at}",
+            port_ca_file=tmp_path / "ca.pem",
+            tls_strict=False,
+        )
+        await check_port(company, told.append)
+        assert told["HTTPS_PROXY"].found == f"Port's API is called through the proxy at {at}"
+        assert "ca.pem: 1 CA certificates beside the system's" in told["PORT_CA_FILE"].found
+        assert (told.status("TLS_STRICT"), told.status("port")) == (Status.WARNING, Status.WRONG)
+        assert told["port"].remedy.startswith("check HTTPS_PROXY")
+        assert CANARY not in repr(told)
+
+    @pytest.mark.parametrize(("old", "advice"), [(False, "PORT_CA_FILE"), (True, "TLS_STRICT=off")])
+    async def test_a_certificate_that_is_refused(self, told: Told, tmp_path: Path, old: bool, advice: str) -> None:
+        async with serving_https(tmp_path, old=old) as target, proxying(target) as proxy:
+            given: dict[str, object] = {"port_ca_file": tmp_path / "ca.pem"} if old else {}
+            company = settings(port_api_base_url=f"https://{HOST}", https_proxy=proxy.url, **given)
+            await check_port(company, told.append)
+        assert told.status("port") is Status.WRONG
+        assert advice in told["port"].remedy
+
     async def test_right_credentials(self, told: Told) -> None:
         config = EmulatorConfig(client_id="client", kafka="k:1", kafka_username="acme")
         async with Emulator(config) as emulator:
@@ -203,7 +230,8 @@ class TestPort:
                 port_client_secret=config.client_secret, port_api_base_url=emulator.base_url, source_brokers="port"
             )
             given = await check_port(right, told.append)
-        assert [finding.status for finding in told] == [Status.OK] * 3
+        assert {finding.status for finding in told} == {Status.OK}
+        assert len(told) == 6
         assert told["source credentials"].found == "from Port: user acme at k:1"
         assert given is not None
         assert config.kafka_password.get_secret_value() not in repr(told)

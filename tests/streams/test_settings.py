@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 from pydantic import ValidationError
 
 from streams.cluster import SecurityProtocol
@@ -90,6 +91,39 @@ class TestValues:
         Path(".env").write_text("PARTITIONS=3\nWEB_PORT=7000\nSOMETHING_ELSE=1\n", encoding="utf-8")
         settings = load_with(WEB_PORT="7001")
         assert (settings.partitions, settings.web_port) == (3, 7001)
+
+
+class TestConnection:
+    def test_a_proxy_and_what_is_called_without_it(self, load_with: Load) -> None:
+        assert load_with(HTTPS_PROXY="p:3128").port_connection.proxy == "http://p:3128"
+        assert load_with(https_proxy="http://u:pw@p:3128/").port_connection.proxy == "http://u:pw@p:3128"
+        assert load_with(HTTPS_PROXY="http://p:3128", NO_PROXY="a.example, .getport.io").port_connection.proxy is None
+        assert "pw" not in repr(load_with(HTTPS_PROXY="http://u:pw@p:3128"))
+
+    @pytest.mark.parametrize("value", ["socks5://p:1", "http://", "http://p:99999", "http://p/path", "p q"])
+    def test_a_wrong_proxy(self, load_with: Load, value: str) -> None:
+        [line] = lines_of(load_with, HTTPS_PROXY=value)
+        assert line.startswith("HTTPS_PROXY: write http://host:port")
+
+    def test_certificates_of_ones_own(self, load_with: Load, tmp_path: Path) -> None:
+        trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+        settings = load_with(PORT_CA_FILE=str(tmp_path / "ca.pem"))
+        system = load_with(PORT_CA_FILE="").port_connection.tls.cert_store_stats()["x509_ca"]
+        assert settings.port_connection.tls.cert_store_stats()["x509_ca"] == system + 1
+        (tmp_path / "none.pem").write_text("nothing")
+        for name in ("none.pem", "not-there.pem"):
+            [line] = lines_of(load_with, PORT_CA_FILE=str(tmp_path / name))
+            assert line.startswith(f"PORT_CA_FILE: {tmp_path / name} holds no CA certificates: ")
+
+    def test_strictness_holds_for_port_and_kafka(self, load_with: Load) -> None:
+        for value, flag in (("on", ssl.VERIFY_X509_STRICT), ("off", 0)):
+            settings = load_with(TLS_STRICT=value, KAFKA_SECURITY_PROTOCOL="SSL", SOURCE_BROKERS="port")
+            kafka = settings.own.ssl_context()
+            source = settings.source.ssl_context() if settings.source else None
+            for context in (settings.port_connection.tls, kafka, source):
+                assert context is not None
+                assert context.verify_flags & ssl.VERIFY_X509_STRICT == flag
+                assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 class TestWrongValues:
@@ -367,6 +401,8 @@ class TestLinkToPort:
                 "https://app.us.getport.io/organization/run?runId=wfr_1",
             ),
             ({"PORT_API_BASE_URL": "http://127.0.0.1:8090"}, None),
+            ({"PORT_API_BASE_URL": "https://api.port.io"}, "https://app.port.io/organization/run?runId=wfr_1"),
+            ({"PORT_API_BASE_URL": "https://api.us.port.io"}, "https://app.us.port.io/organization/run?runId=wfr_1"),
             ({"PORT_RUN_URL": "off"}, None),
             ({"PORT_RUN_URL": "http://port.example/runs/{workflowRunId}/x"}, "http://port.example/runs/wfr_1/x"),
         ],

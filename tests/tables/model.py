@@ -47,6 +47,7 @@ from streams.records import (
     NodeRunEvent,
     ReportAgain,
     ReportAnswered,
+    ReportStopped,
     RunCancelled,
     Settled,
 )
@@ -817,7 +818,7 @@ def _key_of_event(event: NodeRunEvent) -> JobKey:
             return event.node_run_id, "AwaitWord", event.index
         case ItemCompleted() | ItemAgain():
             return event.node_run_id, "nobody's", event.index
-        case ReportAgain():
+        case ReportAgain() | ReportStopped():
             return event.node_run_id, "nobody's", 0
         case FailureTold():
             return event.node_run_id, "Tell", event.index

@@ -1,7 +1,20 @@
 """What people ask for by hand, as the pure functions decide it: items and reports again, and cancellation."""
 
+import pytest
+
 from port.models import Result
-from streams.records import Action, FailureTold, ItemAgain, ItemCompleted, ReportAgain, RunCancelled, Settled
+from streams.records import (
+    Action,
+    FailureTold,
+    ItemAgain,
+    ItemCompleted,
+    ReportAgain,
+    ReportStopped,
+    RunCancelled,
+    Settled,
+    Tries,
+    Try,
+)
 from tables.state import Change, Item, NodeRun, Note, Report, Run, Tell, apply, apply_arrival, ask_of_item, ask_of_run
 from tests.tables.examples import ID, answered, arrival, ended, finished, received, reporting, retry
 
@@ -106,6 +119,48 @@ def test_a_refused_report_is_sent_again_once_for_each_time_that_it_is_asked_for(
     assert (change.note, ask_of_run(change.run), change.run.finished) == (Note.APPLIED, Report(run.body), False)
     assert apply(change.run, None, event).note is Note.DUPLICATE
     assert apply(settled(reporting()), None, event).note is Note.REFUSED
+
+
+def test_a_report_that_waits_may_be_wanted_now_and_nothing_changes() -> None:
+    change = apply(reporting(), None, ReportAgain(node_run_id=ID, report=0, action=WHO, at=500.0))
+    assert (change.note, change.run) == (Note.APPLIED, reporting())
+
+
+def test_a_report_is_given_up_by_hand_and_says_who_and_what_port_said() -> None:
+    tries = Tries(count=7, latest=(Try(at=1.0, status=500),))
+    event = ReportStopped(
+        node_run_id=ID, report=0, status=500, reason="HTTP 500: no", tries=tries, action=WHO, at=500.0
+    )
+    change = apply(reporting(), None, event)
+    run = change.run
+    assert run is not None
+    assert (change.note, run.settled, run.status, run.settled_at) == (Note.APPLIED, Settled.REFUSED, 500, 500.0)
+    assert run.reason == "given up by hand (web); Port's latest answer: HTTP 500: no"
+    assert run.history is not None
+    assert run.history.tries == tries
+    assert ask_of_run(run) is None
+    # It comes again, or another answer than that Port has taken it.
+    assert apply(run, None, event).note is Note.DUPLICATE
+    assert apply(run, None, answered(Settled.REFUSED)).note is Note.DUPLICATE
+    # A try was under way: Port has taken it all the same.
+    taken = apply(run, None, answered()).run
+    assert taken is not None
+    assert (taken.settled, taken.reason) == (Settled.REPORTED, None)
+    # It is wanted again, after all.
+    again = apply(run, None, ReportAgain(node_run_id=ID, report=0, action=WHO, at=600.0)).run
+    assert again is not None
+    assert (again.settled, ask_of_run(again), apply(again, None, event).note) == (
+        None,
+        Report(again.body),
+        Note.DUPLICATE,
+    )
+
+
+@pytest.mark.parametrize("run", [received(), settled(reporting()), settled(reporting(), Settled.CANCELLED)])
+def test_what_has_no_report_that_waits_cannot_be_given_up(run: NodeRun) -> None:
+    event = ReportStopped(node_run_id=ID, report=0, action=WHO, at=500.0)
+    change = apply(run, None, event)
+    assert (change.note, change.why, change.run) == (Note.REFUSED, "it has no report that waits for Port", run)
 
 
 def test_what_cannot_be_called_again_is_refused_and_said_why() -> None:

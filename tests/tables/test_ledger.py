@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streams.records import ItemDeferred
 from tables.ledger import INLINE_BYTES, Ledger
 from tests.tables.examples import ID, answered, arrival, finished, retry
@@ -128,12 +130,51 @@ def test_the_cost_of_ten_thousand_items_is_ten_thousand_times_that_of_one() -> N
     assert rows.scanned == count, "recounted once after a take-over, not at every event"
 
 
-def test_nothing_is_remembered_of_finished_node_runs() -> None:
+def _play(ledger: Ledger, node_run_id: str) -> None:
+    ledger.arrival(0, arrival().model_copy(update={"node_run_id": node_run_id}))
+    ledger.outcome(0, finished().model_copy(update={"node_run_id": node_run_id}))
+    ledger.outcome(0, answered().model_copy(update={"node_run_id": node_run_id}))
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_nothing_is_remembered_of_finished_node_runs_though_their_events_come_again(
+    monkeypatch: pytest.MonkeyPatch, taken_over: bool
+) -> None:
+    monkeypatch.setattr("tables.ledger._MOST_FINISHED", 10)
     ledger = Ledger(DictRows())
-    ledger.arrival(0, arrival())
-    ledger.outcome(0, finished())
+    for number in range(100):
+        _play(ledger, f"wfnr_{number}")
+        assert not any(ledger._recounted.values())
+    if taken_over:
+        ledger.taken_over(0)
+        assert not ledger._finished
+    for number in range(100):
+        _play(ledger, f"wfnr_{number}")
+        assert not any(ledger._recounted.values())
+    assert len(ledger._finished) == 10
+
+
+def test_a_finished_node_run_of_many_items_is_recounted_once_though_all_their_ends_come_again() -> None:
+    count = 1000
+    rows = DictRows()
+    ledger = Ledger(rows)
+    ledger.arrival(0, arrival(count=count, array=True))
+    for index in range(count):
+        ledger.outcome(0, finished(index))
     ledger.outcome(0, answered())
-    assert not any(ledger._recounted.values())
+    ledger.taken_over(0)
+    for index in range(count):
+        ledger.outcome(0, finished(index))
+    assert rows.scanned == count
+
+
+def test_a_finished_node_run_that_opens_again_is_remembered_until_it_is_finished() -> None:
+    ledger = Ledger(DictRows())
+    _play(ledger, ID)
+    ledger.arrival(0, arrival(1))
+    assert ledger._recounted == {0: {ID}}
+    ledger.outcome(0, finished(1))
+    assert ledger._recounted == {0: set()}
 
 
 def test_a_message_that_a_crash_cut_off_leaves_nothing_to_the_one_that_takes_its_place() -> None:

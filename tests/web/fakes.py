@@ -18,6 +18,7 @@ from agents.feeding import Feeder
 from agents.holding import Holding
 from agents.pausing import Pausing
 from agents.sending import Sent
+from agents.settling import Parked
 from agents.telling import Telling
 from agents.testing import Outcome
 from agents.trying import TrialError, Tried
@@ -36,6 +37,7 @@ from streams.records import (
     DeadLetter,
     ItemFinished,
     ItemRetry,
+    LetterKind,
     Line,
     Lines,
     NodeRunEvent,
@@ -115,7 +117,7 @@ class FakePost:
     def __init__(self) -> None:
         self.letters = Letters()
         self.records: dict[tuple[int, int], Taken] = {}
-        self.entered: list[tuple[NodeRunMessage, Source, bytes]] = []
+        self.entered: list[tuple[NodeRunMessage, Source]] = []
         self.written: list[Audited] = []
 
     def add(
@@ -125,6 +127,7 @@ class FakePost:
         reason: str = "it is bad",
         key: bytes = b"k",
         headers: Mapping[str, bytes] | None = None,
+        kind: LetterKind = LetterKind.UNREADABLE,
     ) -> None:
         """A dead letter comes."""
         source = Source(cluster="k:9092", topic="o.runs", partition=0, offset=offset, timestamp=NOON)
@@ -134,7 +137,7 @@ class FakePost:
             timestamp=1000 * NOON + offset,
             key=key,
             value=raw,
-            headers=tuple((DeadLetter(reason=reason, source=source).headers | dict(headers or {})).items()),
+            headers=tuple((DeadLetter(reason=reason, source=source, kind=kind).headers | dict(headers or {})).items()),
         )
         self.records[0, offset] = cast("Taken", record)
         self.letters.take_letter(cast("Taken", record))
@@ -143,9 +146,9 @@ class FakePost:
         """One of them is read."""
         return self.records.get((partition, offset))
 
-    async def enter(self, message: NodeRunMessage, source: Source, raw: bytes) -> None:
+    async def enter(self, message: NodeRunMessage, source: Source) -> None:
         """A message enters."""
-        self.entered.append((message, source, raw))
+        self.entered.append((message, source))
 
     async def write(self, audited: Audited) -> None:
         """Something is written to the audit."""
@@ -190,6 +193,7 @@ class FakeWorker:
             conf=SimpleNamespace(canonical_url="http://127.0.0.1:6066"),
             rebalancing=False,
             should_stop=False,
+            stopping=False,
             offsets=SimpleNamespace(interventions=3, expected={}),
             incidents=Incidents(),
             transactions=OpenTransactions(),
@@ -202,6 +206,8 @@ class FakeWorker:
         self.calls = RunningCalls()
         self.tries: dict[str, Tries] = {}
         """Of the reports that are on their way."""
+        self.parked: list[Parked] = []
+        """The reports that Port fails at; each is tried again at NOON + 900."""
         self.here = Here(
             self.worker,
             ledger,
@@ -212,6 +218,8 @@ class FakeWorker:
             self.telling,
             self.calls,
             self.tries.get,
+            lambda: self.parked,
+            lambda node_run_id: NOON + 900 if any(one.node_run_id == node_run_id for one in self.parked) else None,
         )
         self.post = FakePost()
         self.declarations = {event_type: declared_as(event_type) for event_type in event_types}

@@ -3,9 +3,9 @@
 import pytest
 
 from port.models import Result
-from streams.records import Settled
+from streams.records import ReportAgain, Settled, Tries, Try
 from tests.web.conftest import NewClient, acting
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import NOON, FakeWorker
 from tests.web.test_site import BEARER, BROWSER, TOKEN, Elements
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"} | BROWSER
@@ -51,6 +51,24 @@ async def test_a_refused_report_is_sent_again(new_client: NewClient, worker: Fak
     client = await acting(new_client)
     assert (await client.post(f"{RUN}/retry", json={})).status == 200
     assert (await (await client.get(RUN)).json())["state"] == "reporting"
+
+
+async def test_a_report_that_waits_is_sent_now_or_given_up(new_client: NewClient, worker: FakeWorker) -> None:
+    client = await acting(new_client)
+    worker.arrive("wfnr_a")
+    nothing = await client.post(f"{RUN}/give-up", json={})
+    assert (nothing.status, (await nothing.json())["error"]) == (409, "nothing-to-do")
+    worker.end("wfnr_a", error="no")
+    # Its result is fixed: what has FAILED is not called again.
+    assert (await client.post(f"{RUN}/retry", json={})).status == 200
+    assert isinstance(worker.asked[-1], ReportAgain)
+    worker.tries["wfnr_a"] = Tries(count=9, latest=(Try(at=NOON, status=500, reason="HTTP 500: password=hunter2"),))
+    answer = await client.post(f"{RUN}/give-up", json={})
+    assert (answer.status, (await answer.json())["outcome"]) == (200, "applied")
+    shown = await (await client.get(RUN)).json()
+    assert (shown["state"], shown["report"]["status"], shown["report"]["tries"]["count"]) == ("refused", 500, 9)
+    assert shown["report"]["reason"] == "given up by hand (api); Port's latest answer: HTTP 500: password=***"
+    assert (await client.post(f"{RUN}/give-up", json={})).status == 409
 
 
 async def test_cancel(new_client: NewClient, worker: FakeWorker) -> None:

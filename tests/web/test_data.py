@@ -57,7 +57,15 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
             "url": "http://127.0.0.1:6066",
             "partitions": list(range(8)),
         },
-        "report": {"coveredItems": 1, "body": "full", "status": 200, "reason": None, "tries": None},
+        "report": {
+            "coveredItems": 1,
+            "body": "full",
+            "status": 200,
+            "reason": None,
+            "tries": None,
+            "nextTryAt": None,
+            "parked": False,
+        },
         "answers": [],
         "answersLeftOut": 0,
         "cancellation": None,
@@ -180,7 +188,8 @@ async def test_earlier_calls_with_their_lines_and_earlier_answers(worker: FakeWo
             "again": None,
         }
     ]
-    assert seen["report"]["tries"] == {"count": 1, "latest": [{"at": "2027-01-15T08:00:31Z", "status": 502}]}
+    latest = [{"at": "2027-01-15T08:00:31Z", "status": 502, "reason": None}]
+    assert seen["report"]["tries"] == {"count": 1, "latest": latest}
 
 
 async def test_a_worker_of_an_earlier_version_does_not_say_what_is_new(worker: FakeWorker) -> None:
@@ -202,7 +211,7 @@ def test_a_message_that_was_not_kept_or_is_no_json_says_so(worker: FakeWorker) -
     notes = [(message.message, message.note) for message in shown(worker).messages]
     assert notes == [
         (None, "the message is not kept here: its bytes stand in the dead letters"),
-        (None, "what was kept of it cannot be read as JSON"),
+        ("{broken", "what was kept of it cannot be read as JSON"),
     ]
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from streams.messages import NodeRunMessage
-from streams.records import Audited, Source
+from streams.records import Audited, LetterKind, Source
 from tests.web.conftest import NewClient, acting
 from tests.web.fakes import FakeWorker
 from tests.web.test_actions import FORM
@@ -50,8 +50,8 @@ async def test_an_edited_letter_enters_once(new_client: NewClient, worker: FakeW
     assert (as_it_is.status, worker.post.entered) == (409, [])
     answer = await client.post(f"{LETTER}/redrive", json={"text": GOOD.decode()}, headers={"X-Actor": "cli: anna"})
     assert answer.status == 200
-    [(message, source, raw)] = worker.post.entered
-    assert (message.node_run_id, source.offset, raw) == ("wfnr_a", 7, GOOD)
+    [(message, source)] = worker.post.entered
+    assert (message.node_run_id, source.offset, message.text) == ("wfnr_a", 7, GOOD.decode())
     [audited] = (await (await client.get("/api/audit")).json())["actions"]
     assert (audited["who"], audited["letter"], audited["nodeRunId"]) == ("cli: anna", "0/7", "wfnr_a")
     for act in ("redrive", "discard"):
@@ -60,21 +60,56 @@ async def test_an_edited_letter_enters_once(new_client: NewClient, worker: FakeW
     assert len(worker.post.entered) == 1
 
 
+UNKNOWN_FORM = b'{"context":{"id":"wfnr_a"},"payload":{"type":"greet"}}'
+
+
+async def test_an_unsure_letter_enters_once_its_node_run_is_named(new_client: NewClient, worker: FakeWorker) -> None:
+    worker.post.add(7, UNKNOWN_FORM, reason="unsure: it speaks of wfnr_a", kind=LetterKind.UNSURE)
+    client = await acting(new_client)
+    page = Elements(await (await client.get("/dead-letters/0/7", headers=BROWSER)).text())
+    assert [one["name"] for one in page.named("input") if one["name"] == "node_run_id"] == ["node_run_id"]
+    as_it_is = await client.post(f"{LETTER}/redrive", json={})
+    assert (as_it_is.status, "say which node run" in (await as_it_is.json())["message"]) == (409, True)
+    for wrong in ("wfr_a", "wfnr_a/b"):
+        assert (await client.post(f"{LETTER}/redrive", json={"node_run_id": wrong})).status == 409
+    form = "note=by+hand&node_run_id=wfnr_a"
+    assert (await client.post("/dead-letters/0/7/redrive", data=form, headers=FORM)).status == 200
+    [(message, source)] = worker.post.entered
+    assert (message.node_run_id, message.items, source.offset) == ("wfnr_a", ({"type": "greet"},), 7)
+    [audited] = worker.post.written
+    assert (audited.why, audited.node_run_id) == ("the node run was named by hand; by hand", "wfnr_a")
+
+
+async def test_unsure_letters_are_a_problem_until_something_is_done(new_client: NewClient, worker: FakeWorker) -> None:
+    worker.post.add(7, UNKNOWN_FORM, kind=LetterKind.UNSURE)
+    client = await acting(new_client)
+
+    async def told() -> list[str]:
+        problems = (await (await client.get("/api/overview")).json())["problems"]
+        return [one["text"] for one in problems if one["to"].startswith("/dead-letters")]
+
+    assert await told() == [
+        "1 message may be of Kafka action nodes, in a form that is not known: redrive or discard it."
+    ]
+    assert (await client.post(f"{LETTER}/discard", json={"note": "not ours"})).status == 200
+    assert await told() == []
+
+
 async def test_a_form_redrives(new_client: NewClient, worker: FakeWorker) -> None:
     worker.post.add(7, GOOD, reason="its signature is wrong")
     client = await acting(new_client)
     assert (await client.post("/dead-letters/0/7/redrive", headers=FORM)).status == 200
-    assert worker.post.entered[0][2] == GOOD
+    assert worker.post.entered[0][0].text == GOOD.decode()
 
 
 async def test_two_at_once_are_one(new_client: NewClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     worker.post.add(7, GOOD)
     entered, goes_on, enter = asyncio.Event(), asyncio.Event(), worker.post.enter
 
-    async def slowly(message: NodeRunMessage, source: Source, raw: bytes) -> None:
+    async def slowly(message: NodeRunMessage, source: Source) -> None:
         entered.set()
         await goes_on.wait()
-        await enter(message, source, raw)
+        await enter(message, source)
 
     monkeypatch.setattr(worker.post, "enter", slowly)
     client = await acting(new_client)
@@ -126,7 +161,7 @@ async def test_bulk_catches_what_was_chosen_and_nothing_newer(new_client: NewCli
     assert [value for name, value in fields if name == "letters"] == ["0/7", "0/8"]
     body = "&".join(f"{name}={value}" for name, value in fields)
     assert (await client.post("/dead-letters/bulk", data=body, headers=FORM)).status == 200
-    assert [source.offset for _, source, _ in worker.post.entered] == [7, 8]
+    assert [source.offset for _, source in worker.post.entered] == [7, 8]
     shown = await (await client.get("/api/dead-letters")).json()
     assert [line["letter"] for line in shown["letters"]] == ["0/9"]
     wrong = await client.post("/api/dead-letters/bulk", json={"what": "redrive", "letters": ["0/x"]})
@@ -199,7 +234,7 @@ async def test_all_that_match_are_named_before_anything_is_done(new_client: NewC
     assert named == ["0/4", "0/2", "0/0"]
     done = "what=redrive&" + "&".join(f"letters={name}" for name in named)
     assert (await client.post("/dead-letters/bulk", data=done, headers=FORM)).status == 200
-    assert [source.offset for _, source, _ in worker.post.entered] == [4, 2, 0]
+    assert [source.offset for _, source in worker.post.entered] == [4, 2, 0]
 
 
 async def test_more_than_one_action_takes_are_left(

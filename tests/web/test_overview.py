@@ -136,6 +136,12 @@ NOT_WELL = [
         "report waits for 6 min 0 s",
         "/node-runs?state=reporting",
     ),
+    (
+        overview(port={"parked": 2}),
+        "bad",
+        "2 reports parked: Port fails at them, and takes others.",
+        "/stuck?why=parked",
+    ),
     (overview(counts={State.REFUSED: 2}), "bad", "has refused 2 reports", "/stuck"),
     (overview(lags=[lag(61.0), lag(0.0)]), "bad", "7 records of o.runs wait, the oldest for 1 min 1 s", "/workers"),
     (overview(dead_letters=1), "bad", "1 dead letter came", "/dead-letters"),

@@ -262,7 +262,8 @@ class TestReady:
     async def test_one_word_why_not(self, new_client: NewClient, worker: FakeWorker, why: str) -> None:
         match why:
             case "stopping":
-                worker.app.should_stop = True
+                # It drains: Faust has not begun to stop yet.
+                worker.app.stopping = True
             case "rebalancing":
                 worker.app.rebalancing = True
             case "no-partitions":
@@ -341,6 +342,7 @@ class TestList:
         assert told == {
             "unreachableSince": None,
             "reportsWaiting": 0,
+            "parked": 0,
             "oldestReceivedAt": None,
             "oldestWaitsSince": None,
             "rateLimitRemaining": None,

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from agents.settling import Parked
 from agents.work import ItemWork
+from port.client import Answer, AnswerKind
 from streams.records import ItemDeferred, Settled
 from tests.web.conftest import NewClient
 from tests.web.fakes import NOON, FakeWorker, an_id, halves
@@ -32,15 +34,22 @@ async def test_each_says_why_and_has_its_action(new_client: NewClient, worker: F
     worker.arrive("wfnr_refused")
     worker.end("wfnr_refused")
     worker.settle("wfnr_refused", Settled.REFUSED, "not known")
+    worker.arrive("wfnr_parked")
+    worker.end("wfnr_parked")
+    answer = Answer(AnswerKind.UNAVAILABLE, 500, "HTTP 500: token=hunter2")
+    worker.parked.append(Parked(0, "wfnr_parked", NOON, answer))
     worker.arrive("wfnr_fine")
     # The end of a grace is nobody's item.
     dispatch.due.set(worker.here.partition_of("wfnr_fine"), ("wfnr_fine", -1), 4e9, lambda: None)
 
     client = await new_client()
     shown = await (await client.get("/api/stuck")).json()
-    assert [(line["nodeRunId"], line["why"]) for line in shown["lines"][-1:]] == [("wfnr_refused", "refused")]
+    told = [(line["nodeRunId"], line["why"], line["said"]) for line in shown["lines"][-2:]]
+    assert told == [("wfnr_parked", "parked", "HTTP 500: token=***"), ("wfnr_refused", "refused", "not known")]
+    assert shown["lines"][-2]["until"].startswith("2027-01-15T08:15:00")
     whys = {line["nodeRunId"]: line["why"] for line in shown["lines"]}
     expected = {"wfnr_retry": "retry", "wfnr_callback": "callback", "wfnr_held": "handler", "wfnr_refused": "refused"}
+    expected["wfnr_parked"] = "parked"
     assert (whys, shown["waiting"]) == (expected, 3)
     text = await (await client.get("/stuck", headers=BROWSER)).text()
     assert "hunter2" not in text
@@ -50,6 +59,8 @@ async def test_each_says_why_and_has_its_action(new_client: NewClient, worker: F
         "/node-runs/wfnr_callback/items/0/complete",
         "/node-runs/wfnr_held/items/0/complete",
         "/node-runs/wfnr_refused/retry",
+        "/node-runs/wfnr_parked/retry",
+        "/node-runs/wfnr_parked/give-up",
     } <= actions
 
 
