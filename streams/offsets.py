@@ -143,6 +143,15 @@ class KafkaLog:
         first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
         return {TP(*tp): Extent(first[tp], end[tp]) for tp in wanted}
 
+    async def topics(self) -> frozenset[str] | None:
+        """Return the names of the topics that there are; None while the cluster does not answer."""
+        admin, _ = self._connected()
+        try:
+            return frozenset(await admin.list_topics())
+        except (KafkaError, OSError) as error:
+            logger.info("the topics are not to be had now: %s", error)
+            return None
+
     async def standing(self, wanted: Mapping[TP, int]) -> Mapping[TP, int | None]:
         """Return the digests of the records at these offsets; those out of range by now are left out."""
         if self._looker is None:

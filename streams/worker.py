@@ -285,7 +285,8 @@ class Worker(faust.App):
             for step in self.after_rebalance:
                 await step()
         if (missing := await self.group.unassigned()) is not None:
-            stop_process(f"the group's assignment lacks {', '.join(sorted(missing))}")
+            there = await self.log_reader.topics()
+            stop_process("; ".join(_why_without_reader(topic, there) for topic in sorted(missing)))
 
     async def stop(self) -> None:
         """Stop taking work up, then stop Faust; past STOP_SECONDS the process ends without it."""
@@ -322,6 +323,19 @@ def _limited() -> Iterator[None]:
         yield
     finally:
         limit.cancel()
+
+
+def _why_without_reader(topic: str, there: frozenset[str] | None) -> str:
+    """Return why no worker reads a topic, and what happens next; `there` are the topics, None where not known."""
+    if there is not None and topic not in there:
+        return (
+            f"topic {topic} was deleted while the workers ran; the next start makes it again, empty: what stood there "
+            "and was not handled is lost, unless it is published again"
+        )
+    return (
+        f"no worker of the group reads topic {topic}: it was made, or deleted and made again, while the workers ran; "
+        "the next start reads it from its beginning"
+    )
 
 
 def _credentials(own: Cluster) -> CredentialsT | None:

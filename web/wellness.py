@@ -53,16 +53,8 @@ def _bad(shown: OverviewShown) -> _Reasons:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
     for worker in shown.workers:
         yield from _bad_worker(worker)
-    for text in shown.incidents:
-        yield text, "/workers"
-    for source in shown.sources:
-        if source.problem is not None:
-            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
+    yield from _bad_topics(shown)
     yield from _bad_reports(shown)
-    for lag in shown.lags:
-        if lag.oldest_seconds > OLD_LAG_SECONDS:
-            text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
-            yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
     if shown.unsure:
         # Each may be a node run that waits for ever.
         text = (
@@ -72,6 +64,18 @@ def _bad(shown: OverviewShown) -> _Reasons:
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
+
+
+def _bad_topics(shown: OverviewShown) -> _Reasons:
+    for text in shown.incidents:
+        yield text, "/workers"
+    for source in shown.sources:
+        if source.problem is not None:
+            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
+    for lag in shown.lags:
+        if lag.oldest_seconds > OLD_LAG_SECONDS:
+            text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
+            yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
 
 
 def _unreadable(shown: OverviewShown) -> _Reasons:
