@@ -54,8 +54,8 @@ async def ask(event: AskedEvent, action: Action, seconds: float) -> Became | Non
         TimeoutError: the broker did not take it in that time; whether it did afterwards is not known.
     """
     key = event.node_run_id.encode()
-    sending = outcomes.send(key=key, value=event)
-    return await _await(partition_of(key, settings.partitions), action, sending, seconds)
+    partition = partition_of(key, settings.partitions)
+    return await _await(partition, action, outcomes.send(key=key, value=event, partition=partition), seconds)
 
 
 async def ask_to_pause(event: TypePaused, seconds: float) -> int:

@@ -32,6 +32,7 @@ from port.client import AnswerKind, PortClient
 from port.errors import RenderError
 from port.ids import is_node_run_id, is_workflow_run_id
 from port.models import NodeRunUpdate, Result, Status
+from port.nodes import Form
 from port.secrets import Decryption
 from streams.app import settings
 from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure, event_type, sort_out
@@ -39,6 +40,7 @@ from streams.records import By, said_of
 from streams.settings import Signature
 
 FAILED: Final = 1
+_FORMS: Final = [form.value for form in Form]
 _WRONG_INPUT: Final = 2
 _OBJECT: Final[TypeAdapter[dict[str, JsonValue]]] = TypeAdapter(
     dict[str, JsonValue], config=ConfigDict(allow_inf_nan=False)
@@ -126,6 +128,7 @@ class send(Command):
         option("--trigger", metavar="JSON", help="What the trigger put out, in place of the file's."),
         option("--node-run-id", metavar="ID", help="The node run's id, wfnr_...; a new one without it."),
         option("--run-id", metavar="ID", help="Its workflow run's id, wfr_...; goes with --node-run-id."),
+        option("--form", type=click.Choice(_FORMS), help="How it is wrapped: see docs/emulator.md (context)."),
         option("--dry-run", is_flag=True, default=False, help="Print the message, and publish nothing."),
     ]
 
@@ -153,14 +156,15 @@ class send(Command):
 
     async def _send(self, file: NodeFile, ids: tuple[str, str] | None) -> None:
         execution = new_execution(file, ids)
-        message = await message_of(file, execution)
-        if settings.signature is Signature.REQUIRED:
+        form = Form(self.text("form") or Form.CONTEXT)
+        message = await message_of(file, execution, form)
+        if settings.signature is Signature.REQUIRED or form is Form.HEADERS:
             message = signed(message, settings.port_client_secret)
         if self.kwargs.get("dry_run"):
             click.echo(json.dumps(message, indent=2))
             return
         sent = await publish(settings.own, shared.specs.runs.name, execution.node_run_id, message)
-        click.echo(f"{execution.node_run_id} is in {sent.topic}, partition {sent.partition}, offset {sent.offset}")
+        click.echo(f"{execution.node_run_id} is in {sent.place}")
 
 
 class replay(Command):

@@ -136,11 +136,11 @@ async def record(partition: int, event: NodeRunEvent) -> None:
         else:
             await done
             return
-    await app.outbox.send(_send(event))
+    await app.outbox.send(_send(partition, event))
 
 
-async def _send(event: NodeRunEvent) -> None:
-    await (await outcomes.send(key=event.node_run_id.encode(), value=event))
+async def _send(partition: int, event: NodeRunEvent) -> None:
+    await (await outcomes.send(key=event.node_run_id.encode(), value=event, partition=partition))
 
 
 def _named(error: Exception) -> str:

@@ -20,9 +20,10 @@ lag: Final = Lag(app.offsets, app.log_reader)
 def paused() -> bool:
     """Tell whether the whole worker is paused on purpose, or by what no restart of it would mend.
 
-    It starts, stops or drains; the group shares its partitions out; the own Kafka does not answer.
+    It starts, stops or drains; the group shares its partitions out; the own Kafka is away.
     """
-    return app.stopping or app.rebalancing or not app.settled.is_set() or not lag.answers
+    away = app.kafka.away or not lag.answers
+    return app.stopping or app.rebalancing or not app.settled.is_set() or away
 
 
 def _reader(name: str, topic: str, waits: Callable[[], bool] = lambda: False) -> Stage:

@@ -24,6 +24,7 @@ from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dea
 from port.signature import refusal
 from streams.app import app, settings
 from streams.exits import stop_process
+from streams.message_text import json_bytes
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
 from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
@@ -74,8 +75,7 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
     if isinstance(message, NodeRunMessage) and _left_to_others(message):
         message = NotOurs(Foreign.NO_HANDLER)
-    if not isinstance(message, NodeRunMessage):
-        message = _or_unsure(message, turn)
+    message = _or_unsure(message, turn)
     match message:
         case Unsure(reason=reason):
             _messages("unsure").inc()
@@ -97,8 +97,14 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
 
 
-def _or_unsure(message: NotOurs | Unsure | Bad, turn: Turn[Message]) -> NotOurs | Unsure | Bad:
-    """Return what a message is, with its key and headers looked at, too: they may name a node run that waits."""
+def _or_unsure(message: Message, turn: Turn[Message]) -> Message:
+    """Return what a message is, with what else is known here: its key and headers may name a node run that waits."""
+    if isinstance(message, NodeRunMessage):
+        if message.guessed and message.workflow_run_id is None and _is_for_nobody(message):
+            return Unsure(
+                f"no handler for {message.names[0][:80]!r}, and no workflow run to look {message.node_run_id} up in"
+            )
+        return message
     if isinstance(message, Unsure) or (isinstance(message, NotOurs) and message.why.is_certain):
         return message
     if _NODE_RUN not in (turn.key or b"") and not any(
@@ -120,7 +126,7 @@ async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:
             logger.debug("partition %d went just now", partition)
         else:
             return cast("asyncio.Future[object]", entered)
-    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival))
+    return cast("asyncio.Future[object]", await arrivals.send(key=key, value=arrival, partition=partition))
 
 
 def _refusal(turn: Turn[Message]) -> str | None:
@@ -128,12 +134,17 @@ def _refusal(turn: Turn[Message]) -> str | None:
     if settings.signature is Signature.OFF:
         return None
     required = settings.signature is Signature.REQUIRED
-    return refusal(turn.raw or b"", _sent_at(turn), settings.port_client_secret, required=required)
+    return refusal(json_bytes(turn.raw or b""), _sent_at(turn), settings.port_client_secret, required=required)
 
 
 def _sent_at(turn: Turn[Message]) -> float:
     """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
     return source_of(turn).timestamp
+
+
+def _is_for_nobody(message: NodeRunMessage) -> bool:
+    unknown_fails = settings.unknown_events is UnknownEvents.FAIL
+    return unknown_fails and all(handlers.find(name) is None for name in message.names)
 
 
 def _left_to_others(message: NodeRunMessage) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from dataclasses import dataclass
@@ -10,18 +11,21 @@ from typing import Annotated, Final
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
 
-from port.nodes import ActionNode, NodeExecution
+from port.errors import NodeError
+from port.nodes import ActionNode, Form, NodeExecution
 from port.render import render
 from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 from streams.cluster import Cluster
 from streams.probe import ProbeError, probe
+from streams.producers import IDEMPOTENCE_REMEDY, IDEMPOTENT, running
 from streams.topics import MAX_RECORD_BYTES
 
 _CONNECT_SECONDS: Final = 5.0
 _KAFKA_MILLISECONDS: Final = 5_000
+_WRITE_SECONDS: Final = 15.0
 
 
 class SendingError(Exception):
@@ -48,7 +52,14 @@ class Sent:
 
     topic: str
     partition: int
-    offset: int
+    offset: int | None
+    """None where Kafka, asked a second time, only said that it has it."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        where = f"{self.topic}, partition {self.partition}"
+        return where if self.offset is None else f"{where}, offset {self.offset}"
 
 
 def read_node_file(raw: bytes) -> NodeFile:
@@ -73,10 +84,14 @@ def new_execution(file: NodeFile, ids: tuple[str, str] | None) -> NodeExecution:
     return NodeExecution(node_run_id, run_id, file.workflow_identifier, file.node.identifier, time.time())
 
 
-async def message_of(file: NodeFile, execution: NodeExecution) -> dict[str, JsonValue]:
-    """Return the message with the payload rendered. Raises RenderError."""
+async def message_of(file: NodeFile, execution: NodeExecution, form: Form = Form.CONTEXT) -> dict[str, JsonValue]:
+    """Return the message with the payload rendered. Raises RenderError; SendingError where the form cannot hold it."""
     inputs = execution.template_input(file.trigger, file.outputs, file.secrets)
-    return execution.message(await render(file.node.config.payload, inputs))
+    payload = await render(file.node.config.payload, inputs)
+    try:
+        return execution.message(payload, form)
+    except NodeError as error:
+        raise SendingError(str(error)) from None
 
 
 def signed(message: dict[str, JsonValue], secret: SecretStr) -> dict[str, JsonValue]:
@@ -97,19 +112,22 @@ async def append(cluster: Cluster, topic: str, key: str, value: bytes) -> Sent:
     try:
         await probe(cluster, timeout=_CONNECT_SECONDS)
         await _require(cluster, topic)
-        producer = AIOKafkaProducer(
-            **cluster.client(), acks="all", max_request_size=MAX_RECORD_BYTES, request_timeout_ms=_KAFKA_MILLISECONDS
-        )
-        await producer.start()
-        try:
+        options = {**cluster.client(), **IDEMPOTENT, "max_request_size": MAX_RECORD_BYTES}
+        async with (
+            asyncio.timeout(_WRITE_SECONDS),
+            running(AIOKafkaProducer(**options, request_timeout_ms=_KAFKA_MILLISECONDS)) as producer,
+        ):
             written = await producer.send_and_wait(topic, value, key=key.encode())
-        finally:
-            await producer.stop()
     except ProbeError as error:
         raise SendingError(str(error)) from None
+    except TimeoutError:
+        unknown = "it may have it all the same: look before you send it again"
+        raise SendingError(f"Kafka did not say within {_WRITE_SECONDS:g} s that it has it; {unknown}") from None
+    except ClusterAuthorizationFailedError:
+        raise SendingError(f"Kafka does not let this user write idempotently: {IDEMPOTENCE_REMEDY}") from None
     except (KafkaError, OSError) as error:
         raise SendingError(f"Kafka did not take it: {type(error).__name__}: {error}") from error
-    return Sent(topic, written.partition, written.offset)
+    return Sent(topic, written.partition, written.offset if written.offset >= 0 else None)
 
 
 async def _require(cluster: Cluster, topic: str) -> None:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _WAIT: Final = frozenset({AnswerKind.UNAVAILABLE, AnswerKind.UNAUTHORIZED})
 _SETTLES_NOTHING: Final = _WAIT | {AnswerKind.RATE_LIMITED}
 _DISPUTED: Final = frozenset({AnswerKind.CONFLICT, AnswerKind.INVALID})
+_GUESSED: Final = "not sent: the form of the message is a guess, and FAILED may be wrong"
 _MOST_DOUBTS: Final = 20
 """While no report was taken yet, so many that are answered with 404 try the other route at once. Then they wait."""
 
@@ -156,9 +157,12 @@ class Settler:
 
         `items` are its items in order; they are read up to the covered ones.
         """
+        status = None
         try:
-            answer = self._disputed(work) or await self._send(work, run, items)
-            outcome = await self._judged(work, run, answer)
+            outcome = await self._doubted(work, run)
+            if outcome is None:
+                answer = self._disputed(work) or await self._send(work, run, items)
+                outcome, status = await self._judged(work, run, answer), answer.status
         except NotOwnedError:
             self.forget(work.key)
             raise
@@ -173,7 +177,7 @@ class Settler:
             body=work.body,
             settled=settled,
             report=run.report,
-            status=answer.status,
+            status=status,
             reason=reason,
             at=self._clock(),
             tries=tries,
@@ -203,6 +207,31 @@ class Settler:
             if answer.kind is not AnswerKind.NOT_FOUND or self.routes.proven:
                 break
         return answer
+
+    # Before a try.
+
+    async def _doubted(self, work: ReportWork, run: NodeRun) -> tuple[Settled, str] | Later | None:
+        """Look at the node run before FAILED is reported on a guess of its message's form; None: it may be sent.
+
+        Only a node run that Port shows as open is told that it has failed. Else the report is not sent, and is kept as
+        a refused one: a person decides.
+        """
+        if not run.guessed or run.result is not Result.FAILED:
+            return None
+        found = await self._look(work, run)
+        if isinstance(found, Answer):
+            return self._failed(work, found)
+        if found is Found.OPEN:
+            return None
+        answer = Answer(AnswerKind.NOT_FOUND, None, _GUESSED)
+        if found is not Found.UNKNOWN:
+            return _after_a_look(work, answer, found)
+        self._entry(work).miss(Route.BY_RUN, self._monotonic())
+        wait = self._tried[work.key].look_in((Route.BY_RUN,), self._monotonic())
+        if wait is None:
+            return Settled.REFUSED, f"{_GUESSED}; {found.value}"
+        self._note(work, answer)
+        return Later(wait)
 
     # One try.
 

@@ -18,6 +18,32 @@ class OnFailure(StrEnum):
     CONTINUE = "continue"
 
 
+class Form(StrEnum):
+    """How the message of a node is wrapped. Which form Port uses is not documented; each of these is known from it."""
+
+    CONTEXT = "context"
+    """`context` with the ids, beside `payload` (Port's pages on external processing)."""
+    HEADERS = "headers"
+    """Signed: `headers`, `context.runId` with the node run's id, `payload` (Port's agent)."""
+    IDENTIFIERS = "identifiers"
+    """As `context`, the ids called `…Identifier` (Port's agent, for a while)."""
+    ROOT = "root"
+    """The ids at the root, beside `payload`."""
+    OBJECTS = "objects"
+    """`workflowRun` and `workflowNodeRun` as objects, beside `payload`."""
+    ACTION = "action"
+    """In the frame of an action run, with its `resourceType` (Port's guide for action runs)."""
+    SPREAD = "spread"
+    """The payload at the root, beside `context`; an array takes a message for each element (a public consumer)."""
+    SPREAD_RUN_ID = "spread-run-id"
+    """As `spread`, with the node run's id alone, as `context.runId`."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the payload stands at the root."""
+        return self in (Form.SPREAD, Form.SPREAD_RUN_ID)
+
+
 class KafkaConfig(BaseModel):
     """`config` of the node: what to publish. An array payload is several messages for one node."""
 
@@ -78,15 +104,32 @@ class NodeExecution:
             "workflowNodeRun": {"identifier": self.node_run_id, "createdAt": created_at},
         }
 
-    def message(self, payload: JsonValue) -> dict[str, JsonValue]:
-        """Return the message on `<orgId>.runs` with this payload."""
-        context: dict[str, JsonValue] = {
-            "workflowRunId": self.workflow_run_id,
-            "nodeRunId": self.node_run_id,
-            "workflowIdentifier": self.workflow,
-            "nodeIdentifier": self.node,
+    def message(self, payload: JsonValue, form: Form = Form.CONTEXT) -> dict[str, JsonValue]:
+        """Return the message on `<orgId>.runs` with this payload; one of the form `headers` is yet to be signed.
+
+        Raises NodeError for a payload that the form cannot hold: at the root there is only room for an object.
+        """
+        names: dict[str, JsonValue] = {"workflowIdentifier": self.workflow, "nodeIdentifier": self.node}
+        run, node_run = self.workflow_run_id, self.node_run_id
+        if form.is_spread:
+            if not isinstance(payload, dict):
+                raise NodeError(f"the form {form} holds one object only: split the payload")
+            ids = {"workflowRunId": run, "nodeRunId": node_run} if form is Form.SPREAD else {"runId": node_run}
+            return {**payload, "context": {**ids}}
+        wrapping: dict[Form, dict[str, JsonValue]] = {
+            Form.CONTEXT: {"context": {"workflowRunId": run, "nodeRunId": node_run, **names}},
+            Form.HEADERS: {"headers": {}, "context": {"runId": node_run}},
+            Form.IDENTIFIERS: {"context": {"workflowRunIdentifier": run, "nodeRunIdentifier": node_run, **names}},
+            Form.ROOT: {"workflowRunId": run, "nodeRunId": node_run, "context": names},
+            Form.OBJECTS: {"workflowRun": {"identifier": run}, "workflowNodeRun": {"identifier": node_run}},
+            Form.ACTION: {
+                "action": self.node,
+                "resourceType": "run",
+                "status": "TRIGGERED",
+                "context": {"workflowRunId": run, "runId": node_run, **names},
+            },
         }
-        return {"context": context, "payload": payload}
+        return {**wrapping[form], "payload": payload}
 
 
 def parse_node(value: object) -> ActionNode:

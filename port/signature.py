@@ -34,7 +34,16 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _STRING_OR_SPACE: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[ \t\n\r]+')
 # A number is its text: nothing is computed with it.
 _JSON: Final = json.JSONDecoder(parse_int=str, parse_float=str)
-_ESCAPED: Final = (json.JSONEncoder(ensure_ascii=False).encode, json.JSONEncoder(ensure_ascii=True).encode)
+_AS_IT_IS: Final = json.JSONEncoder(ensure_ascii=False)
+_HALF: Final = re.compile("[\ud800-\udfff]")
+
+
+def _unescaped(text: str) -> str:
+    # JavaScript writes half a surrogate pair as an escape in any case.
+    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", _AS_IT_IS.encode(text))
+
+
+_ESCAPED: Final = (_unescaped, json.JSONEncoder(ensure_ascii=True).encode)
 
 
 @dataclass(frozen=True)

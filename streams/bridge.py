@@ -47,6 +47,7 @@ from streams.landmarks import digest_of
 from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
 from streams.offsets import KafkaLog
 from streams.probe import ProbeError, probe
+from streams.producers import IDEMPOTENT, running
 from streams.records import Source
 from streams.settings import Settings
 from streams.topics import MAX_RECORD_BYTES
@@ -62,7 +63,8 @@ LOOK_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 60.0
 PROBE_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 3.0
+WRITE_SECONDS: Final = 60.0
+"""How long the own cluster may take for a batch; after that the session ends, and says why."""
 LONGEST_PAUSE: Final = 30.0
 _LARGEST: Final = 64 * 1024 * 1024
 """What a record may unpack to: the limit of a topic holds for packed batches, and copies are packed as well."""
@@ -180,7 +182,7 @@ class Bridge(Service):
             # Out of range is told, and not passed over: see `_begin`.
             auto_offset_reset="none",
         )
-        await clients.enter_async_context(_running(consumer))
+        await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):
             raise SourceError(
                 f"topic {self._topic} is not there, or {source.username or 'anybody'} may not read it: check "
@@ -191,13 +193,13 @@ class Bridge(Service):
             raise SourceError("SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another name; leave it empty")
         producer = AIOKafkaProducer(
             client_id=self._client_id,
-            acks="all",
             compression_type="lz4",
             linger_ms=5,
             max_request_size=_LARGEST,
+            **IDEMPOTENT,
             **self._settings.own.client(),
         )
-        await clients.enter_async_context(_running(producer))
+        await clients.enter_async_context(running(producer))
         return consumer, producer
 
     async def _cluster(self) -> Cluster:
@@ -238,8 +240,14 @@ class Bridge(Service):
     ) -> None:
         """Copy records, and return when the own cluster has acknowledged them all."""
         records = [record for several in batch.values() for record in several]
-        sent = [await self._send(producer, record) for record in records]
-        for record, answer in zip(records, await asyncio.gather(*sent, return_exceptions=True), strict=True):
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                sent = [await self._send(producer, record) for record in records]
+                answers = await asyncio.gather(*sent, return_exceptions=True)
+        except TimeoutError:
+            why = await self._what_is_away() or "see the brokers' logs"
+            raise SourceError(f"the own Kafka did not take the copies within {WRITE_SECONDS:g} s: {why}") from None
+        for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, MessageSizeTooLargeError):
                 # Nothing that can be kept here as it is. Its beginning becomes a dead letter, and the rest goes on.
                 where = f"{record.topic}[{record.partition}] offset {record.offset}"
@@ -332,22 +340,6 @@ class Bridge(Service):
         return None
 
 
-@contextlib.asynccontextmanager
-async def _running(client: AIOKafkaConsumer | AIOKafkaProducer) -> AsyncIterator[None]:
-    """Start a client and stop it, without waiting long for a cluster that is away."""
-    try:
-        await client.start()
-        yield
-    finally:
-        # In a task of its own: with the cluster away aiokafka may raise CancelledError, though nobody cancelled.
-        stopping = asyncio.create_task(client.stop())
-        await asyncio.wait([stopping], timeout=CLOSE_SECONDS)
-        if not stopping.done():
-            stopping.cancel()
-        elif not stopping.cancelled() and (error := stopping.exception()) is not None:
-            logger.debug("a client did not stop well: %s", error)
-
-
 async def _id_of(cluster: Cluster) -> str:
     """Return the id that a cluster gave itself."""
     admin = AIOKafkaAdminClient(**cluster.client())
@@ -381,8 +373,8 @@ async def _looking(group: str, source: Cluster) -> AsyncIterator[KafkaLog]:
         await log.start()
         yield log
     finally:
-        # As in `_running`.
-        await asyncio.wait([asyncio.create_task(log.stop())], timeout=CLOSE_SECONDS)
+        # Without waiting long for a cluster that is away.
+        await asyncio.wait([asyncio.create_task(log.stop())], timeout=PROBE_SECONDS)
 
 
 async def _begin(consumer: AIOKafkaConsumer, source: Continuity) -> frozenset[TopicPartition]:

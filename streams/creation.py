@@ -11,12 +11,15 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from stamina import AsyncRetryingCaller
 
 from streams.cluster import Cluster
+from streams.partition_counts import misfit, used_partitions
 from streams.probe import ProbeError, probe
+from streams.producers import IDEMPOTENCE_REMEDY, may_write, running
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
@@ -36,7 +39,7 @@ class ClusterAwayError(TopicsError):
 
 
 async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.0) -> None:
-    """Create the topics that are missing and check those that are there, in at most `wait` seconds.
+    """Create the topics that are missing and check those that are there, and the right to write, in `wait` seconds.
 
     Past them it takes up to 5 seconds more to find out what the cluster lacks.
 
@@ -48,10 +51,12 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
     try:
         async with asyncio.timeout(wait):
             await _until_it_answers(admin.start)
-            while missing := await _missing(admin, topics.all):
+            while missing := await _missing(admin, topics, settings):
                 await _create(admin, missing, settings)
                 # The brokers learn of a new topic a moment after the controller.
                 await asyncio.sleep(_PAUSE_SECONDS)
+            if not await _until_it_answers(may_write, admin):
+                raise TopicsError(f"{brokers}: this user may not write idempotently; {IDEMPOTENCE_REMEDY}")
     except TimeoutError:
         reason = await _why(settings.own, min(wait, _PROBE_SECONDS))
         raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {reason}") from None
@@ -69,22 +74,23 @@ async def _why(cluster: Cluster, seconds: float) -> str:
     return "its brokers let us in: check the rights on the topics"
 
 
-async def _missing(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]]) -> list[TopicSpec[object]]:
+async def _missing(admin: AIOKafkaAdminClient, topics: Topics, settings: Settings) -> list[TopicSpec[object]]:
     # Asked for by name, a missing topic is created by brokers with auto.create.topics.enable, Kafka's default, in a
     # shape that nobody chose. So all topics are asked for.
     described = await admin.describe_topics()
     there = {topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
-    missing = []
-    for spec in specs:
-        found = there.get(spec.name)
-        if found is None:
-            missing.append(spec)
-        elif spec.partitions is not None and found != spec.partitions:
-            raise TopicsError(
-                f"topic {spec.name} has {found} partitions, PARTITIONS is {spec.partitions}; the number is fixed once "
-                f"topics exist: set PARTITIONS={found}, or change it as docs/operations.md says"
-            )
-    return missing
+    if misfit(topics, there, settings.partitions, surplus=settings.ignores_surplus) is not None:
+        used = await _used(settings, topics)
+        amiss = misfit(topics, there, settings.partitions, surplus=settings.ignores_surplus, used=used)
+        if amiss is not None:
+            raise TopicsError(str(amiss))
+    return [spec for spec in topics.all if spec.name not in there]
+
+
+async def _used(settings: Settings, topics: Topics) -> int:
+    consumer = AIOKafkaConsumer(client_id=f"{settings.app_id}.topics", group_id=None, **settings.own.client())
+    async with running(consumer):
+        return await used_partitions(consumer, topics)
 
 
 async def _create(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec[object]], settings: Settings) -> None:

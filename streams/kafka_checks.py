@@ -14,6 +14,8 @@ from aiokafka.errors import GroupAuthorizationFailedError, for_code
 from streams.creation import new_topic
 from streams.findings import Finding, Say, counted, ok, step, warning, wrong
 from streams.look import AGAIN, Look, Offsets
+from streams.partition_counts import misfit, used_partitions
+from streams.producers import IDEMPOTENCE_REMEDY, may_write
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
 
@@ -38,11 +40,21 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
     async with step("kafka topics", say, "give this user the rights to create and to describe topics"):
         there = [spec for spec in topics.all if spec.name in own.topics]
         configs = await _topic_configs(own, there, say)
+        counts = {name: len(replicas) for name, replicas in own.topics.items()}
+        async with own.consumer() as consumer:
+            used = await used_partitions(consumer, topics)
+        amiss = misfit(topics, counts, settings.partitions, surplus=settings.ignores_surplus, used=used)
         for spec in there:
-            say(_of_topic(spec, own, settings, configs.get(spec.name, {})))
+            if amiss is not None and spec.partitions not in (None, counts[spec.name]):
+                found = f"has {counts[spec.name]} partitions, PARTITIONS is {spec.partitions}"
+                say(wrong(f"kafka topic {spec.name}", found, amiss.remedy))
+            else:
+                say(_of_topic(spec, own, settings, configs.get(spec.name, {})))
         await _check_creation(own, [spec for spec in topics.all if spec not in there], settings, say)
     async with step("kafka replication", say, AGAIN):
         say(of_replication(len(own.brokers), *await _copies(own, settings, topics, configs)))
+    async with step("kafka writes", say, AGAIN):
+        say(await _of_writes(own))
     async with step("kafka group", say, AGAIN):
         say(await _of_group(own, settings, topics))
 
@@ -71,9 +83,6 @@ async def _configs(own: Look, kind: ConfigResourceType, names: Sequence[str], ke
 
 def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, str]) -> Finding:
     name, there = f"kafka topic {spec.name}", len(own.topics[spec.name])
-    if spec.partitions is not None and there != spec.partitions:
-        other = f"set PARTITIONS={there}, or change it as docs/operations.md says"
-        return wrong(name, f"has {there} partitions, PARTITIONS is {spec.partitions}", other)
     wanted = spec.config.get(_POLICY, "delete")
     if (policy := config.get(_POLICY, wanted)) != wanted:
         lost = "state" if wanted == "compact" else "messages"
@@ -144,6 +153,13 @@ def of_replication(brokers: int, factor: int, in_sync: int) -> Finding:
         once = f"{found}: a record may count as written with one copy"
         return warning(name, once, f"set {_IN_SYNC} to 2 with kafka-configs")
     return ok(name, found)
+
+
+async def _of_writes(own: Look) -> Finding:
+    if await may_write(own.admin):
+        return ok("kafka writes", "this user may write idempotently")
+    refused = "this user may not write idempotently (CLUSTER_AUTHORIZATION_FAILED): no worker can start"
+    return wrong("kafka writes", refused, IDEMPOTENCE_REMEDY)
 
 
 async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:

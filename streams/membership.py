@@ -13,6 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError
 
+from streams.clients import Contact, contacts_of
+
 logger = logging.getLogger(__name__)
 _TRIES: Final = 20
 _PAUSE_SECONDS: Final = 0.5
@@ -54,6 +56,11 @@ class Group:
         """Disconnect."""
         if self._admin is not None:
             await self._admin.close()
+
+    @property
+    def contacts(self) -> list[Contact]:
+        """What its client knows of the brokers; nothing before `start`."""
+        return [] if self._admin is None else contacts_of(self._admin)
 
     async def unassigned(self) -> frozenset[str] | None:
         """Return the topics that no member of the group reads; None where all are, or where it cannot be said now.

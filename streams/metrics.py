@@ -237,6 +237,11 @@ REMAINING: Final = _gauge(
 )
 # The worker.
 OWNED: Final = _gauge("owned_partitions", "partitions", "partitions that this worker has taken over")
+KAFKA_AWAY: Final = _gauge(
+    "kafka_away_seconds",
+    "seconds",
+    "for how long the own Kafka has not answered this worker, or has taken no records; 0 where it does",
+)
 READY: Final = _gauge("ready", "0 or 1", "whether this worker is ready: what `/readyz` says")
 HEALTHY: Final = _gauge("healthy", "0 or 1", "whether this worker is healthy: what `/healthz` says")
 STANDING: Final = _gauge(

@@ -23,6 +23,7 @@ from aiokafka.errors import GroupLoadInProgressError, KafkaError, OffsetOutOfRan
 from faust.types import TP, EventT
 from stamina import AsyncRetryingCaller
 
+from streams.clients import Contact, contacts_of
 from streams.consumers import new_consumer
 from streams.continuity import Committed, Continuity, Extent, Standing
 from streams.incidents import Incidents
@@ -123,6 +124,13 @@ class KafkaLog:
                 logger.debug("the consumer of missed records was cancelled while it stopped")
         if self._admin is not None:
             await self._admin.close()
+
+    @property
+    def contacts(self) -> list[Contact]:
+        """What its clients know of the brokers; nothing before `start`."""
+        if self._admin is None or self._consumer is None or self._looker is None:
+            return []
+        return contacts_of(self._admin, self._consumer, self._looker)
 
     async def committed(self, partitions: Iterable[TP]) -> Mapping[TP, Committed]:
         """Return what the group has committed."""

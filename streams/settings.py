@@ -43,6 +43,13 @@ class SettingsError(Exception):
     """Settings are missing or wrong. The text is one line per variable, and holds no value of a secret."""
 
 
+class SurplusPartitions(StrEnum):
+    """What is done where an own topic has more partitions than `PARTITIONS`."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
 class UnknownEvents(StrEnum):
     """What is done with a message of ours whose event type has no handler here."""
 
@@ -208,6 +215,7 @@ class Settings(BaseSettings):
     unknown_events: UnknownEvents = UnknownEvents.FAIL
     unknown_events_hold: Duration = 86_400.0
     partitions: int = Field(default=8, ge=1, le=1000)
+    surplus_partitions: SurplusPartitions = SurplusPartitions.REFUSE
     replication_factor: int | None = Field(default=None, ge=1, le=15)
     max_open: int = Field(default=200_000, ge=1)
     max_items: int = Field(default=MAX_ITEMS, ge=1)
@@ -294,6 +302,11 @@ class Settings(BaseSettings):
     def app_id(self) -> str:
         """The Faust app id and Kafka consumer group: `CONSUMER_GROUP`, else `<orgId>.port-runs`."""
         return self.consumer_group or f"{self.port_org_id}.port-runs"
+
+    @property
+    def ignores_surplus(self) -> bool:
+        """Whether partitions of the own topics beyond `PARTITIONS` are left unused."""
+        return self.surplus_partitions is SurplusPartitions.IGNORE
 
     @property
     def own(self) -> Cluster:

@@ -80,7 +80,11 @@ class Topics:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition in which Kafka's default partitioner puts a key: murmur2, as the Java client has it."""
+    """Return the partition in which Kafka's default partitioner puts a key: murmur2, as the Java client has it.
+
+    Whoever sends to the arrivals or outcomes names it: left to the partitioner, events would go elsewhere as soon as
+    partitions were added to the topic.
+    """
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 

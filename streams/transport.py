@@ -6,8 +6,9 @@ Kept apart, because it leans on how faust-streaming 0.15.3 and aiokafka 0.14 beh
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, SupportsIndex, cast
 
 from aiokafka import TopicPartition
@@ -19,7 +20,9 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams import clients, producers
 from streams.acknowledged import Gaps, passed
+from streams.clients import PRODUCE_SECONDS, Contact
 from streams.consumers import ISOLATION
 
 FETCH_MAX_WAIT_MS: Final = 50
@@ -290,13 +293,58 @@ class Consumer(driver.Consumer):
         """Return the offset of an open transaction behind which nothing can be read; None where there is none."""
         return self._thread.open_transaction(tp)
 
+    @property
+    def contact(self) -> Contact | None:
+        """What is known of its brokers; None before it has started."""
+        client = self._client()
+        return None if client is None else cast("Contact", client.contact)
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Return how many partitions these topics had when Kafka was asked last; those it knows nothing of are left
+        out.
+        """
+        client = self._client()
+        found = {} if client is None else {topic: client.cluster.partitions_for_topic(topic) for topic in topics}
+        return {topic: len(partitions) for topic, partitions in found.items() if partitions}
+
+    def _client(self) -> Any:
+        thread = cast("Any", self)._thread
+        return None if thread is None or thread._consumer is None else thread._consumer._client
+
 
 class Producer(driver.Producer):
-    """Faust's producer."""
+    """Faust's producer, which writes nothing twice."""
+
+    @property
+    def contact(self) -> Contact | None:
+        """What is known of its brokers; None before it has started."""
+        return None if self._producer is None else cast("Contact", cast("Any", self._producer).client.contact)
+
+    def refused_seconds(self) -> float:
+        """Return for how long records wait that Kafka, which answers, does not take: it refuses them for now, or their
+        partition has no leader.
+        """
+        if self._producer is None:
+            return 0.0
+        client, accumulator = cast("Any", self._producer).client, cast("Any", self._producer)._message_accumulator
+        leaderless: list[float] = [
+            batches[0]._ctime
+            for tp, batches in list(accumulator._batches.items())
+            if batches and client.cluster.leader_for_partition(tp) in (None, -1)
+        ]
+        now = time.monotonic()
+        contact: Contact = client.contact
+        return max(now - min(leaderless, default=now), contact.refused_seconds())
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        # Faust's own does so in exactly-once mode alone.
+        return producers.IDEMPOTENT
 
     async def on_start(self) -> None:
         """Start; from then on nothing is sent by a process that stood still: others may own what it writes."""
         await super().on_start()
+        # What the broker may take for a batch; how long the batch itself may wait is `producer_request_timeout`.
+        cast("Any", self._producer)._sender._request_timeout_ms = int(PRODUCE_SECONDS * 1000)
         client, check = cast("Any", self._producer).client, cast("Any", self.app).standstill.check
         send = client.send
 
@@ -318,10 +366,12 @@ class Producer(driver.Producer):
 
 
 def install() -> None:
-    """Have every Faust app and every aiokafka consumer of this process use what is above.
+    """Have every Faust app and every aiokafka client of this process use what is above, and `streams.clients`.
 
     Called before the first one is built.
     """
+    clients.install()
+    producers.install()
     fetching.MemoryRecords = Fetched
     fetching.PartitionRecords = PartitionRecords
     driver.Transport.Consumer = Consumer

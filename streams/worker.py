@@ -22,22 +22,27 @@ from yarl import URL
 
 from port.budget import Budget
 from port.client import PortClient
+from streams.assignor import Assignor
 from streams.beginning import begin
 from streams.bridge import Bridge
+from streams.clients import Contact
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
 from streams.incidents import Incidents
+from streams.kafka_health import KafkaHealth, reach
 from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
 from streams.open_transactions import OpenTransactions
 from streams.outbox import Outbox
+from streams.partition_counts import Misfit, misfit
+from streams.producers import UNENDING_MS
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
-from streams.transport import Consumer, install
+from streams.transport import Consumer, Producer, install
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +94,7 @@ class Worker(faust.App):
         offsets: follows the offsets of its streams.
         incidents: what was found to be wrong with their topics.
         transactions: those of producers that keep its partitions from being read.
+        kafka: whether the own Kafka answers.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -130,6 +136,7 @@ class Worker(faust.App):
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
         self._stopping = False
+        self.kafka = KafkaHealth(self._silent, self._refused, self._reach_anew)
         self._leaving = False
         self.settled = asyncio.Event()
         self.outbox = Outbox(stop_process)
@@ -160,11 +167,14 @@ class Worker(faust.App):
             stream_buffer_maxsize=4096,
             stream_wait_empty=True,
             producer_acks=-1,
+            # Kafka may be away for as long as it takes; `streams.clients` limits single requests.
+            producer_request_timeout=UNENDING_MS / 1000,
             producer_linger=0.01,
             producer_max_batch_size=131_072,
             producer_max_request_size=MAX_RECORD_BYTES,
             key_serializer="raw",
             value_serializer="raw",
+            PartitionAssignor=Assignor,
             store="rocksdb://",
             # A store belongs to one group: found by another it would be taken for its own.
             datadir=str(settings.data_dir / settings.app_id),
@@ -193,6 +203,28 @@ class Worker(faust.App):
         """Whether it was asked to stop, or has stopped: it drains, and takes nothing on."""
         return self._stopping or bool(self.should_stop)
 
+    def _silent(self) -> dict[str, float]:
+        """Return for how many seconds each of its clients has had no answer of Kafka, by what it does."""
+        consumer, producer = cast("Consumer", self.consumer), cast("Producer", self.producer)
+        found: dict[str, list[Contact | None]] = {"consumer": [consumer.contact], "producer": [producer.contact]}
+        found |= {"reader of offsets": [*self.log_reader.contacts], "reader of the group": [*self.group.contacts]}
+        return {
+            what: max((one.silent_seconds() for one in contacts if one is not None), default=0.0)
+            for what, contacts in found.items()
+        }
+
+    def _refused(self) -> float:
+        return cast("Producer", self.producer).refused_seconds()
+
+    async def _reach_anew(self) -> None:
+        await reach(self.settings.own, self.settings.app_id, self.topic_specs.consumed)
+
+    def misfit(self) -> Misfit | None:
+        """Return what is wrong with the partitions of the own topics, as Kafka told the consumer last."""
+        found = cast("Consumer", self.consumer).partition_counts(self.topic_specs.consumed)
+        used, surplus = self.settings.partitions, self.settings.ignores_surplus
+        return misfit(self.topic_specs, found, used, surplus=surplus, used=used)
+
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         quieten()
@@ -219,6 +251,7 @@ class Worker(faust.App):
         await self.group.start()
         if self.bridge is not None:
             await self.bridge.start()
+        self.add_future(self.kafka.run())
         await super().on_first_start()
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -267,6 +300,13 @@ class Worker(faust.App):
         await self.producer.maybe_start()
         return self.producer
 
+    def on_rebalance_return(self) -> None:
+        """Called by Faust when it has taken note of its partitions; with nothing to recover the rebalance has ended by
+        then, and Faust's own would warn of that.
+        """
+        if self._rebalancing_sensor_state:
+            super().on_rebalance_return()
+
     def on_rebalance_end(self) -> None:
         """Called by Faust when the tables are recovered and the streams run again."""
         super().on_rebalance_end()
@@ -295,7 +335,7 @@ class Worker(faust.App):
             for step in self.before_stop:
                 await step()
         finally:
-            with _limited():
+            with _limited(self.kafka.why_nothing_moves):
                 async with contextlib.AsyncExitStack() as last:
                     # Whatever fails on the way, the rest is stopped too.
                     for stop in reversed(self.after_stop):
@@ -312,13 +352,17 @@ class Worker(faust.App):
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _limited(why: Callable[[], str | None]) -> Iterator[None]:
     """End the process where the block takes too long: Faust waits for Kafka to take its commits, without limit.
 
-    Nothing is lost by that. What was not acknowledged is read again.
+    Nothing is lost by that. What was not acknowledged is read again. `why` says what keeps it, where that is known.
     """
-    why = f"Kafka did not let Faust stop within {STOP_SECONDS:g} s"
-    limit = asyncio.get_running_loop().call_later(STOP_SECONDS, stop_process, why)
+
+    def give_up() -> None:
+        late = why() or f"Faust did not stop within {STOP_SECONDS:g} s"
+        stop_process(f"{late}; what is not committed is read again at the next start")
+
+    limit = asyncio.get_running_loop().call_later(STOP_SECONDS, give_up)
     try:
         yield
     finally:

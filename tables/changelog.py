@@ -9,17 +9,21 @@ larger part of a node run's cost.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import ProducerClosed
 from aiokafka.structs import RecordMetadata
+from faust.types import TP
 
 from streams.exits import stop_process
+
+logger = logging.getLogger(__name__)
 
 Write: TypeAlias = tuple[bytes, bytes | None]
 """Key and value of a row; None deletes it."""
@@ -28,6 +32,19 @@ ROUND_SECONDS: Final = 0.01
 BUSY_ROUND_SECONDS: Final = 0.025
 """The same, behind a round of `BUSY_WRITES` and more: fewer and larger batches are what counts then."""
 BUSY_WRITES: Final = 12
+_ASK_AGAIN_SECONDS: Final = 1.0
+
+
+class Log(Protocol):
+    """Reads the changelog."""
+
+    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Return the offset behind the last record of each; nothing while the cluster does not answer."""
+
+    def batches(
+        self, partition: TP, start: int, end: int
+    ) -> AsyncGenerator[tuple[Sequence[ConsumerRecord[bytes, bytes]], int], None]:
+        """Read a range in batches, each with the offset behind it."""
 
 
 class Send(Protocol):
@@ -145,8 +162,15 @@ class Changelog:
             place.thens.popleft()
 
 
-def batches(producer: Callable[[], AIOKafkaProducer], topic: str) -> Send:
-    """Return what sends closed batches to the partitions of a topic: they wait for no further records."""
+Find: TypeAlias = Callable[[int, list[Write]], Awaitable[int]]
+"""Finds a batch that stands in a partition already: returns the offset of its first record."""
+
+
+def batches(producer: Callable[[], AIOKafkaProducer], topic: str, find: Find) -> Send:
+    """Return what sends closed batches to the partitions of a topic: they wait for no further records.
+
+    A broker that has had a batch before may acknowledge it without an offset; then `find` says where it stands.
+    """
 
     async def send(partition: int, writes: list[Write]) -> tuple[int, Awaitable[int]]:
         connected = producer()
@@ -160,10 +184,38 @@ def batches(producer: Callable[[], AIOKafkaProducer], topic: str) -> Send:
             raise ValueError(f"the record of row {writes[0][0]!r} is larger than a batch may be")
         batch.close()
         future = await connected.send_batch(batch, topic, partition=partition)
-        return count, _offset(cast("Awaitable[Any]", future))
+        return count, offset(cast("Awaitable[Any]", future), partition, writes[:count])
+
+    async def offset(sent: Awaitable[RecordMetadata], partition: int, writes: list[Write]) -> int:
+        told = cast("int", (await sent).offset)
+        return told if told >= 0 else await find(partition, writes)
 
     return send
 
 
-async def _offset(sent: Awaitable[RecordMetadata]) -> int:
-    return cast("int", (await sent).offset)
+def place_of(writes: Sequence[Write], records: Sequence[ConsumerRecord[bytes, bytes]]) -> int | None:
+    """Return the offset at which these writes stand one after the other among the records; None where they do not."""
+    for at in range(len(records) - len(writes) + 1):
+        run = records[at : at + len(writes)]
+        if all((one.key, one.value) == write for one, write in zip(run, writes, strict=True)):
+            return int(run[0].offset)
+    return None
+
+
+async def found_at(log: Log, tp: TP, start: int, writes: Sequence[Write]) -> int:
+    """Return where a batch stands that the broker has had already, by what is in the changelog from `start` on.
+
+    Waits out a cluster that is away. Raises LookupError where the batch is not there.
+    """
+    end = None
+    while end is None:
+        end = (await log.ends([tp])).get(tp)
+        await asyncio.sleep(_ASK_AGAIN_SECONDS if end is None else 0)
+    records: list[ConsumerRecord[bytes, bytes]] = []
+    async for some, _ in log.batches(tp, start, end):
+        records += some
+    found = place_of(writes, records)
+    if found is None:
+        raise LookupError(f"a batch of {tp.topic}[{tp.partition}] was acknowledged, and is not there from {start} on")
+    logger.info("a batch of %s[%d] was there already, at offset %d", tp.topic, tp.partition, found)
+    return found

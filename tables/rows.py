@@ -25,13 +25,14 @@ from typing import Any, Final, Protocol, cast
 
 import faust
 from aiokafka import AIOKafkaProducer
+from faust.types import TP
 from faust.types.stores import StoreT
 from rocksdict import Rdict, WriteBatch
 
 from streams.exits import stop_process
 from streams.topics import LEDGER_TABLE
 from streams.worker import Worker
-from tables.changelog import Changelog, Write, batches
+from tables.changelog import Changelog, Write, batches, found_at
 
 
 class RowError(LookupError):
@@ -202,8 +203,9 @@ class LatestRows:
         app.tables.add(self.table)
         self.stored = StoredRows(app, self.table)
         self._pending: dict[int, Pending] = {}
-        send = batches(lambda: producer_of(app), self.table.changelog_topic_name)
+        send = batches(lambda: producer_of(app), self.table.changelog_topic_name, self._find)
         self.changelog = Changelog(send, self._acknowledged)
+        self._log = app.log_reader
         self._room = asyncio.Event()
         app.on_lost.append(self._lost)
         app.before_rebalance.append(self.written)
@@ -253,6 +255,10 @@ class LatestRows:
             self.changelog.then(partition, partial(resolve, done))
             waiting.append(done)
         await asyncio.gather(*waiting)
+
+    async def _find(self, partition: int, writes: list[Write]) -> int:
+        tp = TP(self.table.changelog_topic_name, partition)
+        return await found_at(self._log, tp, self.table.followed(partition) + 1, writes)
 
     def _acknowledged(self, partition: int, writes: list[Write], offset: int) -> None:
         self.table.follow(partition, writes, offset)

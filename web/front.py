@@ -115,10 +115,18 @@ class Front:
     async def _own(self, limit: int, state: State | None) -> OverviewShown:
         now, looked = time.time(), self.looked
         number, runs = await looked.failed.failed(now - HOUR, SHOWN_FAILED)
-        status = looked.status.shown()
+        status, worker = looked.status.shown(), self.here.worker
+        misfit = worker.misfit()
         return OverviewShown(
             at=instant(now),
-            workers=[Pulse(**dict(status), stuck=looked.watch.problem())],
+            workers=[
+                Pulse(
+                    **dict(status),
+                    stuck=looked.watch.problem(),
+                    kafka=worker.kafka.sentence(),
+                    misfit=None if misfit is None else str(misfit),
+                )
+            ],
             lags=[*self._lags()],
             incidents=self._incidents(),
             sources=[*self._source()],

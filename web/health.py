@@ -18,6 +18,10 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    PARTITIONS = "partitions"
+    """An own topic has another number of partitions than the others."""
+    KAFKA = "kafka"
+    """The own Kafka is away: nothing can be taken on."""
     SOURCE = "source"
     """The source cluster has not been reached since the start: most likely its settings are wrong."""
 
@@ -42,12 +46,16 @@ class Readiness:
             return NotReady.STOPPING
         if not self.settled:
             return NotReady.STARTING
+        if self.worker.kafka.away:
+            return NotReady.KAFKA
         if self.worker.rebalancing:
             return NotReady.REBALANCING
         if not self.worker.owned:
             return NotReady.NO_PARTITIONS
         if self.worker.owned - self.dispatch.active:
             return NotReady.RECOVERING
+        if self.worker.misfit() is not None:
+            return NotReady.PARTITIONS
         return NotReady.SOURCE if self.worker.bridge and not self.worker.bridge.status.was_connected else None
 
     def word(self) -> str:

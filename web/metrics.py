@@ -86,6 +86,7 @@ class Gauges(Collector):
         yield metrics.RUNNING.gauge(*(([name], queue.taken) for name, queue in queues))
 
     def _health(self) -> Iterator[Metric]:
+        yield metrics.KAFKA_AWAY.gauge(([], self._here.worker.kafka.away_seconds()))
         yield metrics.READY.gauge(([], self._readiness.obstacle() is None))
         yield metrics.HEALTHY.gauge(([], self._watch.problem() is None))
         yield metrics.STANDING.gauge(*(([name], seconds) for name, seconds in self._watch.standing().items()))

@@ -103,6 +103,10 @@ class Pulse(WorkerStatus):
 
     stuck: str | None
     """What of it makes no progress, though it has work."""
+    kafka: str | None = None
+    """Since when the own Kafka does not do what it ought to, in words."""
+    misfit: str | None = None
+    """What is wrong with the numbers of partitions of the own topics, and what to do."""
 
 
 class UnreadableShown(Shown):

@@ -185,7 +185,7 @@ class Trials:
             sent = await self.publish(body.payload, body.node_run_id, body.workflow_run_id)
         except SendingError as error:
             raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", str(error), {"Retry-After": "5"}) from None
-        message = f"published: {sent.topic}, partition {sent.partition}, offset {sent.offset}"
+        message = f"published: {sent.place}"
         done = Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=message)
         return self.actions.answer(request, done, f"/node-runs/{body.node_run_id}")
 

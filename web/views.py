@@ -30,6 +30,7 @@ from streams.records import Audited, Settled, Source
 from streams.samples import HANDLER_SAMPLES, REPORT_SAMPLES
 from streams.settings import Signature
 from streams.tail import Tail, Taken
+from streams.topics import partition_of
 from tables.state import State
 from web.actions import Actions
 from web.auth import Guard
@@ -173,7 +174,8 @@ def _decode(raw: bytes | None, named: str | None) -> Message:
 
 async def _enter(message: NodeRunMessage, source: Source) -> None:
     key = message.node_run_id.encode()
-    await (await arrivals.send(key=key, value=arrival_of(message, source)))
+    partition = partition_of(key, settings.partitions)
+    await (await arrivals.send(key=key, value=arrival_of(message, source), partition=partition))
 
 
 async def _try_out(event_type: str, payload: Payload) -> Tried:

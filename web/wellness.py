@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -30,6 +30,8 @@ ENOUGH_FAILED: Final = 10
 _ROWS_TOLD: Final = 5
 """Unreadable rows that are told one by one."""
 _READY: Final = frozenset({"ready", "source-away"})
+_SAID: Final = frozenset({NotReady.NO_PARTITIONS, NotReady.KAFKA, NotReady.PARTITIONS})
+"""More workers than partitions is nothing bad: who has none stands by. The others have sentences of their own."""
 
 
 def problems(shown: OverviewShown, completed: int) -> list[Problem]:
@@ -51,8 +53,7 @@ def _bad(shown: OverviewShown) -> _Reasons:
         yield f"Worker {gone.worker} gives no answer: {gone.why}.", "/workers"
     if shown.missing:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
-    for worker in shown.workers:
-        yield from _bad_worker(worker)
+    yield from _bad_workers(shown.workers)
     yield from _bad_topics(shown)
     yield from _bad_reports(shown)
     if shown.unsure:
@@ -87,11 +88,20 @@ def _unreadable(shown: OverviewShown) -> _Reasons:
         yield f"{_plural(more, 'further row')} of the ledger cannot be read.", "#unreadable"
 
 
+def _bad_workers(workers: Sequence[Pulse]) -> _Reasons:
+    for misfit in sorted({worker.misfit for worker in workers if worker.misfit is not None}):
+        yield f"No worker can be started: {misfit}.", "/workers"
+    for worker in workers:
+        yield from _bad_worker(worker)
+
+
 def _bad_worker(worker: Pulse) -> _Reasons:
+    if worker.kafka is not None:
+        waits = "Calls go on; what they end with is written when it is back."
+        yield f"Worker {worker.worker}: {worker.kafka}. {waits}", "/workers"
     if worker.stuck is not None:
         yield f"Worker {worker.worker} makes no progress: {worker.stuck}.", "/workers"
-    # More workers than partitions is nothing bad: who has none stands by.
-    if worker.state not in _READY and worker.state != NotReady.NO_PARTITIONS:
+    if worker.state not in _READY and worker.state not in _SAID:
         yield f"Worker {worker.worker} is not ready: {worker.state}.", "/workers"
 
 

@@ -16,6 +16,7 @@ from local.emulator.config import EmulatorConfig
 from local.emulator.faults import RateLimit
 from local.emulator.journal import JournalError
 from local.emulator.server import Emulator
+from port.nodes import Form
 
 _DEFAULTS = EmulatorConfig()
 _EPILOG = """\
@@ -90,6 +91,7 @@ def _config(given: argparse.Namespace) -> EmulatorConfig:
         kafka_username=given.kafka_username,
         kafka_password=SecretStr(given.kafka_password),
         topic_partitions=given.create_topic,
+        form=given.form,
         token_seconds=given.token_seconds,
         identical_status=given.identical,
         accept_unknown=given.accept_unknown,
@@ -136,6 +138,14 @@ def _add_workflow_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("workflows").add_argument
     add(
         "--org-id", default=os.environ.get("PORT_ORG_ID", _DEFAULTS.org_id), help="publish on ORG_ID.runs (%(default)s)"
+    )
+    forms = ", ".join(Form)
+    add(
+        "--form",
+        type=Form,
+        default=_DEFAULTS.form,
+        metavar="FORM",
+        help=f"how messages are wrapped that do not say so: {forms} (%(default)s)",
     )
     add("--kafka", metavar="HOST:PORT,…", help="publish on this cluster; without it messages are only rendered")
     add("--create-topic", type=int, metavar="PARTITIONS", help="create the topic where it is missing")

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from local.emulator.faults import RateLimit
+from port.nodes import Form
 
 _CLIENT_SECRET = SecretStr("emulator-secret")
 _KAFKA_PASSWORD = SecretStr("emulator-password")
@@ -32,6 +33,8 @@ class EmulatorConfig:
     kafka_password: SecretStr = _KAFKA_PASSWORD
     topic_partitions: int | None = None
     """Create `<org_id>.runs` with so many partitions where it is missing; None to leave that to others."""
+    form: Form = Form.CONTEXT
+    """How messages are wrapped that do not say so themselves."""
     token_seconds: float = 10_800
     identical_status: int = 409
     """The answer to the same completion again: 409, or 200."""

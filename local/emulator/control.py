@@ -105,7 +105,7 @@ class Control:
         """Start a node run and publish its messages. Raises RenderError, PublishError."""
         spec = new_spec(request)
         async with self._rendering:
-            messages = await render_messages(request, spec, self._config.client_secret)
+            messages = await render_messages(request, spec, self._config.client_secret, self._config.form)
         if self._publisher is None:
             self._state.register(spec)
             return Published(spec.workflow_run_id, spec.node_run_id, messages, ())

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -24,7 +24,8 @@ from aiokafka.errors import (
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from local.emulator.state import NodeRunSpec
-from port.nodes import ActionNode, NodeExecution
+from port.errors import NodeError
+from port.nodes import ActionNode, Form, NodeExecution
 from port.render import render
 from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 
@@ -71,10 +72,10 @@ class PublishRequest(BaseModel):
     """What earlier nodes put out, by node identifier."""
     secrets: dict[str, str] = {}
     workflow_identifier: Annotated[str, Field(alias="workflowIdentifier", min_length=1)] = "workflow"
-    form: Literal["context", "headers"] = "context"
-    """Which of the two known forms of the message; `headers` is signed."""
+    form: Form | None = None
+    """Which of the known forms of the message; `headers` is signed. The emulator's own without it."""
     split: bool = False
-    """One message per element of an array payload."""
+    """One message per element of an array payload; where it stands at the root an array is split in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +123,26 @@ def new_spec(request: PublishRequest) -> NodeRunSpec:
     )
 
 
-async def render_messages(request: PublishRequest, spec: NodeRunSpec, secret: SecretStr) -> tuple[Message, ...]:
-    """The messages of one node run, rendered and wrapped. Raises RenderError; PublishError (422) for a bad split."""
+async def render_messages(
+    request: PublishRequest, spec: NodeRunSpec, secret: SecretStr, usual: Form = Form.CONTEXT
+) -> tuple[Message, ...]:
+    """The messages of one node run, rendered and wrapped. Raises RenderError; PublishError (422) for a bad split.
+
+    `usual` is the form where the request names none.
+    """
+    form = request.form or usual
     execution = _execution(spec)
     inputs = execution.template_input(request.trigger, request.outputs, request.secrets)
     payload = await render(request.node.config.payload, inputs, time_limit=_RENDER_SECONDS)
     payloads = [payload]
-    if request.split:
+    if request.split or (form.is_spread and isinstance(payload, list)):
         if not isinstance(payload, list) or not payload:
             raise PublishError("split needs a payload that is an array with at least one element", 422)
         payloads = payload
-    return tuple(_wrapped(one, request.form, execution, secret) for one in payloads)
+    try:
+        return tuple(_wrapped(one, form, execution, secret) for one in payloads)
+    except NodeError as error:
+        raise PublishError(str(error), 422) from None
 
 
 def _execution(spec: NodeRunSpec) -> NodeExecution:
@@ -141,10 +151,10 @@ def _execution(spec: NodeRunSpec) -> NodeExecution:
     )
 
 
-def _wrapped(payload: JsonValue, form: str, execution: NodeExecution, secret: SecretStr) -> Message:
-    if form != "headers":
-        return execution.message(payload)
-    message: Message = {"headers": {}, "context": {"runId": execution.node_run_id}, "payload": payload}
+def _wrapped(payload: JsonValue, form: Form, execution: NodeExecution, secret: SecretStr) -> Message:
+    message = execution.message(payload, form)
+    if form is not Form.HEADERS:
+        return message
     timestamp = str(int(time.time()))
     # Of the text that is written on Kafka.
     signature = signature_of(orjson.dumps(message), timestamp, secret)

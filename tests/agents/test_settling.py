@@ -582,3 +582,41 @@ async def test_the_tries_of_a_report_whose_partition_goes_are_forgotten(desk: De
     with pytest.raises(NotOwnedError):
         await report
     assert desk.settler.tries_of(ID) is None
+
+
+def guessed(result: Result = Result.FAILED, workflow_run_id: str | None = "wfr_a") -> NodeRun:
+    """A node run whose payload stood at the root of its message."""
+    return frozen(result, workflow_run_id=workflow_run_id).model_copy(update={"guessed": True})
+
+
+async def test_failed_on_a_guess_is_reported_after_a_look(desk: Desk) -> None:
+    assert await desk.settled(guessed()) is Settled.REPORTED
+    assert (desk.calls("run"), desk.calls("report"), desk.result) == ([200], [200], "FAILED")
+
+
+async def test_success_needs_no_look(desk: Desk) -> None:
+    assert await desk.settled(guessed(Result.SUCCESS)) is Settled.REPORTED
+    assert desk.calls("run") == []
+
+
+@pytest.mark.parametrize("workflow_run_id", [None, "wfr_other"])
+async def test_failed_on_a_guess_is_not_reported_where_port_does_not_show_the_node_run(
+    desk: Desk, workflow_run_id: str | None
+) -> None:
+    answered = await desk.report(guessed(workflow_run_id=workflow_run_id))
+    assert (answered.settled, answered.status) == (Settled.REFUSED, None)
+    assert answered.reason.startswith("not sent: the form of the message is a guess")
+    assert (desk.calls("report"), desk.result) == ([], None)
+
+
+async def test_failed_on_a_guess_waits_for_a_look(desk: Desk) -> None:
+    desk.fail(FaultRule(paths=("run",), status=503, count=2), FaultRule(paths=("run",), status=404, count=2))
+    assert await desk.settled(guessed()) is Settled.REPORTED
+    assert (desk.calls("run")[-1], desk.calls("report"), desk.result) == (200, [200], "FAILED")
+    assert len(desk.calls("run")) == 5
+
+
+async def test_failed_on_a_guess_of_what_is_completed_is_not_sent(desk: Desk) -> None:
+    await desk.report(frozen())
+    assert (await desk.settled(guessed()), desk.calls("report")) == (Settled.REFUSED, [200])
+    assert desk.result == "SUCCESS"

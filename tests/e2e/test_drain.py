@@ -30,6 +30,7 @@ ASSIGNED = b"Executing _on_partitions_assigned"
 LATEST = 0.2
 """Seconds between a worker's new assignment and its SIGTERM, at most."""
 STOPS_WITHIN = 100.0
+SETTLES_WITHIN = 3 * STARTS_WITHIN
 
 
 def assignments(worker: Process) -> int:
@@ -50,17 +51,17 @@ class Rounds:
 
     def _start(self, name: str) -> None:
         self.team.start(name, NOTES=str(self.notes))
-        self.team.settled()
+        self.team.settled(SETTLES_WITHIN)
 
     def round(self, delay: float) -> tuple[float, float]:
         """Return the longest time without a completion, and the longest of a node run, in seconds."""
         began, old, new = time.time(), self.team[self._last], next(self._names)
         before = assignments(old)
         self.team.start(new, NOTES=str(self.notes))
-        eventually(lambda: assignments(old) > before, "a new assignment", STARTS_WITHIN, every=0.005)
+        eventually(lambda: assignments(old) > before, "a new assignment", SETTLES_WITHIN, every=0.005)
         time.sleep(delay)
         assert old.stop(STOPS_WITHIN) == 0
-        self.team.settled()
+        self.team.settled(SETTLES_WITHIN)
         self._last = new
         self.load.goes_on(100)
         times = sorted(at for at in self.load.tally.completed.values() if at >= began)
@@ -98,13 +99,13 @@ def test_two_workers_that_stop_together_repeat_no_call(new_team: NewTeam) -> Non
     team = new_team(NOTING)
     load, notes = Load(team.cluster), team.cluster.folder / "notes"
     team.start("one", "two", "three", NOTES=str(notes))
-    team.settled()
+    team.settled(SETTLES_WITHIN)
     with load.steadily(SCALE.drain_rate):
         load.goes_on(50)
         for name in ("one", "two"):
             team[name].child.send_signal(signal.SIGTERM)
         assert [team[name].ended(STOPS_WITHIN) for name in ("one", "two")] == [0, 0]
-        team.settled()
+        team.settled(SETTLES_WITHIN)
         load.goes_on(50)
     load.completes()
     calls = calls_in(notes)

@@ -42,6 +42,10 @@ def as_another(write: Write, node_run_id: str) -> Write:
     return key.replace(known, own), None if value is None else value.replace(known, own)
 
 
+async def never_asked(partition: int, writes: list[Write]) -> int:
+    raise AssertionError(f"a batch of partition {partition} was acknowledged without an offset")
+
+
 async def write(cluster: Cluster, ids: Iterable[str]) -> int:
     """Create the topics, and write node runs into the changelog as workers do; returns how many records that took."""
     settings = Settings.model_validate(
@@ -61,7 +65,7 @@ async def write(cluster: Cluster, ids: Iterable[str]) -> int:
     async with AIOKafkaProducer(
         bootstrap_servers=cluster.kafka.bootstrap, max_request_size=MAX_RECORD_BYTES, max_batch_size=131_072
     ) as producer:
-        send = batches(lambda: producer, topics.changelog.name)
+        send = batches(lambda: producer, topics.changelog.name, never_asked)
         for partition, writes in partitions.items():
             sent = 0
             while sent < len(writes):

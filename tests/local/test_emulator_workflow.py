@@ -12,8 +12,9 @@ from pydantic import JsonValue, SecretStr
 from local.emulator import Emulator, EmulatorConfig, PublishError, PublishRequest
 from local.examples import NAMES, load_example, load_examples
 from local.kafka import EmbeddedKafka
-from port.nodes import parse_node
+from port.nodes import Form, parse_node
 from port.signature import refusal
+from streams.messages import NodeRunMessage, sort_out
 from tests.local.calls import COMPLETED, Body, Caller
 
 NODE: Body = {"identifier": "publish", "config": {"type": "KAFKA", "payload": {"service": "{{ .outputs.trigger.s }}"}}}
@@ -62,6 +63,36 @@ async def test_the_headers_form_is_signed_and_has_the_node_run_id_alone(caller: 
     wire, now = orjson.dumps(message), time.time()
     assert refusal(wire, now, emulator.config.client_secret, required=True) is None
     assert refusal(wire, now, SecretStr("another"), required=True) == "its signature is wrong"
+
+
+@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_worker_takes_each_example_in_each_form(emulator: Emulator, name: str, form: Form) -> None:
+    plain, wrapped = [
+        await emulator.publish(PublishRequest.model_validate({**load_example(name), "form": one}))
+        for one in (Form.CONTEXT, form)
+    ]
+    messages = [sort_out(orjson.dumps(message)) for message in wrapped.messages]
+    payload = plain.messages[0]["payload"]
+    items: list[object] = []
+    for message in messages:
+        assert isinstance(message, NodeRunMessage)
+        assert (message.node_run_id, message.problem) == (wrapped.node_run_id, None)
+        assert message.guessed is form.is_spread
+        assert message.workflow_run_id in (wrapped.workflow_run_id, None)
+        items += message.items
+    assert [set(item) for item in items if isinstance(item, dict)] == [
+        set(one) for one in (payload if isinstance(payload, list) else [payload]) if isinstance(one, dict)
+    ]
+
+
+async def test_the_emulators_own_form_holds_where_a_request_names_none() -> None:
+    async with Emulator(EmulatorConfig(form=Form.OBJECTS)) as emulator:
+        example = load_example("notifications")
+        own = await emulator.publish(PublishRequest.model_validate(example))
+        named = await emulator.publish(PublishRequest.model_validate({**example, "form": "identifiers"}))
+    assert list(own.messages[0]) == ["workflowRun", "workflowNodeRun", "payload"]
+    assert "nodeRunIdentifier" in cast("Body", named.messages[0]["context"])
 
 
 async def test_everything_that_templates_can_read_is_there(caller: Caller) -> None:

@@ -36,7 +36,7 @@ def test_without_kafka_it_ends_in_time_and_what_it_had_not_acknowledged_is_done_
             worker.child.send_signal(signal.SIGTERM)
             assert worker.child.wait(STOP_SECONDS + 15) == RESTART
             assert time.monotonic() - began < STOP_SECONDS + 5
-        assert f"Kafka did not let Faust stop within {STOP_SECONDS:g} s" in worker.log.read_text(errors="replace")
+        assert "stopped: Kafka does not answer (" in worker.log.read_text(errors="replace")
         call(cluster.emulator_port, "PUT", "/emulator/faults", body={})
         cluster.kafka.start()
         with cluster.worker("second") as worker:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from port.signature import FRESH_SECONDS, refusal
-from streams.messages import Bad, sort_out
+from streams.message_text import Broken, parse
 from tests.port.vectors import VECTORS, Signed
 
 SECRET = SecretStr("the client secret")
@@ -140,6 +140,14 @@ def test_a_message_passes_however_it_is_written_and_signed(
     assert check(message, NOW + FRESH_SECONDS + 1) not in (None, WRONG)
 
 
+@pytest.mark.parametrize("space", ["", " ", "\n"])
+@pytest.mark.parametrize("text", [r"\ud83d", "ü \\ude80 \U0001f680", r"\ud83d\ud83d"])
+def test_half_a_surrogate_pair_is_signed_as_it_is_written(text: str, space: str) -> None:
+    message = signed(f'"context":{{"runId":"wfnr_1"}},"payload":{{"eventType":"x","title":"{text}"}}')
+    assert check(message.replace('"payload":', f'"payload":{space}')) is None
+    assert check(message.replace(r"\ud83d", r"\ud83e").replace("wfnr_1", "wfnr_2")) == WRONG
+
+
 @given(st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode(errors="replace")), st.data())
 def test_nothing_else_passes_and_nothing_raises(noise: bytes, data: st.DataObject) -> None:
     assert check(noise) is not None
@@ -147,7 +155,8 @@ def test_nothing_else_passes_and_nothing_raises(noise: bytes, data: st.DataObjec
     start = data.draw(st.integers(0, len(message) - 1))
     end = data.draw(st.integers(start, min(len(message), start + 5)))
     changed = message[:start] + noise + message[end:]
-    if isinstance(sort_out(changed), Bad) or json.loads(changed) == json.loads(message):
+    read = parse(changed)
+    if isinstance(read, Broken) or read.problem is not None or read.fields == json.loads(message):
         return
     # A changed message passes with nobody's signature: without one at best, and then not where it is required.
     assert check(changed) is not None

@@ -194,6 +194,13 @@ class TestOwnCluster:
         assert "max.message.bytes=4194304" in arrivals.remedy
         assert told.status("kafka group") is Status.WRONG
         assert "GROUP_AUTHORIZATION_FAILED" in told["kafka group"].found
+        assert told.status("kafka writes") is Status.WRONG
+        assert "may not write idempotently" in told["kafka writes"].found
+        assert "IdempotentWrite" in told["kafka writes"].remedy
+        right = Right(Resource.TOPIC, unique, Operation.WRITE, prefix=True)
+        allow(source.admin_bootstrap, source.username, [right])
+        told = await Place(source.broker, unique).check(None, **names)
+        assert told.status("kafka writes") is Status.OK
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,22 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables.changelog import Changelog, Write
+from tables import changelog
+from tables.changelog import Changelog, Write, batches, found_at
 from tests.tables.histories import profile
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +197,97 @@ async def _history(steps: list[tuple[int, int]], most: int) -> None:
     assert stored == written
     assert called == {partition: list(range(1, len(writes) + 1)) for partition, writes in written.items()}
     assert broker.changelog.unacknowledged == 0
+
+
+TP0 = TP("changelog", 0)
+
+
+@dataclass
+class Log:
+    """What stands in the changelog's partition."""
+
+    records: list[tuple[int, Write]]
+    answers: int = 1
+    """The call by which it answers."""
+
+    async def ends(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        self.answers -= 1
+        return {} if self.answers > 0 else dict.fromkeys(partitions, self.records[-1][0] + 1)
+
+    async def batches(
+        self, partition: TP, start: int, end: int
+    ) -> AsyncGenerator[tuple[Sequence[ConsumerRecord[bytes, bytes]], int], None]:
+        for offset, (key, value) in self.records:
+            if start <= offset < end:
+                one = SimpleNamespace(offset=offset, key=key, value=value)
+                yield [cast("ConsumerRecord[bytes, bytes]", one)], offset + 1
+
+
+def written(*numbers: int, start: int = 0) -> list[tuple[int, Write]]:
+    return [(start + place, row(number)) for place, number in enumerate(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("there", "start", "batch", "at"),
+    [
+        (written(1, 2), 0, (1, 2), 0),
+        # What was before it, and behind it, another worker's that writes there, too: the offset tells.
+        (written(7, 8, 1, 2), 2, (1, 2), 2),
+        (written(7, 1, 2, 9), 0, (1, 2), 1),
+        (written(1, 1, 2), 0, (1, 2), 1),
+    ],
+)
+async def test_a_batch_that_was_acknowledged_without_an_offset_is_read_back(
+    there: list[tuple[int, Write]], start: int, batch: tuple[int, ...], at: int
+) -> None:
+    assert await found_at(Log(there), TP0, start, [row(number) for number in batch]) == at
+
+
+async def test_one_that_is_not_there_is_no_acknowledgement() -> None:
+    with pytest.raises(LookupError, match="was acknowledged, and is not there"):
+        await found_at(Log(written(1, 3, 2)), TP0, 0, [row(1), row(2)])
+
+
+async def test_a_cluster_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changelog, "_ASK_AGAIN_SECONDS", 0.001)
+    assert await found_at(Log(written(1), answers=5), TP0, 0, [row(1)]) == 0
+
+
+class Producer:
+    """Acknowledges each batch with these offsets."""
+
+    def __init__(self, *offsets: int) -> None:
+        self._offsets = list(offsets)
+        self.sent: list[int] = []
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(1000, 0)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[SimpleNamespace]:
+        self.sent.append(batch.record_count())
+        future: asyncio.Future[SimpleNamespace] = asyncio.get_running_loop().create_future()
+        future.set_result(SimpleNamespace(offset=self._offsets.pop(0)))
+        return future
+
+
+async def test_a_duplicate_without_an_offset_ends_no_healthy_worker() -> None:
+    """The broker had the second batch before: it says no more than that."""
+    producer, asked, stored = Producer(0, -1, 3), list[list[Write]](), list[tuple[int, int]]()
+
+    async def find(partition: int, writes: list[Write]) -> int:
+        asked.append(writes)
+        return 1
+
+    send = batches(lambda: cast("AIOKafkaProducer", producer), "changelog", find)
+    log = Changelog(send, lambda partition, writes, last: stored.append((len(writes), last)))
+    for some in ((1,), (2, 3), (4,)):
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for number in some:
+            log.write(0, *row(number))
+        log.then(0, partial(done.set_result, None))
+        await done
+    assert stored == [(1, 0), (2, 2), (1, 3)]
+    assert asked == [[row(2), row(3)]]
 
 
 _FAILING = """

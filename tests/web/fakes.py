@@ -1,5 +1,6 @@
 """A worker's knowledge without Kafka: rows in memory, and node runs in every state."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from agents.work import ItemWork
 from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
 from streams.incidents import Incidents
+from streams.kafka_health import KafkaHealth
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
 from streams.open_transactions import OpenTransactions
@@ -198,6 +200,8 @@ class FakeWorker:
             incidents=Incidents(),
             transactions=OpenTransactions(),
             bridge=None,
+            misfit=lambda: None,
+            kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
             port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
         )
         self.worker = cast("Worker", self.app)
