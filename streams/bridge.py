@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import stamina
@@ -26,11 +26,8 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     MessageSizeTooLargeError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
-from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 from mode import Service
 from pydantic import ValidationError
@@ -40,12 +37,9 @@ from port.errors import PortError
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster
 from streams.consumers import new_consumer
-from streams.continuity import Continuity
-from streams.incidents import Incidents
 from streams.lag import Ends
-from streams.landmarks import digest_of
 from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
-from streams.offsets import KafkaLog
+from streams.offsets import LOG_APPEND_TIME
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENT, running
 from streams.records import Source
@@ -123,12 +117,9 @@ class Bridge(Service):
         topic: the name of the runs topic, on both clusters.
         client_id: how it calls itself at both clusters.
         port: where brokers and credentials come from, if the settings say so.
-        incidents: is told of records that are gone at the source.
     """
 
-    def __init__(
-        self, settings: Settings, topic: str, client_id: str, port: PortClient, incidents: Incidents | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, topic: str, client_id: str, port: PortClient) -> None:
         super().__init__()
         if settings.source is None:
             raise ValueError("there is no source to copy from")
@@ -137,7 +128,6 @@ class Bridge(Service):
         self._topic = topic
         self._client_id = client_id
         self._port = port
-        self._incidents = incidents or Incidents()
         self.status = SourceState()
         self._ends = Ends()
         self.rounds = 0
@@ -160,10 +150,9 @@ class Bridge(Service):
             async with contextlib.AsyncExitStack() as clients:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     consumer, producer = await self._connect(clients)
-                    log = await clients.enter_async_context(_looking(self._settings.app_id, self._source))
                 joined = _Joined()
                 consumer.subscribe([self._topic], listener=joined)
-                await self._copy(consumer, producer, joined, Continuity(log, self._incidents, "source "))
+                await self._copy(consumer, producer, joined)
         except Exception as error:
             was_good = self.status.connected
             self._failed(await self._why(error))
@@ -179,8 +168,6 @@ class Bridge(Service):
             group_id=self._settings.app_id,
             # The own cluster may be away for as long as it takes.
             max_poll_interval_ms=2_000_000_000,
-            # Out of range is told, and not passed over: see `_begin`.
-            auto_offset_reset="none",
         )
         await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):
@@ -214,26 +201,18 @@ class Bridge(Service):
             self._source, brokers=tuple(given.brokers), username=given.username, password=given.password
         )
 
-    async def _copy(
-        self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined, source: Continuity
-    ) -> None:
-        looked, begun = 0.0, frozenset[TopicPartition]()
+    async def _copy(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined) -> None:
+        looked = 0.0
         while True:
             self.rounds += 1
-            batch = await _next(consumer)
-            if batch is None or consumer.assignment() != begun:
-                begun = await _begin(consumer, source)
-                batch = {}
-            if batch:
+            if batch := await _next(consumer):
                 await self._pass_on(batch, producer)
-                _remember(source, batch)
-                await _commit(consumer, source, {tp: records[-1].offset + 1 for tp, records in batch.items()})
+                await _commit(consumer, {tp: records[-1].offset + 1 for tp, records in batch.items()})
             if joined.yet and not self.status.connected:
                 self._went_well()
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 await self._look(consumer)
-                await self._look_back(consumer, source)
 
     async def _pass_on(
         self, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]], producer: AIOKafkaProducer
@@ -272,6 +251,7 @@ class Bridge(Service):
             partition=record.partition,
             offset=record.offset,
             timestamp=record.timestamp / 1000,
+            appended=record.timestamp_type == LOG_APPEND_TIME,
         )
         return [*record.headers, (SOURCE_HEADER, stood.model_dump_json().encode())]
 
@@ -292,14 +272,6 @@ class Bridge(Service):
         for partition, records in lag.items():
             SOURCE_LAG.labels(str(partition)).set(records)
         self.status.lag, self.status.lag_seconds = lag, seconds
-
-    async def _look_back(self, consumer: AIOKafkaConsumer, source: Continuity) -> None:
-        """Look whether the source is still the one that it was. Raises SourceError where it went back."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            back = await source.look(await _positions(consumer))
-        if back:
-            await _commit(consumer, source, {TopicPartition(*tp): offset for tp, offset in back.items()})
-            raise SourceError("its log went back: records were lost there, or it was restored; it is read again")
 
     def _went_well(self) -> None:
         logger.info("source: copying %s", self._topic)
@@ -350,66 +322,20 @@ async def _id_of(cluster: Cluster) -> str:
         await admin.close()
 
 
-async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] | None:
-    """Return the next records, none after a few seconds: left to itself aiokafka waits for the end of a rebalance.
-
-    Returns None where the place to read on from is not known, or not there.
-    """
+async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+    """Return the next records, none after a few seconds: left to itself aiokafka waits for the end of a rebalance."""
     batch: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LOOK_SECONDS):
-            try:
-                batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
-            except (OffsetOutOfRangeError, NoOffsetForPartitionError):
-                return None
+            batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
     return batch
 
 
-@contextlib.asynccontextmanager
-async def _looking(group: str, source: Cluster) -> AsyncIterator[KafkaLog]:
-    """Yield what tells of the source's log."""
-    log = KafkaLog(group, source.client())
-    try:
-        await log.start()
-        yield log
-    finally:
-        # Without waiting long for a cluster that is away.
-        await asyncio.wait([asyncio.create_task(log.stop())], timeout=PROBE_SECONDS)
-
-
-async def _begin(consumer: AIOKafkaConsumer, source: Continuity) -> frozenset[TopicPartition]:
-    """Have all that is assigned read on from where it was committed, or from where the source is new since."""
-    mine = frozenset(consumer.assignment())
-    async with asyncio.timeout(CONNECT_SECONDS):
-        begun = await source.begin([TP(*tp) for tp in mine])
-    with contextlib.suppress(IllegalStateError):  # it has just gone
-        for tp, offset in begun.expected.items():
-            consumer.seek(TopicPartition(*tp), offset)
-    if begun.back:
-        await _commit(consumer, source, {TopicPartition(*tp): offset for tp, offset in begun.back.items()})
-    return mine
-
-
-def _remember(source: Continuity, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]) -> None:
-    for tp, records in batch.items():
-        for one in records:
-            source.saw(TP(*tp), one.offset, digest_of(one.timestamp / 1000, one.key, one.value))
-
-
-async def _positions(consumer: AIOKafkaConsumer) -> Mapping[TP, int]:
-    found = dict[TP, int]()
-    for tp in consumer.assignment():
-        with contextlib.suppress(IllegalStateError):  # it has just gone
-            found[TP(*tp)] = await consumer.position(tp)
-    return found
-
-
-async def _commit(consumer: AIOKafkaConsumer, source: Continuity, offsets: Mapping[TopicPartition, int]) -> None:
-    said = {tp: OffsetAndMetadata(*source.commit(TP(*tp), offset)) for tp, offset in offsets.items()}
+async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
     try:
         # Left to itself aiokafka looks for the group's coordinator for ever.
         async with asyncio.timeout(ANSWER_SECONDS):
-            await consumer.commit(said)
+            await consumer.commit(dict(offsets))
     except (CommitFailedError, IllegalStateError) as gone:
         # The partition went to another worker meanwhile, which copies these records again.
         logger.info("source: not committed, a rebalance: %s", gone)
