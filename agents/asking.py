@@ -89,10 +89,11 @@ async def _await(
 
 def told(event: AskedEvent, applied: Applied) -> None:
     """Tell what became of a request. Called by the owner when it is acknowledged."""
-    if event.action is None:
+    if event.action is None or (isinstance(event, RunCancelled) and event.over):
+        # The command that completed a node run at Port has written that itself.
         return
     partition = partition_of(event.node_run_id.encode(), settings.partitions)
-    why = _why(applied)
+    why = _why(event, applied)
     _tell(event.action, partition, Became(applied.note, why))
     record = Audited(
         id=event.action.id,
@@ -107,10 +108,15 @@ def told(event: AskedEvent, applied: Applied) -> None:
     spawn(write(record))
 
 
-def _why(applied: Applied) -> str:
+def _why(event: AskedEvent, applied: Applied) -> str:
     if applied.run is None:
         return "the node run is not known"
-    return applied.why or ("the item has ended already" if applied.note is Note.REFUSED else "")
+    if applied.note is Note.LATE and isinstance(event, ItemAgain | ItemCompleted):
+        return f"there is no item {event.index}: the node run has {applied.run.items}, counted from 0"
+    ended = None if applied.item is None else applied.item.result
+    if applied.note is Note.REFUSED and not applied.why and ended is not None:
+        return f"the item has ended already, with {ended}"
+    return "" if applied.note is Note.APPLIED else applied.why
 
 
 def told_of_pause(partition: int, event: TypePaused, note: Note) -> None:

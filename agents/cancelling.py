@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from port.client import Answer, Before
-from port.models import WorkflowRun
+from port.models import Result, WorkflowRun
 from tables.state import Stop
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,9 @@ def stop_of(run: WorkflowRun, node_run_id: str, known: Stop | None) -> Stop | No
     """
     node_run = run.node_run(node_run_id)
     if node_run is not None and node_run.is_over:
-        return Stop.OVER
+        # A forced cancellation fails it.
+        ended_by_port = run.is_cancelled and node_run.result != Result.SUCCESS
+        return Stop.OVER if ended_by_port else Stop.ELSEWHERE
     if run.is_over and (run.is_cancelled or known is Stop.SOFT):
         return Stop.RUN
     return Stop.SOFT if run.is_cancelled else None

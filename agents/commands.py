@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import getpass
 import json
 import logging
 import sys
@@ -20,13 +21,24 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from agents import shared
+from agents.asked import new_action
 from agents.callbacks import word
 from agents.check import of_handler
 from agents.contract import Context
 from agents.execution import MAX_OUTPUT_BYTES
 from agents.node_template import node_of
 from agents.schemas import Schema
-from agents.sending import NodeFile, SendingError, append, message_of, new_execution, publish, read_node_file, signed
+from agents.sending import (
+    NodeFile,
+    SendingError,
+    append_all,
+    ask,
+    message_of,
+    new_execution,
+    publish,
+    read_node_file,
+    signed,
+)
 from agents.testing import Outcome, outcome_of
 from port.client import AnswerKind, PortClient
 from port.errors import RenderError
@@ -36,8 +48,9 @@ from port.nodes import Form
 from port.secrets import Decryption
 from streams.app import settings
 from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure, event_type, sort_out
-from streams.records import By, said_of
+from streams.records import Audited, By, NodeRunEvent, RunCancelled, said_of
 from streams.settings import Signature
+from tables.state import Note
 
 FAILED: Final = 1
 _FORMS: Final = [form.value for form in Form]
@@ -159,12 +172,24 @@ class send(Command):
         form = Form(self.text("form") or Form.CONTEXT)
         message = await message_of(file, execution, form)
         if settings.signature is Signature.REQUIRED or form is Form.HEADERS:
-            message = signed(message, settings.port_client_secret)
+            message = signed(message, settings.client_secrets[0])
         if self.kwargs.get("dry_run"):
             click.echo(json.dumps(message, indent=2))
             return
         sent = await publish(settings.own, shared.specs.runs.name, execution.node_run_id, message)
         click.echo(f"{execution.node_run_id} is in {sent.place}")
+        action = new_action(asker())
+        audited = Audited(
+            id=action.id,
+            at=time.time(),
+            who=action.who,
+            what="send message",
+            outcome=Note.APPLIED.value,
+            why=sent.place,
+            node_run_id=execution.node_run_id,
+        )
+        if wrong := await _audit(audited):
+            click.echo(f"that could not be written to the audit: {wrong}", err=True)
 
 
 class replay(Command):
@@ -201,8 +226,9 @@ class replay(Command):
 class complete(Command):
     """Complete a node run at Port by hand, whatever its handler does or did.
 
-    Asks before it does so. A worker that knows the node run is not told: its own report is refused by Port (409) then,
-    and its web view says so. For an item that waits for a callback, take complete-item.
+    Asks before it does so. Where Port takes it, the workers are told: what has not ended of the node run is cancelled,
+    nothing more is reported of it, and its page says who completed it. It stands in the audit. For an item that waits
+    for a callback, take complete-item.
     """
 
     options = [
@@ -233,6 +259,7 @@ class complete(Command):
         if not self.kwargs.get("yes"):
             confirm(f"Complete {node_run_id} at {settings.port_api_base_url} with {update.to_json().decode()}?")
         asyncio.run(_complete(node_run_id, run_id, update))
+        # What Port has taken is done, whatever becomes of the word about it.
         self.tell(f"{node_run_id} is completed: {update.result}", nodeRunId=node_run_id, result=self._result.value)
         return 0
 
@@ -256,7 +283,8 @@ class complete_item(Command):
     """Say by hand how an item ended, in place of a callback that does not come.
 
     Asks before it does so. The workers are told, on their outcomes topic, and report the node run when all its items
-    have ended. An item that has ended already stays as it is.
+    have ended. An item that has ended already stays as it is. Exit status 1 where nothing was done, and why; 0 also
+    where no worker has said in time what came of it: the audit will.
     """
 
     options = [
@@ -283,18 +311,52 @@ class complete_item(Command):
             raise CommandError("--error goes with --result FAILED, and says why")
         given = self.text("output")
         output = None if given is None else _output_in(given)
-        event = word(node_run_id, index, result, By.CLI, output=output, error=error)
+        said = word(node_run_id, index, result, By.CLI, output=output, error=error)
+        event = said.model_copy(update={"action": new_action(asker())})
         if len(event.output or "") > MAX_OUTPUT_BYTES:
             raise CommandError(f"--output: is larger than {MAX_OUTPUT_BYTES:,} bytes")
         if not self.kwargs.get("yes"):
             confirm(f"Say of item {index} of {node_run_id} that it ended with {result}?")
+        topics = shared.specs.outcomes.name, shared.specs.audit.name
         try:
-            asyncio.run(append(settings.own, shared.specs.outcomes.name, node_run_id, event.encode()))
+            became = asyncio.run(ask(settings.own, *topics, event, _ANSWER_SECONDS))
         except SendingError as wrong:
             raise CommandError(str(wrong), FAILED) from None
-        said = f"the workers are told: item {index} of {node_run_id} has ended with {result}, unless it had before"
-        self.tell(said, nodeRunId=node_run_id, index=index, result=result.value)
-        return 0
+        outcome = "pending" if became is None else became.outcome
+        message = f"item {index} of {node_run_id}: {_became(became, result)}"
+        self.tell(message, nodeRunId=node_run_id, index=index, result=result.value, outcome=outcome)
+        return 0 if outcome in (Note.APPLIED, "pending") else FAILED
+
+
+_ANSWER_SECONDS: Final = 20.0
+
+
+def _became(became: Audited | None, result: Result) -> str:
+    if became is None:
+        return "taken: no worker has said yet what came of it; it stands in Kafka, and the audit will say"
+    if became.outcome == Note.APPLIED:
+        return f"has ended with {result}"
+    if became.outcome == Note.DUPLICATE:
+        return f"nothing changed: {became.why or 'the same was said before'}"
+    return f"{became.outcome}: {became.why}"
+
+
+def asker() -> str:
+    """Return who runs the command, for the audit."""
+    try:
+        return f"cli: {getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli: unknown"
+
+
+async def _audit(record: Audited, *before: tuple[str, NodeRunEvent]) -> str:
+    """Write to the audit what was done, and events of the node run before that; return what is wrong, if anything."""
+    topics = [(topic, event.node_run_id, event.encode()) for topic, event in before]
+    try:
+        await append_all(settings.own, [*topics, (shared.specs.audit.name, record.id, record.encode())])
+    except SendingError as wrong:
+        return str(wrong)
+    return ""
 
 
 def _output_in(given: str) -> dict[str, JsonValue]:
@@ -373,7 +435,7 @@ async def _ended(message: NodeRunMessage, index: int, attempt: int) -> dict[str,
             attempt=attempt,
             received_at=time.time(),
             fields=fields,
-            decryption=Decryption(settings.port_client_secret),
+            decryption=Decryption(*settings.client_secrets),
         )
         outcome = await outcome_of(handler, context)
     return {"index": index, "eventType": name, "handler": handler and handler.name, **dataclasses.asdict(outcome)}
@@ -403,10 +465,29 @@ def confirm(question: str) -> None:
 
 
 async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate) -> None:
+    """Complete a node run at Port, tell the workers, and write it to the audit. Raises CommandError."""
     connection = settings.port_connection
     port = settings.port_api_base_url
-    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
+    async with PortClient(port, settings.port_client_id, settings.client_secrets[0], connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
-    if answer.kind is not AnswerKind.ACCEPTED:
-        maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""
-        raise CommandError(f"{node_run_id}: Port says {answer.kind.value}: {answer.reason}{maybe}", FAILED)
+    action, at, took = new_action(asker()), time.time(), answer.kind is AnswerKind.ACCEPTED
+    maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""
+    refusal = "" if took else f"Port says {answer.kind.value}: {answer.reason}{maybe}"
+    audited = Audited(
+        id=action.id,
+        at=at,
+        who=action.who,
+        what="complete node run at Port",
+        outcome=(Note.APPLIED if took else Note.REFUSED).value,
+        why=refusal[:_SHOWN_CHARACTERS] if refusal else f"{update.result}",
+        node_run_id=node_run_id,
+    )
+    ended = RunCancelled(
+        node_run_id=node_run_id, over=True, elsewhere=True, port_result=update.result, action=action, at=at
+    )
+    wrong = await _audit(audited, *([(shared.specs.outcomes.name, ended)] if took else []))
+    if refusal:
+        untold = f"; that could not be written to the audit: {wrong}" if wrong else ""
+        raise CommandError(f"{node_run_id}: {refusal}{untold}", FAILED)
+    if wrong:
+        click.echo(f"Port has it, but neither the workers nor the audit could be told: {wrong}", err=True)

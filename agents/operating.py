@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from yarl import URL
 
 from agents import shared
 from agents.check import of_handler
-from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, confirm
+from agents.commands import FAILED, FOR_PROGRAMS, Command, CommandError, asker, confirm
 from port.ids import is_node_run_id
 from streams.app import settings
 from tables.state import State
@@ -94,6 +93,12 @@ class _Remote(Command):
             raise CommandError(f"{given[:80]!r} is no id of a node run")
         return given
 
+    def seen(self) -> tuple[str, Fields]:
+        """Return how the node run stands, and what an action on it brings along: if it goes on first, that is void."""
+        answer = self.ask("GET", f"/api/node-runs/{self.node_run_id}?limit=1")
+        counts = f"{_cell(answer.get('failed'))} of {_cell(answer.get('itemCount'))} items FAILED"
+        return f"{_cell(answer.get('state'))}, {counts}", {"seen": answer.get("seen")}
+
     @property
     def letters(self) -> list[str]:
         """The arguments. Raises CommandError."""
@@ -106,7 +111,7 @@ class _Remote(Command):
 
 async def _ask(method: str, url: str, body: Fields | None) -> tuple[int, Fields]:
     token = settings.web_token.get_secret_value()
-    headers = {"Accept": "application/json", "X-Actor": f"cli: {_user()}"}
+    headers = {"Accept": "application/json", "X-Actor": asker()}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
@@ -123,13 +128,6 @@ async def _answer(
     async with session.request(method, url, json=body, headers=headers, allow_redirects=False) as answer:
         found = from_json(await answer.read())
         return answer.status, found if isinstance(found, dict) else {}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _table(lines: JsonValue, **columns: str) -> Table:
@@ -207,7 +205,10 @@ class node_run(_Remote):
         columns = {"index": "Item", "eventType": "Event type", "state": "State", "result": "Result"}
         table = _table(answer.get("items"), **columns, attempt="Attempt", error="Error")
         table.title = f"{answer.get('nodeRunId')}: {answer.get('state')} {answer.get('result') or ''}"
-        return self.show(answer, table)
+        status = self.show(answer, table)
+        if answer.get("ending") and not self.as_json:
+            click.echo(answer["ending"])
+        return status
 
 
 class failures(_Remote):
@@ -299,10 +300,12 @@ class retry(_Remote):
 
     def act(self) -> int:
         """Do it."""
-        item = self.kwargs.get("item")
-        what = "" if item is None else f"/items/{item}"
-        question = f"Retry {self.node_run_id}" + ("?" if item is None else f" item {item}?")
-        return self.do(question, f"/api/node-runs/{self.node_run_id}{what}/retry")
+        item = cast("int | None", self.kwargs.get("item"))
+        path = f"/api/node-runs/{self.node_run_id}"
+        if item is None:
+            stands, seen = self.seen()
+            return self.do(f"Retry {self.node_run_id}, which is {stands}?", f"{path}/retry", seen)
+        return self.do(f"Retry {self.node_run_id} item {item}?", f"{path}/items/{item}/retry")
 
 
 class give_up(_Remote):
@@ -315,7 +318,9 @@ class give_up(_Remote):
 
     def act(self) -> int:
         """Do it."""
-        return self.do(f"Give up the report of {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/give-up")
+        stands, seen = self.seen()
+        question = f"Give up the report of {self.node_run_id}, which is {stands}?"
+        return self.do(question, f"/api/node-runs/{self.node_run_id}/give-up", seen)
 
 
 class cancel(_Remote):
@@ -325,7 +330,9 @@ class cancel(_Remote):
 
     def act(self) -> int:
         """Do it."""
-        return self.do(f"Cancel {self.node_run_id}?", f"/api/node-runs/{self.node_run_id}/cancel")
+        stands, seen = self.seen()
+        question = f"Cancel {self.node_run_id}, which is {stands}?"
+        return self.do(question, f"/api/node-runs/{self.node_run_id}/cancel", seen)
 
 
 class dead_letters(_Remote):

@@ -20,6 +20,7 @@ from faust.types import TP, StreamT
 from agents.acknowledging import InOrder, unacknowledged
 from agents.backlog import backlog
 from agents.entering import enter
+from agents.selection import Selection
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from port.signature import refusal
 from streams.app import app, settings
@@ -53,6 +54,9 @@ class Sample:
 
 foreign_samples: Final[deque[Sample]] = deque(maxlen=SAMPLES)
 _done = InOrder()
+_selection: Final = Selection(
+    handlers, settings.workflows, settings.nodes, with_handler=settings.unknown_events is UnknownEvents.IGNORE
+)
 
 
 @app.agent(runs, name="router")
@@ -73,8 +77,8 @@ async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
 
 async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
-    if isinstance(message, NodeRunMessage) and _left_to_others(message):
-        message = NotOurs(Foreign.NO_HANDLER)
+    if isinstance(message, NodeRunMessage):
+        message = _selection.of(message)
     message = _or_unsure(message, turn)
     match message:
         case Unsure(reason=reason):
@@ -134,23 +138,21 @@ def _refusal(turn: Turn[Message]) -> str | None:
     if settings.signature is Signature.OFF:
         return None
     required = settings.signature is Signature.REQUIRED
-    return refusal(json_bytes(turn.raw or b""), _sent_at(turn), settings.port_client_secret, required=required)
+    return refusal(json_bytes(turn.raw or b""), _sent_at(turn), settings.client_secrets, required=required)
 
 
-def _sent_at(turn: Turn[Message]) -> float:
-    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent."""
-    return source_of(turn).timestamp
+def _sent_at(turn: Turn[Message]) -> float | None:
+    """Return when Port sent the message, as Kafka says, in epoch seconds; of a copy, when its original was sent.
+
+    None where Kafka does not know: on a topic with `LogAppendTime` it says when the record came there, be it a backlog.
+    """
+    source = source_of(turn)
+    return None if source.appended else source.timestamp
 
 
 def _is_for_nobody(message: NodeRunMessage) -> bool:
     unknown_fails = settings.unknown_events is UnknownEvents.FAIL
     return unknown_fails and all(handlers.find(name) is None for name in message.names)
-
-
-def _left_to_others(message: NodeRunMessage) -> bool:
-    if settings.unknown_events is not UnknownEvents.IGNORE or (message.problem is not None and not message.names):
-        return False
-    return all(handlers.find(name) is None for name in message.names)
 
 
 def arrival_of(message: NodeRunMessage, source: Source) -> Arrival:

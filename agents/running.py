@@ -52,7 +52,7 @@ class HandlerAgent:
         self.feeder: Feeder[ItemWork] = Feeder()
         self.feeder.attach(app)
         owning.running.append(lambda: self.feeder.running)
-        self.trials = Trials(handler, self.feeder, telling, settings.port_client_secret, _middleware)
+        self.trials = Trials(handler, self.feeder, telling, settings.client_secrets, _middleware)
         self._threads = Threads(handler.concurrency)
         self._samples = HANDLER_SAMPLES.of(handler.event_type)
         self._overdue = 0
@@ -222,7 +222,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
         attempt=work.attempt,
         received_at=run.received_at,
         fields=payload[work.index - work.message],
-        decryption=Decryption(settings.port_client_secret),
+        decryption=Decryption(*settings.client_secrets),
         deadline_at=time.time() + handler.deadline,
         host=telling,
     )
@@ -349,13 +349,25 @@ async def _run_seen(place: Place, found: WorkflowRun) -> None:
         return
     if stop.outdoes(known):
         logger.info("%s is cancelled: %s", node_run_id, SAID[stop])
-        soft, over = stop is Stop.SOFT, stop is Stop.OVER
-        await record(place.partition, RunCancelled(node_run_id=node_run_id, over=over, soft=soft, at=time.time()))
+        await record(place.partition, _cancelled(node_run_id, stop, found))
         run = _known(place)
         if run is not None and run.stopped is None:
             # Its last item ended meanwhile: it is reported as that says.
             return
     calls.cancel_all(node_run_id, f"cancelled: {SAID[stop]}", soft=stop is Stop.SOFT)
+
+
+def _cancelled(node_run_id: str, stop: Stop, found: WorkflowRun) -> RunCancelled:
+    elsewhere, node_run = stop is Stop.ELSEWHERE, found.node_run(node_run_id)
+    over = elsewhere or stop is Stop.OVER
+    return RunCancelled(
+        node_run_id=node_run_id,
+        over=over,
+        soft=stop is Stop.SOFT,
+        elsewhere=elsewhere,
+        port_result=node_run.result if over and node_run is not None else None,
+        at=time.time(),
+    )
 
 
 def _known(place: Place) -> NodeRun | None:

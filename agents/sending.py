@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 import orjson
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, TypeAdapter, ValidationError
 
 from port.errors import NodeError
 from port.nodes import ActionNode, Form, NodeExecution
@@ -21,6 +23,7 @@ from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 from streams.cluster import Cluster
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENCE_REMEDY, IDEMPOTENT, running
+from streams.records import Audited, ItemCompleted, read
 from streams.topics import MAX_RECORD_BYTES
 
 _CONNECT_SECONDS: Final = 5.0
@@ -109,15 +112,68 @@ async def publish(cluster: Cluster, topic: str, key: str, message: dict[str, Jso
 
 async def append(cluster: Cluster, topic: str, key: str, value: bytes) -> Sent:
     """Write a record, likewise."""
+    [sent] = await append_all(cluster, [(topic, key, value)])
+    return sent
+
+
+async def ask(cluster: Cluster, topic: str, audit: str, event: ItemCompleted, seconds: float) -> Audited | None:
+    """Write what somebody asks for, and return what the workers' audit says came of it.
+
+    Args:
+        cluster: the own cluster.
+        topic: that of the outcomes.
+        audit: the audit's topic.
+        event: the request; it has its action.
+        seconds: how long to wait for a worker's word.
+
+    Returns:
+        None where no worker has said it in that time.
+
+    Raises:
+        SendingError: Kafka did not take it.
+    """
+    action = event.action.id if event.action is not None else ""
+    async with AsyncExitStack() as left:
+        try:
+            await probe(cluster, timeout=_CONNECT_SECONDS)
+            await _require(cluster, audit)
+            consumer = AIOKafkaConsumer(
+                audit, **cluster.client(), group_id=None, request_timeout_ms=_KAFKA_MILLISECONDS
+            )
+            left.push_async_callback(consumer.stop)
+            await consumer.start()
+            # Only what comes from now on is looked at.
+            for place, end in (await consumer.end_offsets(consumer.assignment())).items():
+                consumer.seek(place, end)
+        except ProbeError as error:
+            raise SendingError(str(error)) from None
+        except (KafkaError, OSError) as error:
+            raise SendingError(f"Kafka does not answer: {type(error).__name__}: {error}") from error
+        await append(cluster, topic, event.node_run_id, event.encode())
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    record = await consumer.getone()
+                    if record.key == action.encode():
+                        return read(_AUDITED, record.value)
+    return None
+
+
+_AUDITED: Final = TypeAdapter(Audited)
+
+
+async def append_all(cluster: Cluster, records: Sequence[tuple[str, str, bytes]]) -> list[Sent]:
+    """Write records one after another, each with its topic, key and value; likewise."""
     try:
         await probe(cluster, timeout=_CONNECT_SECONDS)
-        await _require(cluster, topic)
+        for topic in {topic for topic, _, _ in records}:
+            await _require(cluster, topic)
         options = {**cluster.client(), **IDEMPOTENT, "max_request_size": MAX_RECORD_BYTES}
         async with (
             asyncio.timeout(_WRITE_SECONDS),
             running(AIOKafkaProducer(**options, request_timeout_ms=_KAFKA_MILLISECONDS)) as producer,
         ):
-            written = await producer.send_and_wait(topic, value, key=key.encode())
+            written = [await producer.send_and_wait(topic, value, key=key.encode()) for topic, key, value in records]
     except ProbeError as error:
         raise SendingError(str(error)) from None
     except TimeoutError:
@@ -127,7 +183,7 @@ async def append(cluster: Cluster, topic: str, key: str, value: bytes) -> Sent:
         raise SendingError(f"Kafka does not let this user write idempotently: {IDEMPOTENCE_REMEDY}") from None
     except (KafkaError, OSError) as error:
         raise SendingError(f"Kafka did not take it: {type(error).__name__}: {error}") from error
-    return Sent(topic, written.partition, written.offset if written.offset >= 0 else None)
+    return [Sent(one.topic, one.partition, one.offset if one.offset >= 0 else None) for one in written]
 
 
 async def _require(cluster: Cluster, topic: str) -> None:

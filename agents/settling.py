@@ -105,6 +105,8 @@ class Settler:
         """How many pieces of each kind Port has answered for good, one way or the other."""
         self._tried: dict[tuple[str, int], Tried] = {}
         """Of what is on its way, and was answered by nothing that settles it."""
+        self._other_results: dict[str, str] = {}
+        """Port's own results of node runs whose reports said something else, and are being settled."""
 
     def tries_of(self, node_run_id: str) -> Tries | None:
         """Return the tries so far of a report that is on its way; None where there was none."""
@@ -171,6 +173,7 @@ class Settler:
         settled, reason = outcome
         tries = self.tries_of(run.node_run_id)
         self.forget(work.key)
+        port_result = self._other_results.pop(run.node_run_id, None)
         return ReportAnswered(
             v=2 if settled is Settled.CANCELLED or run.report else 1,
             node_run_id=run.node_run_id,
@@ -179,6 +182,7 @@ class Settler:
             report=run.report,
             status=status,
             reason=reason,
+            port_result=port_result,
             at=self._clock(),
             tries=tries,
         )
@@ -356,8 +360,9 @@ class Settler:
             return Found.OPEN
         if node.result == run.result:
             return Found.SAME
+        self._other_results[run.node_run_id] = node.result
         # The report was not heard, and nothing is wrong with that.
-        cancelled = run.stopped is Stop.RUN or found.is_cancelled or node.result == Result.CANCELLED
+        cancelled = run.stopped in (Stop.SOFT, Stop.RUN) or found.is_cancelled or node.result == Result.CANCELLED
         return Found.CANCELLED if cancelled else Found.OTHER
 
 

@@ -72,7 +72,7 @@ pausing = Pausing()
 holding = Holding(dispatch.due, settings.unknown_events_hold, settings.max_open)
 resources = OpenResources()
 callbacks = Callbacks(
-    settings.signing_keys or (derived_key(settings.port_client_secret, settings.port_org_id),),
+    settings.signing_keys or tuple(derived_key(secret, settings.port_org_id) for secret in settings.client_secrets),
     settings.port_org_id,
     settings.public_url,
 )

@@ -186,7 +186,7 @@ async def check_port(settings: Settings, say: Say) -> KafkaCredentials | None:
     Returns how to reach Port's Kafka where the settings ask for that, and Port tells it.
     """
     dates, url = _Dates(), settings.port_api_base_url
-    client = (url, settings.port_client_id, settings.port_client_secret)
+    client = (url, settings.port_client_id, settings.client_secrets[0])
     wanted = "source credentials" if settings.source_from_port else None
     connection = settings.port_connection
     for finding in _of_connection(settings, connection):

@@ -50,6 +50,10 @@ _until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait
 )
 
 
+LOG_APPEND_TIME: Final = 1
+"""The type of a record's timestamp where the broker has set it."""
+
+
 @dataclass(frozen=True)
 class Turn(Generic[V_co]):
     """One record's turn."""
@@ -64,13 +68,20 @@ class Turn(Generic[V_co]):
     headers: Sequence[tuple[str, bytes]] = ()
     event: EventT[object] | None = None
     """The Faust event to acknowledge when the turn is done; None for a record that was read again."""
+    appended: bool = False
+    """Whether `timestamp` is when the broker has appended the record (`LogAppendTime`), not when it was sent."""
     repeated: bool = False
     """Whether the record had its turn before, since the partition was assigned: it is to be acknowledged only."""
 
     def source(self, cluster: str) -> Source:
         """Return where the record stands on its cluster."""
         return Source(
-            cluster=cluster, topic=self.topic, partition=self.partition, offset=self.offset, timestamp=self.timestamp
+            cluster=cluster,
+            topic=self.topic,
+            partition=self.partition,
+            offset=self.offset,
+            timestamp=self.timestamp,
+            appended=self.appended,
         )
 
 
@@ -341,6 +352,7 @@ class EveryOffset:
                     partition=tp.partition,
                     offset=message.offset,
                     timestamp=message.timestamp,
+                    appended=message.timestamp_type == LOG_APPEND_TIME,
                     key=message.key,
                     raw=message.value,
                     value=cast("V | Bad", event.value),
@@ -376,6 +388,7 @@ class EveryOffset:
                     partition=tp.partition,
                     offset=record.offset,
                     timestamp=record.timestamp / 1000,
+                    appended=record.timestamp_type == LOG_APPEND_TIME,
                     key=record.key,
                     raw=record.value,
                     value=schema.value_of(record.value, where),

@@ -58,6 +58,8 @@ class Source(Kept):
     offset: int
     timestamp: float
     """Kafka's record timestamp, in epoch seconds."""
+    appended: bool = False
+    """Whether that is when the broker has appended the record (`LogAppendTime`), not when it was sent."""
 
 
 class ArrayPolicy(Kept):
@@ -217,6 +219,7 @@ class By(StrEnum):
     CALLBACK = "callback"
     CLI = "cli"
     WEB = "web"
+    API = "api"
 
 
 class ItemCompleted(Record):
@@ -263,7 +266,7 @@ class GraceOver(Record):
 
 
 class RunCancelled(Record):
-    """Port has cancelled the workflow run of a node run."""
+    """What has not ended of a node run is cancelled: its workflow run was, Port has ended it, or somebody wants it."""
 
     kind: Literal["run_cancelled"] = "run_cancelled"
     v: Literal[2] = 2
@@ -272,10 +275,14 @@ class RunCancelled(Record):
     """Whether Port has ended the node run itself: then nothing is to be reported any more."""
     soft: bool = False
     """Whether Port is still cancelling it (`CANCELLING`): nothing begins any more, and what runs may end."""
-    report: int = 0
-    """The number of the next report when somebody asked by hand: with another one the event is void."""
+    elsewhere: bool = False
+    """Whether it is over because somebody else has completed it at Port."""
+    port_result: str | None = None
+    """Port's own result, where it is over and that is known."""
     action: Action | None = None
-    """Who asked for it, where it was not Port."""
+    """Who asked for it, where it was not Port; where it is over, who completed it at Port by hand."""
+    seen: str | None = None
+    """What the asker saw of the node run (`tables.state.seen_of`): where it has gone on since, the event is void."""
     at: float
 
 
@@ -392,6 +399,8 @@ class Settled(StrEnum):
     OUTPUT_REFUSED = "output_refused"
     CANCELLED = "cancelled"
     """Port had ended the node run itself, as one of a workflow run that was cancelled."""
+    COMPLETED = "completed"
+    """Somebody else has completed the node run at Port."""
 
 
 class ReportAnswered(Record):
@@ -405,6 +414,8 @@ class ReportAnswered(Record):
     reason: str = ""
     report: int = 0
     """Which report of the node run it was: 0 the first, one more after each that was asked for by hand."""
+    port_result: str | None = None
+    """Port's own result, where a look there showed another one than the report's."""
     at: float
     tries: Tries | None = None
     """Those of this worker before that answer; None where it was the first."""

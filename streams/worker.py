@@ -120,7 +120,7 @@ class Worker(faust.App):
         self.port = PortClient(
             settings.port_api_base_url,
             settings.port_client_id,
-            settings.port_client_secret,
+            settings.client_secrets[0],
             connections=settings.report_concurrency,
             connection=settings.port_connection,
             on_call=_count,
@@ -151,6 +151,9 @@ class Worker(faust.App):
             settings.app_id,
             autodiscover=list(autodiscover),
             origin="streams",
+            # Faust would prefer variables of the environment to what is given here: WEB_HOST, which is ours, too, and
+            # BROKER_URL, PRODUCER_ACKS or PROCESSING_GUARANTEE, which nobody means for this.
+            env={},
             broker=[URL(f"kafka://{broker}") for broker in settings.kafka_brokers],
             broker_credentials=_credentials(settings.own),
             broker_client_id=self.incarnation,

@@ -60,6 +60,7 @@ class EarlierCall(Kept):
     """When it was to be called again, or until when another system could say how it ended."""
     decided_by: By | None = None
     """Who had said that it FAILED, where it was not the handler."""
+    decided_who: str | None = None
     logs: Lines | None = None
     again: Again | None = None
     """Who wanted it called again."""
@@ -107,6 +108,8 @@ class RunHistory(Kept):
     """When Port was found to be cancelling its workflow run: nothing began from then on."""
     cancelled: Again | None = None
     """Who cancelled the node run, and when; nobody (`""`) where Port was found to have ended it or its workflow run."""
+    completed: Again | None = None
+    """Who completed the node run at Port by hand, and when."""
 
 
 def with_call(earlier: EarlierCalls | None, call: EarlierCall) -> EarlierCalls:
@@ -140,6 +143,11 @@ def with_cancellation(history: RunHistory | None, cancelled: Again) -> RunHistor
     """Return a node run's history with who cancelled it; the first one stays."""
     known = RunHistory() if history is None else history
     return known if known.cancelled is not None else known.model_copy(update={"cancelled": cancelled})
+
+
+def with_completion(history: RunHistory | None, completed: Again) -> RunHistory:
+    """Return a node run's history with who completed it at Port by hand."""
+    return (RunHistory() if history is None else history).model_copy(update={"completed": completed})
 
 
 def with_soft_cancel(history: RunHistory | None, at: float) -> RunHistory:

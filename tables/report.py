@@ -11,6 +11,7 @@ from pydantic_core import from_json, to_json
 
 from port.models import Result, Status
 from streams.records import Body
+from tables.history import RunHistory
 from tables.state import Item, NodeRun, Stop
 
 MAX_BODY_BYTES: Final = 1_048_576
@@ -27,14 +28,17 @@ SAID: Final = {
     Stop.RUN: "the workflow run was cancelled",
     Stop.HAND: "it was cancelled by hand",
     Stop.OVER: "Port has ended the node run",
+    Stop.ELSEWHERE: "the node run was completed at Port by somebody else",
 }
 """Why items of a node run are cancelled, for people."""
 
 
 def why_stopped(run: NodeRun) -> str:
     """Return what an item of a node run has for its error that ends as cancelled. For a node run that is stopped."""
-    who = None if run.history is None else run.history.cancelled
-    by = f" ({who.who})" if run.stopped is Stop.HAND and who is not None else ""
+    history = run.history or RunHistory()
+    if run.stopped is Stop.ELSEWHERE and history.completed is not None:
+        return f"cancelled: the node run was completed at Port by hand ({history.completed.who})"
+    by = f" ({history.cancelled.who})" if run.stopped is Stop.HAND and history.cancelled is not None else ""
     return f"cancelled: {SAID[run.stopped or Stop.RUN]}{by}"
 
 

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypedDict
 
 from port.models import Result
 from streams.records import (
+    Action,
     ArrayPolicy,
     Arrival,
     Body,
@@ -50,6 +51,7 @@ from tables.history import (
     with_answer,
     with_call,
     with_cancellation,
+    with_completion,
     with_soft_cancel,
     with_tries,
 )
@@ -67,6 +69,7 @@ class State(StrEnum):
     REPORTED = "reported"
     REFUSED = "refused"
     CANCELLED = "cancelled"
+    COMPLETED = "completed"
 
 
 class Stop(StrEnum):
@@ -82,14 +85,16 @@ class Stop(StrEnum):
     HAND = "hand"
     """Somebody has cancelled it by hand."""
     OVER = "over"
-    """Port has ended the node run itself: nothing is reported."""
+    """Port has ended the node run itself, as its workflow run was cancelled: nothing is reported."""
+    ELSEWHERE = "elsewhere"
+    """Somebody else has completed the node run at Port: nothing is reported."""
 
     def outdoes(self, other: Stop | None) -> bool:
         """Whether it stops more than the other does, and so takes its place."""
         return other is None or _STRENGTH[self] > _STRENGTH[other]
 
 
-_STRENGTH: Final = {Stop.SOFT: 0, Stop.REST: 1, Stop.RUN: 2, Stop.HAND: 2, Stop.OVER: 3}
+_STRENGTH: Final = {Stop.SOFT: 0, Stop.REST: 1, Stop.RUN: 2, Stop.HAND: 2, Stop.OVER: 3, Stop.ELSEWHERE: 3}
 
 
 class Item(Record):
@@ -119,6 +124,8 @@ class Item(Record):
     decided: str | None = None
     """The digest of the word of another system that has ended it."""
     decided_by: By | None = None
+    decided_who: str | None = None
+    """Who said that word, where a person did; None for another system."""
     reopened: int | None = None
     """How many calls there had been when it was last taken up again by hand; their outcomes are void since."""
     undone: tuple[float, ...] = ()
@@ -199,10 +206,14 @@ class NodeRun(Record):
     body: Body = Body.FULL
     report: int = 0
     """Counts the reports that were asked for by hand after Port had refused one."""
+    port_result: str | None = None
+    """Port's own result, where that is known and is not that of our report."""
     settled: Settled | None = None
     status: int | None = None
     reason: str | None = None
     settled_at: float | None = None
+    again: int = 0
+    """Counts how often something of it was taken up again by hand."""
     untold: int = 0
     """Ends after the report that are not yet in the node run's log: of failures, and of items taken up again."""
     digest: str
@@ -237,6 +248,18 @@ class NodeRun(Record):
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.settled is not None and self.all_ended and not self.untold
+
+
+GONE_ON: Final = "it has gone on meanwhile: look again"
+
+
+def seen_of(run: NodeRun) -> str:
+    """Return what somebody who looks at a node run sees of what can be done to it.
+
+    It stays while its items go on, and changes where something was done to it by hand, or its report, or its end.
+    """
+    parts = (run.report, run.again, run.covered, run.stopped, run.settled)
+    return "-".join("" if part is None else str(part) for part in parts)
 
 
 def lost_item(run: NodeRun, index: int) -> Item:
@@ -274,7 +297,11 @@ def state_of(run: NodeRun, *, running: bool = False, deferred: bool = False) -> 
     return State.DEFERRED if deferred or run.grace_from is not None else State.WAITING
 
 
-_SETTLED: Final = {Settled.REFUSED: State.REFUSED, Settled.CANCELLED: State.CANCELLED}
+_SETTLED: Final = {
+    Settled.REFUSED: State.REFUSED,
+    Settled.CANCELLED: State.CANCELLED,
+    Settled.COMPLETED: State.COMPLETED,
+}
 
 
 class Note(StrEnum):
@@ -510,11 +537,16 @@ def closed(run: NodeRun, grace: float) -> NodeRun:
 def _freeze(run: NodeRun) -> NodeRun:
     frozen: dict[str, object] = {"covered": run.items, "result": _result(run), "grace_from": None}
     if run.stopped is Stop.OVER:
-        frozen |= {"settled": Settled.CANCELLED, "settled_at": run.last_ended_at, "reason": _OVER}
+        frozen |= {"settled": Settled.CANCELLED, "settled_at": run.last_ended_at}
+    elif run.stopped is Stop.ELSEWHERE:
+        frozen |= _completed_elsewhere(run.port_result, run.last_ended_at)
     return run.model_copy(update=frozen)
 
 
-_OVER: Final = "Port had ended the node run itself"
+def _completed_elsewhere(port_result: str | None, at: float | None) -> dict[str, object]:
+    """Return what stands in a node run that somebody else has completed at Port: its result is Port's own."""
+    result = next((one for one in Result if one == port_result), None)
+    return {"settled": Settled.COMPLETED, "settled_at": at, "result": result}
 
 
 def _result(run: NodeRun) -> Result:
@@ -525,11 +557,13 @@ def _result(run: NodeRun) -> Result:
 
 
 def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
+    if event.over and event.action is not None:
+        return _completed_by_hand(run, event, event.action, grace)
     if run.covered is not None and event.action is not None:
         return Change(run, Note.REFUSED, why="every item has ended: there is nothing to cancel any more")
-    if event.action is not None and event.report != run.report:
-        return Change(run, Note.REFUSED, why="it has been taken up again meanwhile: look again")
     stop = _stop_of(event)
+    if event.seen is not None and event.seen != seen_of(run) and stop.outdoes(run.stopped):
+        return Change(run, Note.REFUSED, why=GONE_ON)
     if run.covered is not None:
         return Change(run, Note.DUPLICATE)
     if not stop.outdoes(run.stopped):
@@ -539,13 +573,25 @@ def _run_cancelled(run: NodeRun, event: RunCancelled, grace: float) -> Change:
     else:
         who = Again(who="", at=event.at) if event.action is None else Again.of(event.action, event.at)
         history = with_cancellation(run.history, who)
-    stopped = run.model_copy(update={"v": 2, "stopped": stop, "history": history})
-    return Change(closed(stopped, grace), Note.APPLIED)
+    update = {"v": 2, "stopped": stop, "history": history, "port_result": event.port_result}
+    return Change(closed(run.model_copy(update=update), grace), Note.APPLIED)
+
+
+def _completed_by_hand(run: NodeRun, event: RunCancelled, action: Action, grace: float) -> Change:
+    """Take note that Port took somebody's completion: that is the result, and no report of ours is taken any more."""
+    if run.history is not None and run.history.completed is not None:
+        return Change(closed(run, grace), Note.DUPLICATE)
+    history = with_completion(run.history, Again.of(action, event.at))
+    update: dict[str, object] = {"v": 2, "port_result": event.port_result, "history": history}
+    if run.covered is None:
+        return Change(closed(run.model_copy(update=update | {"stopped": Stop.ELSEWHERE}), grace), Note.APPLIED)
+    at = event.at if run.settled_at is None else run.settled_at
+    return Change(run.model_copy(update=update | _completed_elsewhere(event.port_result, at)), Note.APPLIED)
 
 
 def _stop_of(event: RunCancelled) -> Stop:
     if event.over:
-        return Stop.OVER
+        return Stop.ELSEWHERE if event.elsewhere else Stop.OVER
     if event.soft:
         return Stop.SOFT
     return Stop.RUN if event.action is None else Stop.HAND
@@ -628,7 +674,8 @@ def _item_completed(run: NodeRun, item: Item | None, event: ItemCompleted, grace
     known = item or Item(index=event.index, message=event.index, event_type=event.event_type)
     said = {"result": event.result, "output": event.output, "error": event.error, "ended_at": event.at}
     decided = {"v": 2, "decided": event.digest, "decided_by": event.by, "deferred_until": None, "due_at": None}
-    ended = known.model_copy(update=said | decided)
+    who = {"decided_who": None if event.action is None else event.action.who}
+    ended = known.model_copy(update=said | decided | who)
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
 
 
@@ -660,7 +707,7 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
         # After a crash the item's row may have survived and its node run's row not: then it is this that opens it.
         return Change(_opened(run, asked), Note.DUPLICATE, item=item)
     if (item.attempt, item.ended_at) != (event.attempt, event.ended_at):
-        return Change(run, Note.REFUSED, item=item, why="it has gone on meanwhile: look again")
+        return Change(run, Note.REFUSED, item=item, why=GONE_ON)
     if (why := _obstacle(run, item)) is not None:
         return Change(run, Note.REFUSED, item=item, why=why)
     if item.result is None:
@@ -681,7 +728,8 @@ def _item_again(run: NodeRun, item: Item | None, event: ItemAgain) -> Change:
         late=run.settled is not None and run.settled is not Settled.REFUSED,
         earlier=with_call(item.earlier, _undone(item, asked)),
     )
-    return Change(_opened(run.model_copy(update={"v": 2, "failed": run.failed - 1}), asked), Note.APPLIED, item=again)
+    counted = {"v": 2, "failed": run.failed - 1, "again": run.again + 1}
+    return Change(_opened(run.model_copy(update=counted), asked), Note.APPLIED, item=again)
 
 
 def _undone(item: Item, again: Again) -> EarlierCall:
@@ -694,6 +742,7 @@ def _undone(item: Item, again: Again) -> EarlierCall:
         error=first_line(item.error),
         worker=item.worker,
         decided_by=item.decided_by,
+        decided_who=item.decided_who,
         logs=item.logs,
         again=again,
     )
@@ -701,6 +750,8 @@ def _undone(item: Item, again: Again) -> EarlierCall:
 
 def _obstacle(run: NodeRun, item: Item) -> str | None:
     """Return why an item cannot be taken up again; None where it can."""
+    if run.stopped is Stop.ELSEWHERE or run.settled is Settled.COMPLETED:
+        return "the node run is completed at Port by somebody else"
     if run.stopped is not None or run.settled is Settled.CANCELLED:
         return "the node run is cancelled"
     if item.result is None:
@@ -784,7 +835,7 @@ def _report_answered(run: NodeRun, event: ReportAnswered) -> Change:
     if event.tries is not None:
         answered["history"] = with_tries(run.history, event.tries)
     settled = Settled.REFUSED if event.settled is Settled.OUTPUT_REFUSED else event.settled
-    settling = {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at}
+    settling = {"v": max(run.v, event.v), "settled": settled, "settled_at": event.at, "port_result": event.port_result}
     return Change(run.model_copy(update=answered | settling), Note.APPLIED)
 
 

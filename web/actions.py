@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 from pydantic_core import from_json
 
 from agents.asked import AskedEvent, Became, new_action
@@ -26,13 +27,14 @@ from agents.pausing import Pausing
 from port.models import Result
 from streams.records import Action, By, ItemAgain, ReportAgain, ReportStopped, RunCancelled, Settled, TypePaused
 from tables.rows import NotOwnedError
-from tables.state import Item, NodeRun, Note
+from tables.state import GONE_ON, Item, NodeRun, Note, seen_of
 from tables.unreadable import UnreadableRowError
-from web.answers import node_run_id_of, refused, unreadable
+from web.answers import DEFAULT_ITEMS, node_run_id_of, refused, unreadable
 from web.auth import CSRF_FIELD
 from web.connections import read_body
 from web.data import Shown
 from web.here import Here, NotHereError
+from web.notices import Notice
 from web.others import Question, is_local
 from web.owners import Owners, passed_on
 from web.pages import Pages
@@ -72,10 +74,25 @@ class NoBody(Body):
     """The body of an action that needs none."""
 
 
+class RunBody(Body):
+    """The body of an action on a node run."""
+
+    seen: str | None = None
+    """What the asker saw, as the node run shows it: where it has gone on since, nothing is done."""
+
+
 class AgainBody(Body):
     """The body of a retry of an item. `attempt` is what the asker saw: where it has gone on since, nothing is done."""
 
     attempt: int | None = None
+
+    @field_validator("attempt", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        # A form has it as a text; pydantic takes true for 1.
+        if isinstance(value, bool):
+            raise ValueError("it is no number")
+        return value
 
 
 class EndBody(Body):
@@ -85,6 +102,14 @@ class EndBody(Body):
     output: dict[str, JsonValue] | None = None
     error: Annotated[str, Field(max_length=MAX_ERROR_CHARACTERS)] | None = None
     """Why it FAILED; required then, and not allowed else."""
+
+
+class RunEndBody(EndBody, RunBody):
+    """The body of a completion by hand of what has not ended of a node run."""
+
+
+class ItemEndBody(EndBody, AgainBody):
+    """The body of a completion by hand of an item. `attempt` is what the asker saw, as of a retry."""
 
 
 class Done(Shown):
@@ -116,12 +141,12 @@ class Actions:
         # Braces, too, which aiohttp by itself takes for no part of a name.
         handler = "/handlers/{event_type:[^/]+}"
         actions: dict[str, Handler] = {
-            f"{run}/retry": self._of_run(NoBody, self.retry),
-            f"{run}/cancel": self._of_run(NoBody, self.cancel),
-            f"{run}/give-up": self._of_run(NoBody, self.give_up),
-            f"{run}/complete": self._of_run(EndBody, self.complete),
+            f"{run}/retry": self._of_run(RunBody, self.retry),
+            f"{run}/cancel": self._of_run(RunBody, self.cancel),
+            f"{run}/give-up": self._of_run(RunBody, self.give_up),
+            f"{run}/complete": self._of_run(RunEndBody, self.complete),
             f"{item}/retry": self._of_run(AgainBody, self.retry_item),
-            f"{item}/complete": self._of_run(EndBody, self.complete_item),
+            f"{item}/complete": self._of_run(ItemEndBody, self.complete_item),
             f"{handler}/pause": self.pause,
             f"{handler}/resume": self.resume,
         }
@@ -142,7 +167,7 @@ class Actions:
                 if local:
                     raise self.owners.not_here(away) from None
                 done = await self._of_owner(away, request, body)
-            return self.answer(request, done, f"/node-runs/{node_run_id}")
+            return self.answer(request, done, _page_of(request, node_run_id))
 
         return answer
 
@@ -155,12 +180,13 @@ class Actions:
         except ValidationError:
             raise passed_on(answer) from None
 
-    async def retry(self, request: web.Request, _body: NoBody) -> Done:
+    async def retry(self, request: web.Request, body: RunBody) -> Done:
         """Call the handlers of all FAILED items again; where there is none, and Port refused the report, send it.
 
         A report that waits for its next try is sent now: it is fixed, and nothing else can be done again.
         """
         who, (partition, run) = asker(request), self._run(request)
+        _require_seen(run, body)
         if run.covered is not None and run.settled is None:
             return await self._send(run, who)
         _require_few(run.failed)
@@ -176,9 +202,10 @@ class Actions:
         event = ReportAgain(node_run_id=run.node_run_id, report=run.report, action=action, at=time.time())
         return await self._done([(event, action)])
 
-    async def give_up(self, request: web.Request, _body: NoBody) -> Done:
+    async def give_up(self, request: web.Request, body: RunBody) -> Done:
         """Send a report no more that Port has neither taken nor refused: the node run counts as refused."""
         (_, run), action = self._run(request), new_action(asker(request))
+        _require_seen(run, body)
         if run.covered is None or run.settled is not None:
             raise refused(HTTPStatus.CONFLICT, "nothing-to-do", "it has no report that waits for Port")
         tries = self.here.tries_of(run.node_run_id)
@@ -194,15 +221,17 @@ class Actions:
         )
         return await self._done([(event, action)])
 
-    async def cancel(self, request: web.Request, _body: NoBody) -> Done:
+    async def cancel(self, request: web.Request, body: RunBody) -> Done:
         """Cancel what has not ended, and report the node run as CANCELLED."""
         (_, run), action = self._run(request), new_action(asker(request))
-        event = RunCancelled(node_run_id=run.node_run_id, over=False, report=run.report, action=action, at=time.time())
+        _require_seen(run, body)
+        event = RunCancelled(node_run_id=run.node_run_id, over=False, action=action, seen=body.seen, at=time.time())
         return await self._done([(event, action)])
 
-    async def complete(self, request: web.Request, body: EndBody) -> Done:
+    async def complete(self, request: web.Request, body: RunEndBody) -> Done:
         """Say of all items that have not ended how they did."""
         who, (partition, run) = asker(request), self._run(request)
+        _require_seen(run, body)
         _require_few(run.items - run.succeeded - run.failed - run.cancelled)
         known = {item.index: item for item in self._items(partition, run)}
         open_items = [index for index in range(run.items) if index not in known or known[index].result is None]
@@ -215,14 +244,15 @@ class Actions:
         partition, run = self._run(request)
         index = _index(request, run)
         item = self.here.node_runs.item(partition, run, index) or Item(index=index, message=index)
-        if body.attempt is not None and body.attempt != item.attempt:
-            raise refused(HTTPStatus.CONFLICT, "gone-on", "it has gone on meanwhile: look again")
+        _require_attempt(item, body)
         return await self._done([_again(run, item, new_action(asker(request)))])
 
-    async def complete_item(self, request: web.Request, body: EndBody) -> Done:
+    async def complete_item(self, request: web.Request, body: ItemEndBody) -> Done:
         """Say how one item ended."""
-        _, run = self._run(request)
-        return await self._done([_word(run, _index(request, run), body, new_action(asker(request)))])
+        partition, run = self._run(request)
+        index = _index(request, run)
+        _require_attempt(self.here.node_runs.item(partition, run, index) or Item(index=index, message=index), body)
+        return await self._done([_word(run, index, body, new_action(asker(request)))])
 
     def _run(self, request: web.Request) -> tuple[int, NodeRun]:
         """Return the partition and the node run. Raises NotOwnedError, or RefusedError (404)."""
@@ -273,14 +303,26 @@ class Actions:
             message += "; the workers that have the others are told"
         outcome = Note.APPLIED.value if told else "pending"
         counts = {Note.APPLIED.value: told, "pending": partitions - told}
-        return self.answer(request, Done(outcome=outcome, counts=counts, message=message), "/handlers")
+        return self.answer(
+            request, Done(outcome=outcome, counts=counts, message=message), f"/handlers/{quote(event_type, safe='')}"
+        )
 
-    def answer(self, request: web.Request, done: Done, back: str) -> web.Response:
-        """Return what became of an action: JSON for programs, a page after a form."""
-        status = _STATUS.get(done.outcome, HTTPStatus.CONFLICT)
+    def answer(self, request: web.Request, done: Done, back: str, about: str = "") -> web.Response:
+        """Return what became of an action: JSON for programs; after a form, the way to the page of what was acted on.
+
+        That page tells it. Loaded again, it does nothing again.
+        """
         if request.path.startswith("/api/"):
+            status = _STATUS.get(done.outcome, HTTPStatus.CONFLICT)
             return web.Response(status=status, body=done.to_json(), content_type="application/json")
-        return self.pages.answer("done.html", status=status, done=done, back=back)
+        place = self.pages.notices.address(Notice(done.outcome, done.message, done.counts, back, about))
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": place})
+
+
+def _page_of(request: web.Request, node_run_id: str) -> str:
+    """Return the page that shows the node run, and the item that was acted on."""
+    index = int(request.match_info.get("index", 0))
+    return f"/node-runs/{node_run_id}" + (f"?from={index}" if index >= DEFAULT_ITEMS else "")
 
 
 _STATUS: Final = {Note.APPLIED.value: HTTPStatus.OK, "pending": HTTPStatus.ACCEPTED}
@@ -335,6 +377,16 @@ def _require_few(number: int) -> None:
         raise refused(HTTPStatus.CONFLICT, "too-many", message)
 
 
+def _require_seen(run: NodeRun, body: RunBody) -> None:
+    if body.seen is not None and body.seen != seen_of(run):
+        raise refused(HTTPStatus.CONFLICT, "gone-on", f"nothing was done: {GONE_ON}")
+
+
+def _require_attempt(item: Item, body: AgainBody) -> None:
+    if body.attempt is not None and body.attempt != item.attempt:
+        raise refused(HTTPStatus.CONFLICT, "gone-on", f"nothing was done: {GONE_ON}")
+
+
 def _index(request: web.Request, run: NodeRun) -> int:
     index = int(request.match_info["index"])
     if index >= run.items:
@@ -358,13 +410,20 @@ def _word(run: NodeRun, index: int, body: EndBody, action: Action) -> tuple[Aske
     if (body.result == "FAILED") != (body.error is not None):
         raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", "error goes with FAILED, and says why")
     try:
-        event = word(run.node_run_id, index, Result(body.result), By.WEB, output=body.output, error=body.error)
+        event = word(run.node_run_id, index, Result(body.result), _by(action.who), output=body.output, error=body.error)
     except ValueError as wrong:
         # 1e999 is a number of JSON, and no float.
         raise refused(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-body", f"output: {wrong}") from None
     if len((event.output or "").encode()) > MAX_OUTPUT_BYTES:
         raise refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", f"more than {MAX_OUTPUT_BYTES:,} bytes")
     return event.model_copy(update={"action": action}), action
+
+
+def _by(who: str) -> By:
+    """Return by what way somebody asks, of how the asker is known."""
+    if who == By.WEB:
+        return By.WEB
+    return By.CLI if who.startswith(By.CLI) else By.API
 
 
 def _summed(became: list[Became | None]) -> Done:

@@ -17,7 +17,8 @@ from port.models import LogLevel, Result
 from streams.messages import event_type, items_of
 from streams.records import Body, By, Lines, Settled, Tries
 from tables.history import Again, EarlierAnswer, EarlierCall, How, RunHistory
-from tables.state import Item, Message, NodeRun, State
+from tables.state import Item, Message, NodeRun, State, Stop, seen_of
+from web.ending import ending_of, was_sent
 from web.masking import masked, masked_text
 
 SCOPE: Final = "this worker"
@@ -131,9 +132,9 @@ class NodeRunLine(Shown):
     cancelled: int
     received_at: datetime | None
     ended_at: datetime | None
-    """When Port answered the report."""
+    """When Port answered the report, or the node run was found to have ended at Port."""
     duration_seconds: float | None
-    """From the receipt to Port's answer."""
+    """From the receipt until then."""
     partition: int
 
 
@@ -192,6 +193,7 @@ class CallShown(Shown):
     """When it was to be called again, or until when another system could say how it ended."""
     decided_by: By | None
     """Who had said that the item FAILED, where it was not its handler."""
+    decided_who: str | None = None
     logs: LinesShown | None
     again: AgainShown | None
     """Who wanted it called again."""
@@ -221,7 +223,7 @@ class ItemShown(Shown):
     deferred_until: datetime | None
     """Until when another system may say how it ended."""
     decided_by: By | None
-    """Who said how it ended, where it was not its handler."""
+    """Who said how it ended, where it was not its handler: by a callback, or by hand, in one of three ways."""
     called_at: datetime | None = None
     """When the call began that has ended it, or that runs."""
     logs: LinesShown | None = None
@@ -230,6 +232,8 @@ class ItemShown(Shown):
     """The first of its earlier calls, and the latest, in order."""
     calls_left_out: int = 0
     """How many there were between the first and the others."""
+    decided_who: str | None = None
+    """Who said how it ended, where a person did."""
 
 
 class SourceShown(Shown):
@@ -290,6 +294,8 @@ class AnswerShown(Shown):
 class ReportShown(Shown):
     """The report to Port."""
 
+    sent: bool = True
+    """Whether there is one: none where the node run had ended at Port before."""
     covered_items: int
     body: str
     status: int | None
@@ -314,7 +320,17 @@ class NodeRunShown(NodeRunLine):
     answers_left_out: int = 0
     """How many there were between the first and the others."""
     cancellation: AgainShown | None = None
-    """Who cancelled the node run, and when; `who` is empty where its workflow run was found to be cancelled."""
+    """Who cancelled the node run, and when; `who` is empty where Port was found to have ended it, or its run."""
+    stopped: Stop | None = None
+    """Why what had not ended was cancelled."""
+    completion: AgainShown | None = None
+    """Who completed the node run at Port by hand, and when."""
+    port_result: str | None = None
+    """Port's own result, where that is known and is not that of our report."""
+    ending: str | None = None
+    """How the node run ended, in a sentence."""
+    seen: str = ""
+    """What an action on the node run brings along: where it has gone on since, nothing is done."""
     soft_cancelled_at: datetime | None = None
     """When Port was found to be cancelling its workflow run: nothing began from then on, and what ran could end."""
     port_url: str | None = None
@@ -481,6 +497,11 @@ def node_run_shown(read: Read) -> NodeRunShown:
         "answers_left_out": history.left_out,
         "cancellation": _again(history.cancelled),
         "soft_cancelled_at": instant(history.soft_cancelled_at),
+        "stopped": run.stopped,
+        "completion": _again(history.completed),
+        "port_result": run.port_result,
+        "ending": ending_of(run),
+        "seen": seen_of(run),
         "port_url": read.port_url,
         "items": items,
         "next_item": read.next_item,
@@ -495,6 +516,7 @@ def _report(read: Read, history: RunHistory) -> ReportShown | None:
     if run.covered is None:
         return None
     return ReportShown(
+        sent=was_sent(run),
         covered_items=run.covered,
         body=run.body.value,
         status=run.status,
@@ -546,6 +568,7 @@ def _call(call: EarlierCall) -> CallShown:
         worker=call.worker,
         due_at=instant(call.due_at),
         decided_by=call.decided_by,
+        decided_who=call.decided_who,
         logs=_lines(call.logs),
         again=_again(call.again),
     )
@@ -598,6 +621,9 @@ def _text(message: Message) -> tuple[JsonValue, str | None]:
 def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> ItemShown:
     known = item or Item(index=index, message=0)
     progress = read.progress.get(index)
+    # What ended it in no time was no call: it was cancelled before one, or there is no handler.
+    uncalled = known.result is not None and known.decided_by is None and known.started_at == known.ended_at
+    started_at = None if uncalled else known.started_at
     return ItemShown(
         index=index,
         event_type=known.event_type or event_type,
@@ -609,13 +635,14 @@ def _item(read: Read, index: int, item: Item | None, event_type: str | None) -> 
         trace=None if known.trace is None else masked_text(known.trace),
         progress=None if progress is None else ProgressShown(done=progress.done, total=progress.total),
         worker=known.worker,
-        started_at=instant(known.started_at),
+        started_at=instant(started_at),
         ended_at=instant(known.ended_at),
-        duration_seconds=_between(known.started_at, known.ended_at),
+        duration_seconds=_between(started_at, known.ended_at),
         due_at=instant(known.due_at),
         held_until=instant(read.held.get(index)),
         deferred_until=instant(known.deferred_until),
         decided_by=known.decided_by,
+        decided_who=known.decided_who,
         called_at=instant(read.began.get(index, known.called_at)),
         logs=_lines(read.logged.get(index, known.logs)),
         calls=[] if known.earlier is None else list(map(_call, known.earlier.calls)),

@@ -42,6 +42,7 @@ from web.letterbox import (
     topic_of,
 )
 from web.masking import masked_text
+from web.notices import FIELD
 from web.pages import Pages
 
 _MOST_BULK: Final = 500
@@ -216,13 +217,13 @@ class LetterViews:
         text = None if body.text is None else body.text.replace("\r\n", "\n")
         asked = Redrive(text, body.node_run_id or None, body.note)
         done = await in_time(self._alone(place, self._redrive(who, place, asked)))
-        return self.actions.answer(request, done, "/dead-letters")
+        return self.actions.answer(request, done, f"/dead-letters/{name_of(place)}")
 
     async def discard(self, request: web.Request) -> web.Response:
         """Take note that nothing is to become of it."""
         who, body, place = asker(request), await body_of(request, DiscardBody), _place(request)
         done = await in_time(self._alone(place, self._discard(who, place, body.note)))
-        return self.actions.answer(request, done, "/dead-letters")
+        return self.actions.answer(request, done, f"/dead-letters/{name_of(place)}")
 
     async def preview(self, request: web.Request) -> web.Response:
         """Show the letters that were chosen, or match, and what is to be done to them, to be confirmed.
@@ -346,7 +347,7 @@ def _refusal(why: str) -> Done:
 
 def _next(request: web.Request, after: str | None) -> str | None:
     """Return the address of the next page."""
-    given = {name: value for name, value in request.query.items() if value}
+    given = {name: value for name, value in request.query.items() if value and name != FIELD}
     return None if after is None else str(URL(request.path).with_query(given | {"after": after}))
 
 

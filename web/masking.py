@@ -14,6 +14,8 @@ from typing import Final, cast
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
+from agents.callback_masking import masked_callbacks
+
 MASK: Final = "***"
 _MASK_JSON: Final = f'"{MASK}"'
 _SECRET: Final = re.compile(
@@ -80,7 +82,7 @@ def masked_text(text: str) -> str:
     if text.lstrip()[:1] in ("{", "[") and _PYTHON.match(text) is None:
         return "".join(_masked_json(text))
     text = _SCHEME.sub(rf"\1 {MASK}", text)
-    text = _USER_INFO.sub(MASK, text)
+    text = masked_callbacks(_USER_INFO.sub(MASK, text))
     return "".join(_masked_assignments(text))
 
 

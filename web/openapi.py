@@ -20,7 +20,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from tables.state import State
-from web.actions import AgainBody, Done, EndBody, NoBody
+from web.actions import AgainBody, Done, ItemEndBody, NoBody, RunBody, RunEndBody
 from web.answers import AFTER, DEFAULT_ITEMS, DEFAULT_LIMIT, MOST_CHARACTERS, MOST_FIRST, MOST_LIMIT
 from web.auth import CSRF_HEADER, SESSION_COOKIE
 from web.callbacks import Taken, Word
@@ -191,12 +191,12 @@ OPERATIONS: Final = (
         ),
         refusals=(404, 421, 502, 503),
     ),
-    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a report again: one that was refused, or waits", NoBody),
-    _acts(f"{_RUN}/give-up", "Send a report no more that Port has neither taken nor refused", NoBody),
-    _acts(f"{_RUN}/cancel", "Cancel what has not ended", NoBody),
-    _acts(f"{_RUN}/complete", "Say how all items ended that have not", EndBody),
+    _acts(f"{_RUN}/retry", "Call FAILED items again, or send a report again: one that was refused, or waits", RunBody),
+    _acts(f"{_RUN}/give-up", "Send a report no more that Port has neither taken nor refused", RunBody),
+    _acts(f"{_RUN}/cancel", "Cancel what has not ended", RunBody),
+    _acts(f"{_RUN}/complete", "Say how all items ended that have not", RunEndBody),
     _acts(f"{_ITEM}/retry", "Call the handler of an item again", AgainBody),
-    _acts(f"{_ITEM}/complete", "Say how an item ended", EndBody),
+    _acts(f"{_ITEM}/complete", "Say how an item ended", ItemEndBody),
     Operation("/api/failures", "The most frequent failures", FailureList, (_WITHIN, _LIMIT, _SCOPE)),
     Operation(
         "/api/stuck", "What waits, and which reports Port fails at or has refused", StuckList, (_WHY, _LIMIT, _SCOPE)

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from tables.state import State
+from web.notices import Notices
 
 SHOWN_CHARACTERS: Final = 50_000
 """How much of one payload or output a page shows; the API has the whole."""
@@ -21,9 +22,14 @@ _WHOLE_FROM: Final = 10
 
 
 class Pages:
-    """The templates."""
+    """The templates.
 
-    def __init__(self) -> None:
+    Args:
+        key: what notices are signed with; see `web.notices`.
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self.notices = Notices(key)
         self._templates = Environment(
             loader=PackageLoader("web"),
             autoescape=True,
@@ -41,7 +47,7 @@ class Pages:
     def answer(self, template: str, *, status: int = 200, **values: object) -> web.Response:
         """Return a page as an answer."""
         nonce = secrets.token_urlsafe(16)
-        text = self._templates.get_template(template).render(nonce=nonce, **values)
+        text = self._templates.get_template(template).render(nonce=nonce, notice=self.notices.current(), **values)
         body = text.encode(errors="replace")
         answer = web.Response(status=status, body=body, content_type="text/html", charset="utf-8")
         answer.headers["Content-Security-Policy"] = (

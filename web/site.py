@@ -61,6 +61,7 @@ from web.letters import LetterViews
 from web.live import Live
 from web.masking import masked_text
 from web.merging import merged
+from web.notices import FIELD
 from web.others import Answer, Others, Question, is_local
 from web.owners import Owners, passed_on
 from web.pages import Pages
@@ -192,6 +193,7 @@ class Site:
     @web.middleware
     async def answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn what is refused, unknown or broken into an answer of the form that was asked for."""
+        self.pages.notices.note(request.query.get(FIELD))
         try:
             return await handler(request)
         except RefusedError as error:

@@ -8,6 +8,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +22,7 @@ from agents.feeding import Feeder
 from agents.pausing import Pausing
 from agents.work import ItemWork
 from tables.rows import RowError
-from tables.state import Item, NodeRun
+from tables.state import Item, NodeRun, seen_of
 from web.answers import choice_of, limit_of
 from web.auth import access_of
 from web.data import SCOPE, SCOPE_ALL, MissingWorker, Shown, instant
@@ -73,6 +74,10 @@ class StuckLine(Shown):
     """The error of the last call, or what Port last said of the report."""
     reported: bool = False
     """Whether the result of the node run is fixed, so that it can be cancelled no more."""
+    attempt: int = 0
+    """How many calls of the item there were: what an action on it brings along."""
+    seen: str = ""
+    """What an action on the node run brings along."""
 
 
 class StuckList(Shown):
@@ -245,6 +250,8 @@ class Stuck:
             until=instant(until),
             said=None if item is None or item.error is None else masked_text(item.error),
             reported=run.covered is not None,
+            attempt=0 if item is None else item.attempt,
+            seen=seen_of(run),
         )
 
     def _row_says(self, waits: _Waits, item: Item | None) -> tuple[Why, float | None]:
@@ -267,18 +274,32 @@ class Stuck:
                 until=instant(self.here.next_try(one.node_run_id)),
                 said=masked_text(one.answer.reason),
                 reported=True,
+                seen=self._seen(one.node_run_id),
             )
             for one in islice(self.here.parked(), limit)
         ]
 
+    def _seen(self, node_run_id: str) -> str:
+        run = self._run(node_run_id)
+        return "" if run is None else seen_of(run)
+
+    def _run(self, node_run_id: str) -> NodeRun | None:
+        with suppress(RowError):
+            return self.here.node_runs.run(self.here.partition_of(node_run_id), node_run_id)
+        return None
+
     def _refused(self, node_run_id: str) -> StuckLine:
-        try:
-            run = self.here.node_runs.run(self.here.partition_of(node_run_id), node_run_id)
-        except RowError:
-            run = None
+        run = self._run(node_run_id)
         said = None if run is None or run.reason is None else masked_text(run.reason)
         return StuckLine(
-            node_run_id=node_run_id, index=None, event_type=None, why=Why.REFUSED, until=None, said=said, reported=True
+            node_run_id=node_run_id,
+            index=None,
+            event_type=None,
+            why=Why.REFUSED,
+            until=None,
+            said=said,
+            reported=True,
+            seen="" if run is None else seen_of(run),
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import Final
 
+from port.models import Result
 from streams.records import By, Settled
 from tables.history import How
-from tables.state import State
+from tables.state import State, Stop
 from web.data import AnswerShown, CallShown, ItemShown, ItemState, LinesShown, MessageShown, NodeRunShown, TriesShown
 
 MOST_MOMENTS: Final = 60
@@ -19,7 +21,14 @@ _SAID_BY: Final = {
     By.CALLBACK: "said by a callback",
     By.CLI: "completed by hand, on the command line",
     By.WEB: "completed by hand, in the web views",
+    By.API: "completed by hand, by the API",
 }
+_FOUND: Final = {
+    Stop.RUN: "The workflow run was found to be cancelled",
+    Stop.OVER: "Port was found to have ended the node run",
+    Stop.ELSEWHERE: "The node run was found completed at Port, by somebody else",
+}
+_SOFTLY: Final = "nothing begins from here on; what runs may end"
 _ENDS: Final = {
     How.RETRY: ("asked to be called again", "waits"),
     How.RAISED: ("raised, and is called again", "bad"),
@@ -75,11 +84,23 @@ def _moments(run: NodeRunShown) -> Iterator[Moment]:
     yield from _waited(run)
     for item in run.items:
         yield from _of_item(item, "" if run.item_count == 1 else f"Item {item.index}: ")
-    if run.cancellation is not None:
-        by_hand = run.cancellation.who
-        what = "Cancelled by hand" if by_hand else "The workflow run was found to be cancelled"
-        yield Moment(run.cancellation.at, what, "bad", by_hand)
+    yield from _cancelled(run)
     yield from _reports(run)
+
+
+def _cancelled(run: NodeRunShown) -> Iterator[Moment]:
+    if run.soft_cancelled_at is not None:
+        yield Moment(run.soft_cancelled_at, "Port was found to be cancelling the workflow run", "waits", _SOFTLY)
+    port_has = f"Port has {run.port_result}" if run.port_result is not None else ""
+    if run.cancellation is not None and run.cancellation.who:
+        yield Moment(run.cancellation.at, "Cancelled by hand", "bad", run.cancellation.who)
+    elif run.cancellation is not None and run.completion is None:
+        what = _FOUND.get(run.stopped or Stop.RUN, _FOUND[Stop.RUN])
+        yield Moment(run.cancellation.at, what, "bad", port_has)
+    if run.completion is not None:
+        what = f"Completed at Port by hand: {run.port_result}"
+        kind = "good" if run.port_result == Result.SUCCESS else "bad"
+        yield Moment(run.completion.at, what, kind, run.completion.who)
 
 
 def _received(message: MessageShown) -> Moment:
@@ -112,7 +133,7 @@ def _of_item(item: ItemShown, name: str) -> Iterator[Moment]:
     if item.called_at is not None:
         yield Moment(item.called_at, f"{name}attempt {max(attempt, 1)} started", "started", item.worker or "")
     if item.result is not None:
-        how = (item.error or "")[:_ERROR_CHARACTERS] if item.decided_by is None else _SAID_BY[item.decided_by]
+        how = _said(item.error, item.decided_by, item.decided_who)
         ended = Moment(item.ended_at, f"{name}{item.result}", "good" if item.result == "SUCCESS" else "bad", how)
         yield _with_lines(ended, item.logs, f"{item.index}-{attempt}")
         return
@@ -132,12 +153,23 @@ def _call(item: ItemShown, call: CallShown, name: str) -> Iterator[Moment]:
     if call.started_at is not None:
         yield Moment(call.started_at, f"{name}attempt {call.attempt} started", "started", call.worker or "")
     what, kind = _ENDS[call.how]
-    detail = (call.error or "")[:_ERROR_CHARACTERS] if call.decided_by is None else _SAID_BY[call.decided_by]
+    if call.how is How.RAISED and item.result == Result.CANCELLED and call is item.calls[-1]:
+        what = "raised, with calls left"
+    detail = _said(call.error, call.decided_by, call.decided_who)
     # An earlier version did not write when a call ended.
     ended = Moment(call.ended_at or call.due_at, f"{name}{what}", kind, detail, due=call.due_at)
     yield _with_lines(ended, call.logs, f"{item.index}-{call.attempt}-{call.how}")
     if call.again is not None:
         yield Moment(call.again.at, f"{name}to be called again, by hand", "received", call.again.who)
+
+
+def _said(error: str | None, by: By | None, who: str | None) -> str:
+    """Return why an item ended so, and whose word that is."""
+    text = (error or "")[:_ERROR_CHARACTERS]
+    if by is None:
+        return text
+    whose = f"{_SAID_BY[by]}: {who}" if who else _SAID_BY[by]
+    return f"{whose}: {text}" if text else whose
 
 
 def _with_lines(moment: Moment, lines: LinesShown | None, key: str) -> Moment:
@@ -156,11 +188,16 @@ def _reports(run: NodeRunShown) -> Iterator[Moment]:
     if run.ended_at is None:
         yield Moment(None, "Report on its way to Port", "reports", _so_far(run))
         return
+    if not report.sent:
+        yield Moment(run.ended_at, "Over: nothing is reported", "reports", run.ending or "")
+        return
+    covers = f"covers {report.covered_items} of {run.item_count}, {report.body} body"
+    taken = run.state is State.REPORTED and report.status != HTTPStatus.CONFLICT
     yield Moment(
         run.ended_at,
         f"Port answered the report: {_status(report.status)}",
-        "bad" if run.state is State.REFUSED else "good",
-        f"covers {report.covered_items} of {run.item_count}, {report.body} body",
+        "good" if run.state is State.REPORTED else "bad",
+        covers if taken else f"{run.ending or ''} {covers}".strip(),
     )
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Final
+from urllib.parse import quote
 
 import orjson
 from aiohttp import web
@@ -38,6 +41,7 @@ from web.pages import Pages
 
 TEST_MESSAGE: Final = "test-message"
 """The workflow and the node that a test message names."""
+_MOST_KEPT: Final = 10
 _PATH: Final = "/handlers/{event_type:[^/]+}"
 _NOT_ALLOWED: Final = "test messages are not allowed here: set WEB_TEST_MESSAGES=on, and restart the worker"
 
@@ -116,11 +120,14 @@ class Trials:
     try_out: TryOut
     publish: Publish
     note: Write
+    _kept: OrderedDict[str, tuple[str, TriedShown, Payload]] = field(default_factory=OrderedDict)
+    """How the last dry runs from pages went, here."""
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes."""
         acts = {f"{_PATH}/try": self.dry_run, f"{_PATH}/publish": self.send}
-        return [web.post(f"{root}{path}", act) for root in ("", "/api") for path, act in acts.items()]
+        posts = [web.post(f"{root}{path}", act) for root in ("", "/api") for path, act in acts.items()]
+        return [*posts, web.get(f"{_PATH}/tried/{{id:[0-9a-f]{{16}}}}", self.tried)]
 
     @staticmethod
     def seconds(declaration: Declaration) -> float:
@@ -140,17 +147,33 @@ class Trials:
             wrong = error
         else:
             # Large ones take their time.
-            return await asyncio.to_thread(self._answer, request, name, tried, body.payload)
+            shown = await asyncio.to_thread(self._shown, tried)
+            return self._answer(request, name, shown, body.payload)
         if request.path.startswith("/api/"):
             raise wrong
         return await self._again(request, name, wrong)
 
-    def _answer(self, request: web.Request, name: str, tried: Tried, payload: Payload) -> web.Response:
-        shown = self._shown(tried)
+    def _answer(self, request: web.Request, name: str, shown: TriedShown, payload: Payload) -> web.Response:
         if request.path.startswith("/api/"):
             return web.Response(body=shown.to_json(), content_type="application/json")
-        text = to_json(payload, indent=2).decode()
-        return self._page(request, name, text, shown=shown)
+        key = secrets.token_hex(8)
+        self._kept[key] = (name, shown, payload)
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        # A page that is loaded again calls nothing again.
+        place = f"/handlers/{quote(name, safe='')}/tried/{key}"
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": place})
+
+    async def tried(self, request: web.Request) -> web.Response:
+        """Show how a dry run went, as long as this worker remembers it."""
+        name = self._handler(request)
+        kept = self._kept.get(request.match_info["id"])
+        if kept is None or kept[0] != name:
+            message = "how that dry run went is not known here any more: each worker remembers its last few"
+            raise refused(HTTPStatus.NOT_FOUND, "unknown", message)
+        _, shown, payload = kept
+        text = await asyncio.to_thread(lambda: to_json(payload, indent=2).decode())
+        return await asyncio.to_thread(self._page, request, name, text, shown=shown)
 
     async def _again(self, request: web.Request, name: str, error: RefusedError) -> web.Response:
         """Show what is wrong, with the text as it was given: nobody has to write it again."""
@@ -187,7 +210,9 @@ class Trials:
             raise refused(HTTPStatus.SERVICE_UNAVAILABLE, "not-now", str(error), {"Retry-After": "5"}) from None
         message = f"published: {sent.place}"
         done = Done(outcome=Note.APPLIED.value, counts={Note.APPLIED.value: 1}, message=message)
-        return self.actions.answer(request, done, f"/node-runs/{body.node_run_id}")
+        # It may not be in the ledger yet: a page of the node run would not find it.
+        about = f"/node-runs/{body.node_run_id}"
+        return self.actions.answer(request, done, f"/handlers/{quote(name, safe='')}", about)
 
     def _handler(self, request: web.Request) -> str:
         """Return what the handler is declared for. Raises RefusedError (403, 404)."""

@@ -12,6 +12,7 @@ from faust.web.base import BlueprintManager
 from faust.web.drivers.aiohttp import Web
 
 from agents.asking import ask, ask_to_pause, write
+from agents.callbacks import derived_key
 from agents.entering import record
 from agents.progress import all_stages, lag, paused
 from agents.reporter import next_try, reports, retries, settler, tells
@@ -141,11 +142,11 @@ others: Final = Others(
     lambda: here.listed,
     settings.partitions,
     _roster,
-    Seal(settings.port_client_secret, settings.app_id),
+    Seal(settings.client_secrets[0], settings.app_id),
 )
 loop_lag: Final = LoopLag()
 guard: Final = Guard(settings.web_token.get_secret_value(), settings.web_read_token.get_secret_value())
-pages: Final = Pages()
+pages: Final = Pages(derived_key(settings.port_client_secret, settings.port_org_id).get_secret_value())
 owners: Final = Owners(here, readiness, others)
 actions: Final = Actions(
     here,
@@ -186,7 +187,7 @@ async def _publish(payload: Payload, node_run_id: str, workflow_run_id: str) -> 
     execution = NodeExecution(node_run_id, workflow_run_id, TEST_MESSAGE, TEST_MESSAGE, time.time())
     message = execution.message(dict(payload))
     if settings.signature is Signature.REQUIRED:
-        message = signed(message, settings.port_client_secret)
+        message = signed(message, settings.client_secrets[0])
     return await publish(settings.own, specs.runs.name, node_run_id, message)
 
 

@@ -187,9 +187,11 @@ def test_what_a_look_at_port_stops() -> None:
         return stop_of(_run("wfr_a", status, result, wfnr_a=node), "wfnr_a", known)
 
     assert found("IN_PROGRESS") is None
-    assert found("IN_PROGRESS", node="FAILED") is Stop.OVER
+    assert found("IN_PROGRESS", node="FAILED") is found("COMPLETED", "SUCCESS", node="SUCCESS") is Stop.ELSEWHERE
     assert found("CANCELLING") is found("CANCELLING", known=Stop.SOFT) is Stop.SOFT
-    assert found("CANCELLING", node="FAILED") is Stop.OVER
+    assert found("CANCELLING", node="FAILED") is found("COMPLETED", "CANCELLED", node="CANCELLED") is Stop.OVER
+    # No cancellation makes it SUCCESS: somebody has completed it.
+    assert found("CANCELLING", node="SUCCESS") is Stop.ELSEWHERE
     assert found("CANCELLED") is found("COMPLETED", "CANCELLED") is Stop.RUN
     # Another node has failed: nobody has cancelled this one, unless it was found so before.
     assert found("COMPLETED", "FAILED") is None
@@ -372,7 +374,7 @@ class TestPoller:
             await world.look(200)
             return world
 
-        told = [("wfnr_1", Stop.SOFT), ("wfnr_2", Stop.SOFT), ("wfnr_3", Stop.OVER), ("wfnr_4", Stop.OVER)]
+        told = [("wfnr_1", Stop.SOFT), ("wfnr_2", Stop.SOFT), ("wfnr_3", Stop.OVER), ("wfnr_4", Stop.ELSEWHERE)]
         assert sorted(simulate(main()).told) == told
 
     def test_a_run_that_is_cancelled_softly_is_looked_at_until_it_is_over(self) -> None:

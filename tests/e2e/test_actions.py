@@ -1,6 +1,7 @@
 """What people do by hand, with a real worker: over its API and pages, on a real Kafka, to Port's emulator."""
 
 import asyncio
+import html
 import json
 import os
 import subprocess
@@ -56,8 +57,8 @@ class Desk:
 
         return eventually(found, f"{node_run_id} has {expected}")
 
-    def command(self, *arguments: str) -> str:
-        """Run a command; returns what it prints."""
+    def command(self, *arguments: str, status: int = 0) -> str:
+        """Run a command that ends with this status; returns what it prints."""
         environment = {
             "PATH": os.environ["PATH"],
             "PORT_ORG_ID": self.cluster.org,
@@ -66,6 +67,8 @@ class Desk:
             "PYTHONPATH": str(self.cluster.folder),
             "HANDLERS": "test_handlers",
             "WEB_PORT": str(self.worker.port),
+            "KAFKA_BROKERS": self.cluster.kafka.bootstrap,
+            "PORT_API_BASE_URL": f"http://127.0.0.1:{self.cluster.emulator_port}",
         }
         done = subprocess.run(
             [sys.executable, "-m", "faust", "-A", "streams.app", *arguments],
@@ -76,7 +79,7 @@ class Desk:
             check=False,
             timeout=60,
         )
-        assert (done.returncode, SECRET in done.stdout) == (0, False), done.stdout + done.stderr
+        assert (done.returncode, SECRET in done.stdout) == (status, False), done.stdout + done.stderr
         return done.stdout
 
     def dead_letter(self, payload: object) -> str:
@@ -155,6 +158,76 @@ def test_by_hand(desk: Desk) -> None:
     told = eventually(lambda: _audit(desk, 7), "the audit is written")
     with desk.cluster.worker("two", WORKS=str(desk.works)) as other:
         eventually(lambda: _audit(Desk(desk.cluster, other, desk.works), 7) == told, "the audit is read", STARTS_WITHIN)
+
+
+def test_what_is_shown_of_what_people_did_is_true(desk: Desk) -> None:
+    completed, cancelled, *rest = (desk.cluster.publish({"type": "later"}) for _ in range(4))
+    array = desk.cluster.publish([{"type": "later"}, {"type": "later"}])
+    for node_run_id in (completed, cancelled, array, *rest):
+        desk.until(node_run_id, state="deferred")
+
+    # Port takes somebody's word: its result is shown, and whose it is.
+    assert "is completed: SUCCESS" in desk.command("complete", completed, "--yes")
+    run = desk.until(completed, state="completed", result="SUCCESS")
+    assert run["portResult"] == "SUCCESS"
+    assert str(run["ending"]).startswith("Completed at Port by hand, by cli: ")
+    assert str(run["ending"]) in html.unescape(page := desk.worker.get(f"/node-runs/{completed}").text)
+    assert "Completed at Port by hand" in desk.command("node-run", completed)
+    for untrue in ("workflow run was", "no answer", "took <", "0 ms"):
+        assert untrue not in page, untrue
+    assert desk.command("complete", completed, "--yes", status=1) == "", "Port has it already"
+
+    # Somebody completes it at Port without a word to the workers, and it is reported: Port's result is shown, too.
+    there, same = rest
+    for node_run_id, result in ((there, "FAILED"), (same, "CANCELLED")):
+        path = f"/v1/workflows/nodes/runs/{node_run_id}"
+        body = {"status": "COMPLETED", "result": result, "output": {}}
+        assert call(desk.cluster.emulator_port, "PATCH", path, _bearer(desk), body).status == 200
+        assert desk.post(f"/api/node-runs/{node_run_id}/cancel").status == 200
+    run = desk.until(there, state="refused", portResult="FAILED")
+    assert str(run["ending"]).startswith("Cancelled by hand, by api. Port refused the report: HTTP 409")
+    run = desk.until(same, state="reported", result="CANCELLED")
+    assert "Port has CANCELLED already: from an earlier report whose answer was lost" in str(run["ending"])
+
+    # Cancelled by hand: by whom, and no word of the workflow run.
+    desk.command("cancel", cancelled, "--yes")
+    run = desk.until(cancelled, state="reported", result="CANCELLED")
+    page = desk.worker.get(f"/node-runs/{cancelled}").text
+    assert str(run["ending"]).startswith("Cancelled by hand, by cli: ")
+    assert "it was cancelled by hand (cli: " in page
+    assert run["items"][0]["durationSeconds"] is None  # type: ignore[index]
+    for untrue in ("workflow run was", "0 ms"):
+        assert untrue not in page, untrue
+
+    # What cannot be done is said, and not done.
+    for arguments, said in (
+        (["wfnr_nobody_knows"], "the node run is not known"),
+        ([array, "--item", "7"], "there is no item 7: the node run has 2, counted from 0"),
+        ([cancelled], "refused: the item has ended already, with CANCELLED"),
+    ):
+        assert said in desk.command("complete-item", *arguments, "--yes", status=1)
+    assert "has ended with SUCCESS" in desk.command("complete-item", array, "--item", "1", "--yes")
+    assert desk.run(array)["items"][1]["decidedWho"].startswith("cli: ")  # type: ignore[index]
+
+    node = {"identifier": "n", "config": {"type": "KAFKA", "payload": {"eventType": "later"}}}
+    desk.works.with_name("node.json").write_text(json.dumps(node))
+    desk.command("send", str(desk.works.with_name("node.json")))
+    expected = {"complete node run at Port", "complete item", "cancel node run", "send message"}
+
+    def told() -> list[dict[str, object]] | None:
+        actions: list[dict[str, object]] = desk.worker.get("/api/audit").json["actions"]
+        return actions if expected <= {str(one["what"]) for one in actions} else None
+
+    actions = eventually(told, "all of it is in the audit")
+    ours = [(one["outcome"], one["why"]) for one in actions if one["what"] == "complete node run at Port"]
+    assert [outcome for outcome, _ in ours] == ["refused", "applied"]
+    assert len([one for one in actions if one["what"] == "complete item" and one["outcome"] != "applied"]) == 3
+
+
+def _bearer(desk: Desk) -> dict[str, str]:
+    secrets = {"clientId": "client", "clientSecret": SECRET}
+    token = call(desk.cluster.emulator_port, "POST", "/v1/auth/access_token", body=secrets).json["accessToken"]
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _handler(desk: Desk) -> dict[str, object]:

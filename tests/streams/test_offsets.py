@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -110,6 +110,7 @@ class FakeMessage:
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_type: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,10 @@ class FakeEvent:
     value: str
 
 
-def event(tp: TP, offset: int) -> EventT[object]:
+def event(tp: TP, offset: int, timestamp_type: int = 0) -> EventT[object]:
     found = record(tp, offset)
     message = FakeMessage(tp.topic, tp.partition, offset, found.timestamp / 1000, found.key or b"", found.value or b"")
+    message = replace(message, timestamp_type=timestamp_type)
     return cast("EventT[object]", FakeEvent(message, found.value.decode() if found.value else ""))
 
 
@@ -258,6 +260,14 @@ class TestHoles:
             )
         assert missed.event is None
         assert delivered.event is not None
+
+    async def test_a_turn_says_whose_its_time_is(self) -> None:
+        appended = replace(record(T0, 0), timestamp_type=1)
+        log = RecordingLog(records={T0: [appended, record(T0, 1)]})
+        follow = await self.follow(log)
+        turns = [turn async for turn in follow.turns(stream([event(T0, 2, timestamp_type=1)]), SPEC)]
+        assert [turn.appended for turn in turns] == [True, False, True]
+        assert [turn.source("a:1").appended for turn in turns] == [True, False, True]
 
     async def test_a_missed_record_that_is_unreadable_is_a_bad_one(self) -> None:
         tombstone = record(T0, 0)

@@ -12,7 +12,7 @@ from tables.state import Stop
 from tests.tables.model import LARGE, Scenario, World
 
 _REFUSALS: tuple[tuple[Body, ...], ...] = ((), (), (Body.FULL,), (Body.FULL, Body.SMALL))
-_STOPS = (Stop.SOFT, Stop.SOFT, Stop.RUN, Stop.HAND, Stop.OVER)
+_STOPS = (Stop.SOFT, Stop.SOFT, Stop.RUN, Stop.HAND, Stop.OVER, Stop.ELSEWHERE)
 _POLICIES: tuple[ArrayPolicy | None, ...] = (
     None,
     None,

@@ -349,17 +349,25 @@ class World:
         """Have the next workflow run cancelled, and the worker notice it."""
         node_run_id, stop = self.cancels.popleft()
         run = self.worker.node_runs.run(PARTITION, node_run_id)
-        if run is None or run.covered is not None:
+        completed = stop is Stop.ELSEWHERE
+        if run is None or (run.covered is not None and not completed) or (completed and node_run_id in self.port.final):
             return
-        if stop is Stop.OVER:
+        if stop in (Stop.OVER, Stop.ELSEWHERE):
             require(node_run_id not in self.port.final, f"{node_run_id} is completed, and not covered")
             self.port.over.add(node_run_id)
         self.noticed.add(node_run_id)
         if stop is not Stop.SOFT:
             self.hard.add(node_run_id)
-        action = Action(id=f"{self.clock}", who="somebody") if stop is Stop.HAND else None
-        over, soft = stop is Stop.OVER, stop is Stop.SOFT
-        event = RunCancelled(node_run_id=node_run_id, over=over, soft=soft, action=action, at=self.clock)
+        action = Action(id=f"{self.clock}", who="somebody") if stop in (Stop.HAND, Stop.ELSEWHERE) else None
+        event = RunCancelled(
+            node_run_id=node_run_id,
+            over=stop in (Stop.OVER, Stop.ELSEWHERE),
+            soft=stop is Stop.SOFT,
+            elsewhere=completed,
+            port_result="SUCCESS" if completed else None,
+            action=action,
+            at=self.clock,
+        )
         if how // 4 == 3:
             self.outcomes.append(event)
         else:
@@ -448,8 +456,8 @@ class World:
             self._remember(event, applied)
         if isinstance(event, RunCancelled) and applied.note is Note.APPLIED:
             assert applied.run is not None
-            assert applied.run.stopped is not None
-            self.stopped[event.node_run_id] = applied.run.stopped
+            if applied.run.stopped is not None:
+                self.stopped[event.node_run_id] = applied.run.stopped
         self._ask(applied)
         before, run = applied.before, applied.run
         if run is not None and run.stopped is not None and (before is None or before.stopped is not run.stopped):
@@ -616,7 +624,7 @@ class World:
         if job.answer is not None:
             self._send(job, job.answer, how)
             return
-        ended = self.stopped.get(run.node_run_id) is Stop.OVER
+        ended = self.stopped.get(run.node_run_id) in (Stop.OVER, Stop.ELSEWHERE)
         require(not ended, f"{run.node_run_id} is reported, and Port has ended it")
         settled = self.port.complete(run.node_run_id, kind, run.report, self._body(run))
         self._say("%s reported %s, covering %s: %s", run.node_run_id, kind, run.covered, settled)
@@ -732,6 +740,9 @@ class World:
             # What was reported stays, whatever came of them since.
             require(run.settled is Settled.REPORTED, f"called again after the report, and it is {run.settled}")
             return
+        if run.settled is Settled.COMPLETED:
+            require(run.result is Result.SUCCESS, f"{run.node_run_id} says {run.result}, and Port has SUCCESS")
+            return
         truth = self._truth(run, [item.result for item in items[:covered] if item.result is not None])
         require(run.result is truth, f"{run.node_run_id} says {run.result}, and it is {truth}")
         told = {(node_run_id, index) for node_run_id, index, _ in self.port.told}
@@ -785,7 +796,7 @@ class World:
         require(len(set(answers)) == len(answers) <= MOST_KEPT, f"{run.node_run_id}: its answers {answers}")
         require(not lost, f"{run.node_run_id}: its answers {answers}, and {lost} are lost")
         final = self.port.final.get(run.node_run_id)
-        if run.settled is Settled.CANCELLED:
+        if run.settled in (Settled.CANCELLED, Settled.COMPLETED):
             require(run.node_run_id in self.port.over and final is None, f"{run.node_run_id} is settled as cancelled")
             return
         if run.settled is Settled.REFUSED:

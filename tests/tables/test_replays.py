@@ -57,6 +57,7 @@ FAILED: Final = finished(error="broken")
 REFUSED: Final = answered(Settled.REFUSED)
 EXPIRED: Final = DeferralExpired(node_run_id=ID, index=0, until=900.0)
 CANCELS: Final = RunCancelled(node_run_id=ID, over=False, action=ASKED, at=300.0)
+SEEN: Final = CANCELS.model_copy(update={"seen": "before it had ended"})
 WORD: Final = completed()
 OTHER_WORD: Final = completed(result=Result.FAILED).model_copy(update={"digest": "otherwise", "at": 260.0})
 TOLD: Final = FailureTold(node_run_id=ID, index=0, attempt=2)
@@ -74,7 +75,7 @@ HISTORIES: Final[dict[str, list[NodeRunEvent]]] = {
     "deferred, expired": [deferred(), EXPIRED, WORD],
     "expired, a word too late, taken up again, open": [deferred(), EXPIRED, WORD, REFUSED, again(1, 900.0)],
     "cancelled": [CANCELS, CANCELLED_END, answered()],
-    "a cancellation too late, reported anew": [FAILED, CANCELS, REFUSED, again(1, 200.0)],
+    "a cancellation too late, reported anew": [FAILED, SEEN, REFUSED, again(1, 200.0)],
     "reported again": [
         FAILED,
         REFUSED,

@@ -55,6 +55,7 @@ from streams.worker import Worker
 from tables.due import DueIndex
 from tables.ledger import Applied, Ledger
 from tables.overview import Overview
+from tables.report import why_stopped
 from tables.rows import NotOwnedError
 from tables.state import Note
 from tests.agents.examples import context
@@ -381,8 +382,9 @@ class FakeWorker:
         event_type: str = "greet",
         attempt: int = 1,
         logs: Lines | None = None,
+        called: bool = True,
     ) -> None:
-        """A handler ends."""
+        """A handler ends; or the item does without a call."""
         self.outcome(
             ItemFinished(
                 node_run_id=node_run_id,
@@ -395,9 +397,27 @@ class FakeWorker:
                 error=error,
                 trace=trace,
                 worker=self.app.incarnation,
-                started_at=NOON + 20,
+                started_at=NOON + 20 if called else NOON + 21.5,
                 ended_at=NOON + 21.5,
                 logs=logs,
+            )
+        )
+
+    def cancelled(self, node_run_id: str, index: int = 0, attempt: int = 0) -> None:
+        """An item that waited ends as cancelled, as what has stopped its node run says."""
+        run = self.ledger.run(self.here.partition_of(node_run_id), node_run_id)
+        assert run is not None
+        self.outcome(
+            ItemFinished(
+                node_run_id=node_run_id,
+                index=index,
+                message=0,
+                attempt=attempt,
+                result=Result.CANCELLED,
+                error=why_stopped(run),
+                worker=self.app.incarnation,
+                started_at=NOON + 101,
+                ended_at=NOON + 101,
             )
         )
 

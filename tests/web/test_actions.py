@@ -1,9 +1,11 @@
 """Actions over HTTP: what they do to the ledger, how they answer, and whom they refuse."""
 
 import pytest
+from yarl import URL
 
 from port.models import Result
 from streams.records import ReportAgain, Settled, Tries, Try
+from tables.state import GONE_ON
 from tests.web.conftest import NewClient, acting
 from tests.web.fakes import NOON, FakeWorker
 from tests.web.test_site import BEARER, BROWSER, TOKEN, Elements
@@ -80,6 +82,47 @@ async def test_cancel(new_client: NewClient, worker: FakeWorker) -> None:
     assert run.stopped is not None
 
 
+async def test_a_page_leads_back_and_tells_what_became_of_the_action(new_client: NewClient, worker: FakeWorker) -> None:
+    failed(worker)
+    client = await acting(new_client)
+    for path, page in (
+        ("/node-runs/wfnr_a/items/0/retry", "/node-runs/wfnr_a"),
+        ("/node-runs/wfnr_a/retry", "/node-runs/wfnr_a"),
+        ("/node-runs/wfnr_a/complete", "/node-runs/wfnr_a"),
+        ("/node-runs/wfnr_a/items/1/complete", "/node-runs/wfnr_a"),
+        ("/handlers/greet/pause", "/handlers/greet"),
+        ("/handlers/greet/resume", "/handlers/greet"),
+    ):
+        worker.end("wfnr_a", 0, attempt=2, error="broken") if path.endswith("wfnr_a/retry") else None
+        answer = await client.post(path, headers=FORM, allow_redirects=False)
+        place = URL(answer.headers["Location"])
+        assert (answer.status, place.path) == (303, page), path
+        shown = await (await client.get(str(place), headers=BROWSER)).text()
+        [notice] = [one for one in Elements(shown).named("div") if one.get("id") == "notice"]
+        assert notice["class"] in ("notice applied", "notice duplicate"), path
+    # Nobody else can have our pages say something.
+    forged = await (await client.get("/node-runs/wfnr_a?said=eyJ4IjoxfQ.aaaa.bbbb", headers=BROWSER)).text()
+    assert 'id="notice"' not in forged
+
+
+async def test_a_stale_action_on_a_node_run_is_void(new_client: NewClient, worker: FakeWorker) -> None:
+    failed(worker)
+    client = await acting(new_client)
+    seen = (await (await client.get(RUN)).json())["seen"]
+    worker.end("wfnr_a", 1)
+    for path in ("cancel", "complete", "retry"):
+        answer = await client.post(f"{RUN}/{path}", json={"seen": seen})
+        assert (answer.status, (await answer.json())["error"]) == (409, "gone-on"), path
+    worker.settle("wfnr_a", Settled.REFUSED, "no")
+    seen = (await (await client.get(RUN)).json())["seen"]
+    assert (await client.post(f"{RUN}/retry", json={"seen": seen})).status == 200
+    # Sent again, as by a reload of the page, it does nothing, whatever has come of it since.
+    worker.end("wfnr_a", 0, attempt=2, error="broken")
+    repeated = await client.post(f"{RUN}/retry", json={"seen": seen})
+    assert (repeated.status, (await repeated.json())["message"]) == (409, f"nothing was done: {GONE_ON}")
+    assert (await client.post(f"{RUN}/items/0/complete", json={"attempt": 1})).status == 409
+
+
 async def test_complete_by_a_form(new_client: NewClient, worker: FakeWorker) -> None:
     failed(worker)
     client = await acting(new_client)
@@ -92,8 +135,8 @@ async def test_complete_by_a_form(new_client: NewClient, worker: FakeWorker) -> 
         data='csrf_token=x&result=SUCCESS&output={"by":"hand"}&error=',
         headers=FORM,
     )
-    assert answer.status == 200
-    assert "/node-runs/wfnr_a" in [link["href"] for link in Elements(await answer.text()).named("a")]
+    assert (answer.status, answer.url.path) == (200, "/node-runs/wfnr_a"), "the page of what was acted on"
+    assert "/node-runs/wfnr_a" in [link["href"] for link in Elements(await answer.text()).named("a")], "to dismiss it"
     item = (await (await client.get(RUN)).json())["items"][1]
     assert (item["result"], item["output"], item["decidedBy"]) == (Result.SUCCESS, {"by": "hand"}, "web")
 

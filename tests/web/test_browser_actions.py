@@ -30,12 +30,16 @@ async def test_a_retry_by_the_keyboard_is_followed_to_its_end(one_browser: Brows
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("button", name="Retry item 0", exact=True)).to_be_focused()
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("heading", name="Applied")).to_be_visible()
-        back = page.get_by_role("link", name="To the node run")
-        await expect(back).to_be_focused()
+        # The page of the node run tells what came of it; loaded again, it asks for nothing again.
+        notice = page.locator("#notice")
+        await expect(notice).to_contain_text("Applied")
+        await expect(notice).to_be_focused()
+        await expect(page.get_by_role("heading", name="wfnr_a")).to_be_visible()
+        asked = len(worker.asked)
         async with page.expect_response(lambda answer: answer.url.endswith("/events")):
-            await page.keyboard.press("Enter")
+            await page.reload()
         await expect(page.locator(".head .state")).to_have_text("waiting")
+        assert len(worker.asked) == asked
         worker.end("wfnr_a", 0, attempt=2)
         worker.end("wfnr_a", 1)
         worker.settle("wfnr_a")
@@ -82,7 +86,9 @@ async def test_a_dry_run_is_tried_again_with_another_payload(one_browser: Browse
         await page.keyboard.type("}")
         await page.get_by_role("button", name="Dry run").click()
         await expect(page.locator(".item .result")).to_have_text("SUCCESS")
-        assert [payload.get("name") for _, payload in worker.tried] == [None, "Ada"]
+        await page.reload()
+        await expect(page.locator(".item .result")).to_have_text("SUCCESS")
+        assert [payload.get("name") for _, payload in worker.tried] == [None, "Ada"], "a reload calls nothing"
 
 
 async def test_all_that_match_are_discarded(one_browser: Browser, worker: FakeWorker) -> None:
@@ -99,5 +105,19 @@ async def test_all_that_match_are_discarded(one_browser: Browser, worker: FakeWo
         await page.get_by_label("Note").fill("a test")
         await page.get_by_role("button", name="Discard", exact=True).click()
         await expect(page.get_by_text("discard: 59 of 59 letters")).to_be_visible()
-        await page.get_by_role("link", name="Back").click()
         await expect(page.locator("tbody a")).to_have_text(["0/0"])
+
+
+async def test_a_repeated_or_stale_action_is_void(one_browser: Browser, worker: FakeWorker) -> None:
+    worker.arrive("wfnr_a")
+    async with served(worker) as url, looking(await one_browser.new_context(), url) as seen:
+        page = seen.page
+        await page.goto(f"{url}/node-runs/wfnr_a")
+        await page.get_by_text("Cancel …").click()
+        # Meanwhile it has ended.
+        worker.end("wfnr_a")
+        await page.get_by_role("button", name="Cancel", exact=True).click()
+        await expect(page.get_by_text("nothing was done: it has gone on meanwhile: look again")).to_be_visible()
+        seen.expected("409")
+        await page.get_by_role("link", name="Look again").click()
+        await expect(page.get_by_role("heading", name="wfnr_a")).to_be_visible()

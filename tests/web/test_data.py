@@ -58,6 +58,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
             "partitions": list(range(8)),
         },
         "report": {
+            "sent": True,
             "coveredItems": 1,
             "body": "full",
             "status": 200,
@@ -69,6 +70,11 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
         "answers": [],
         "answersLeftOut": 0,
         "cancellation": None,
+        "stopped": None,
+        "completion": None,
+        "portResult": None,
+        "ending": "Port took the report: SUCCESS.",
+        "seen": "0-0-1--reported",
         "softCancelledAt": None,
         "portUrl": "https://app.getport.io/organization/run?runId=wfr_1",
         "items": [
@@ -94,6 +100,7 @@ def test_a_finished_node_run_in_full(worker: FakeWorker) -> None:
                 "logs": None,
                 "calls": [],
                 "callsLeftOut": 0,
+                "decidedWho": None,
             }
         ],
         "nextItem": None,
@@ -169,6 +176,7 @@ async def test_earlier_calls_with_their_lines_and_earlier_answers(worker: FakeWo
             "worker": "w",
             "dueAt": "2027-01-15T08:10:00Z",
             "decidedBy": None,
+            "decidedWho": None,
             "logs": {
                 "latest": [{"at": "2027-01-15T08:00:09Z", "level": "INFO", "text": "Bearer ***"}],
                 "leftOut": 0,

@@ -28,17 +28,19 @@ async def listed(worker: FakeWorker, limit: int = 50, state: State | None = None
 
 class TestStates:
     async def test_each(self, worker: FakeWorker) -> None:
-        for number, name in enumerate(("waits", "runs", "defers", "reports", "done", "refused", "over"), 1):
+        for number, name in enumerate(("waits", "runs", "defers", "reports", "done", "refused", "over", "theirs"), 1):
             worker.arrive(f"wfnr_{name}")
             assert sum(worker.here.counts(worker.here.now()).values()) == number
         worker.run("wfnr_runs")
         worker.defer("wfnr_defers")
-        for name in ("reports", "done", "refused", "over"):
+        for name in ("reports", "done", "refused", "over", "theirs"):
             worker.end(f"wfnr_{name}")
         worker.settle("wfnr_done")
         worker.settle("wfnr_refused", Settled.REFUSED, "no such node run")
         worker.settle("wfnr_over", Settled.CANCELLED)
+        worker.settle("wfnr_theirs", Settled.COMPLETED)
         expected = [
+            ("wfnr_theirs", State.COMPLETED),
             ("wfnr_over", State.CANCELLED),
             ("wfnr_refused", State.REFUSED),
             ("wfnr_done", State.REPORTED),

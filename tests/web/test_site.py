@@ -293,6 +293,7 @@ class TestList:
             "reported": 0,
             "refused": 0,
             "cancelled": 0,
+            "completed": 0,
         }
         assert everything["scope"] == "all workers"
         assert everything["workers"] == [
