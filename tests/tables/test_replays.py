@@ -26,6 +26,7 @@ from streams.records import (
     Record,
     Released,
     ReportAgain,
+    ReportStopped,
     RunCancelled,
     RunningItem,
     Settled,
@@ -82,6 +83,7 @@ HISTORIES: Final[dict[str, list[NodeRunEvent]]] = {
         ReportAgain(node_run_id=ID, report=0, action=ASKED, at=500.0),
         answered().model_copy(update={"report": 1}),
     ],
+    "given up": [FAILED, ReportStopped(node_run_id=ID, report=0, action=ASKED, at=500.0)],
     "the output refused": [
         finished(),
         answered(Settled.OUTPUT_REFUSED),
