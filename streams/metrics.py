@@ -230,6 +230,9 @@ UNREACHABLE: Final = _gauge(
     "seconds",
     "how long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
 )
+CREDENTIALS_REFUSED: Final = _gauge(
+    "credentials_refused", "0 or 1", "whether Port refuses the credentials, or the token that it has given for them"
+)
 REMAINING: Final = _gauge(
     "rate_limit_remaining",
     "calls",
@@ -266,6 +269,13 @@ LOOP_LAG: Final = _histogram(
 )
 SOURCE_COPIED: Final = _counter(
     "source_copied_records", "records", "records copied from the source cluster to the own one"
+)
+SOURCE_CUT: Final = _counter(
+    "source_refused_records",
+    "records",
+    "records of the source that the own topic refused as they were, by what was kept of them: `whole` (without headers "
+    "or key), `part`, `dead letter`",
+    ["kept"],
 )
 SOURCE_LAG: Final = _set_gauge(
     "source_lag",

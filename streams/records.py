@@ -508,6 +508,24 @@ class DeadLetter(Kept):
         return {"reason": self.reason.encode(), "source": source.encode(), "kind": self.kind.encode()}
 
 
+class LeftOut(Kept):
+    """What a record was of which the own topic takes only a part, as a header of the copy says."""
+
+    reason: str
+    """What was left out, and why."""
+    digest: str = ""
+    """Of the whole message, where it is one of ours."""
+    node_run_id: str | None = None
+    """The node run that waits for it, where it is a message of ours and its signature is right."""
+    workflow_run_id: str | None = None
+    workflow: str | None = None
+    node: str | None = None
+    names: tuple[str, ...] = ()
+    """The event types of its items."""
+    guessed: bool = False
+    """As of `Arrival`."""
+
+
 class _Version(BaseModel):
     v: int
 

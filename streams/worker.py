@@ -41,8 +41,10 @@ from streams.partition_counts import Misfit, misfit
 from streams.producers import UNENDING_MS
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
+from streams.topic_configs import unfit_topics
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import Consumer, Producer, install
+from streams.unknown_settings import unknown_settings
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Worker(faust.App):
         incidents: what was found to be wrong with their topics.
         transactions: those of producers that keep its partitions from being read.
         kafka: whether the own Kafka answers.
+        topic_problems: what is wrong with own topics and does not keep it from working, by topic or what is done there.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -132,6 +135,7 @@ class Worker(faust.App):
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.transactions = OpenTransactions()
         self.offsets = EveryOffset(self.log_reader, self.incidents)
+        self.topic_problems: dict[str, str] = {}
         self.owned: frozenset[int] = frozenset()
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
@@ -231,6 +235,8 @@ class Worker(faust.App):
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         quieten()
+        for unknown in unknown_settings(os.environ):
+            logger.warning("settings: %s", unknown)
         _collect_less_often()
         _refuse_slow_streams()
         _refuse_open_web(self)
@@ -238,6 +244,7 @@ class Worker(faust.App):
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
+            await self._check_configs()
             if self.bridge is None:
                 own = self.settings.own.client()
                 await begin(own, self.settings.app_id, self.topic_specs.runs.name, self.settings.source_start)
@@ -256,6 +263,15 @@ class Worker(faust.App):
             await self.bridge.start()
         self.add_future(self.kafka.run())
         await super().on_first_start()
+
+    async def _check_configs(self) -> None:
+        """Refuse what would lose state or end the worker at a record; tell of what it can do without."""
+        unfit = await unfit_topics(self.settings, self.topic_specs)
+        for name, wrong in unfit.fatal.items():
+            raise TopicsError(f"topic {name}: {wrong.found}; {wrong.remedy}")
+        for name, wrong in unfit.others.items():
+            self.topic_problems[name] = f"{name}: {wrong.found}; {wrong.remedy}"
+            logger.error("topic %s", self.topic_problems[name])
 
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.settled.clear()

@@ -38,6 +38,7 @@ NOT_ON_THE_DASHBOARD = [
     "held_items",
     "queue_running",
     "source_copied_records",
+    "source_refused_records",
     "source_up",
     "log_rewinds",
     "deleted_records",

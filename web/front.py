@@ -133,6 +133,7 @@ class Front:
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
             dead_letters=looked.letters.open_since(now - HOUR),
+            topic_problems=list(self.here.worker.topic_problems.values()),
             unsure=looked.letters.unsure(),
             unreadable=[_unreadable(row) for row in islice(self._unreadable(), SHOWN_UNREADABLE)],
             unreadable_rows=sum(1 for _ in self.here.node_runs.unreadable),

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from port.client import PortClient
+from port.trouble import TroubleKind
 from streams import metrics
 from streams.lag import Lag
 from streams.progress import Watch
@@ -97,4 +98,6 @@ class Gauges(Collector):
 def _of_port(port: PortClient) -> Iterator[Metric]:
     since, remaining = port.unreachable_since, port.budget.remaining
     yield metrics.UNREACHABLE.gauge(([], 0.0 if since is None else max(0.0, time.time() - since)))
+    kind = None if port.trouble is None else port.trouble.kind
+    yield metrics.CREDENTIALS_REFUSED.gauge(([], kind is TroubleKind.CREDENTIALS))
     yield metrics.REMAINING.gauge(([], math.nan if remaining is None else remaining))

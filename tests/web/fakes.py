@@ -203,7 +203,10 @@ class FakeWorker:
             bridge=None,
             misfit=lambda: None,
             kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
+            port=SimpleNamespace(
+                unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
+            ),
+            topic_problems={},
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)
