@@ -625,7 +625,7 @@ def _text(message: Message) -> tuple[JsonValue, str | None]:
     if not message.text:
         return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
-        return masked(from_json(message.text)), message.note
+        return masked(from_json(message.text, allow_inf_nan=False)), message.note
     except ValueError:
         return masked_text(message.text), _UNREADABLE
 
