@@ -125,9 +125,9 @@ def _why(event: AskedEvent, applied: Applied) -> str:
     return "" if applied.note is Note.APPLIED else applied.why
 
 
-def told_of_pause(partition: int, event: TypePaused) -> None:
-    """Tell that a partition has taken on that a handler pauses or goes on. One partition writes it to the audit."""
-    _tell(event.action, partition, Became(Note.APPLIED))
+def told_of_pause(partition: int, event: TypePaused, note: Note) -> None:
+    """Tell what a partition made of it that a handler is to pause or go on. One partition writes it to the audit."""
+    _tell(event.action, partition, Became(note))
     if partition == 0:
         what = "pause handler" if event.paused else "resume handler"
         spawn(
@@ -137,7 +137,7 @@ def told_of_pause(partition: int, event: TypePaused) -> None:
                     at=event.at,
                     who=event.action.who,
                     what=what,
-                    outcome=Note.APPLIED.value,
+                    outcome=note.value,
                     event_type=event.event_type,
                 )
             )

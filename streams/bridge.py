@@ -36,6 +36,7 @@ from port.errors import PortError, PortUnavailable
 from port.signature import refusal
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster, Identity
+from streams.consumers import new_consumer
 from streams.fitting import (
     REFUSALS,
     Form,
@@ -193,15 +194,12 @@ class Bridge(Service):
     async def _connect(self, clients: contextlib.AsyncExitStack) -> tuple[AIOKafkaConsumer, AIOKafkaProducer]:
         source = self._source = await self._cluster()
         await begin(source.client(), self._settings.app_id, self._topic, self._settings.source_start)
-        consumer = AIOKafkaConsumer(
+        consumer = new_consumer(
+            source.client(),
             client_id=self._client_id,
             group_id=self._settings.app_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=MAX_RECORD_BYTES,
             # The own cluster may be away for as long as it takes.
             max_poll_interval_ms=2_000_000_000,
-            **source.client(),
         )
         await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):

@@ -19,6 +19,7 @@ from aiokafka.errors import (
 from stamina import AsyncRetryingCaller
 
 from streams.cluster import Cluster, Identity
+from streams.consumers import new_consumer
 from streams.findings import SECONDS, Say, counted, ok, step, wrong
 from streams.probe import ProbeError, probe
 
@@ -84,9 +85,7 @@ class Look:
     @contextlib.asynccontextmanager
     async def consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
         """Yield a consumer that belongs to no group."""
-        consumer = AIOKafkaConsumer(
-            client_id=_CLIENT_ID, group_id=None, enable_auto_commit=False, **self.cluster.client()
-        )
+        consumer = new_consumer(self.cluster.client(), client_id=_CLIENT_ID)
         try:
             await consumer.start()
             yield consumer

@@ -123,6 +123,26 @@ RECOVERED: Final = _counter(
     "recovered_records", "records", "records that Faust had dropped and that were read again, by topic", ["topic"]
 )
 INTERVENTIONS: Final = _listed(Kind.COUNTER, "offset_interventions", "times", "how often records were read again")
+LOG_REWINDS: Final = _counter(
+    "log_rewinds",
+    "times",
+    "how often a partition's log was found to hold other records than it did, or to end sooner, by topic: lost or "
+    "restored on the broker",
+    ["topic"],
+)
+DELETED_RECORDS: Final = _counter(
+    "deleted_records",
+    "records",
+    "records that were deleted, by retention say, before they were read, at most, by topic",
+    ["topic"],
+)
+OPEN_TRANSACTION: Final = _gauge(
+    "open_transaction_seconds",
+    "seconds",
+    "for how long at least a transaction of a producer has kept what is behind it from being read, the longest of each "
+    "topic; 0 where none does",
+    ["topic"],
+)
 EVENTS: Final = _counter(
     "ledger_events",
     "events",

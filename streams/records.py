@@ -261,6 +261,8 @@ class GraceOver(Record):
     node_run_id: str
     items: int
     """The items that the node run had when the grace began; if more have come since, the event is void."""
+    since: float
+    """When the grace began, in epoch seconds: the event of another one is void, too."""
 
 
 class RunCancelled(Record):
@@ -356,6 +358,7 @@ class TypePaused(Record):
     paused: bool
     action: Action
     at: float
+    """In epoch seconds: of what was asked for one handler the latest counts, in whatever order it comes."""
 
 
 class Audited(Record):
@@ -435,6 +438,8 @@ class RunningItem(Kept):
     node_run_id: str
     index: int
     attempt: int
+    generation: int = 0
+    """Of the ownership in which the partition heard of it; of no meaning in the word itself."""
 
 
 class Released(Record):
@@ -452,6 +457,8 @@ class Died(Record):
 
     kind: Literal["died"] = "died"
     worker: str
+    generation: int
+    """Of the ownership in which that was found: what has become known of the worker later it has not died of."""
 
 
 class Tick(Record):

@@ -128,6 +128,7 @@ class Front:
                 )
             ],
             lags=[*self._lags()],
+            incidents=self._incidents(),
             sources=[*self._source()],
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
@@ -158,6 +159,11 @@ class Front:
                 worst_records=one.most,
                 oldest_seconds=round(one.seconds, 1),
             )
+
+    def _incidents(self) -> list[str]:
+        worker = self.here.worker
+        hanging = [one.text for one in worker.transactions.hanging()]
+        return hanging + [one.text for one in worker.incidents.recent()]
 
     def _source(self) -> Iterable[SourceStatus]:
         if (bridge := self.here.worker.bridge) is not None:

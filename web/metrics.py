@@ -57,6 +57,14 @@ class Gauges(Collector):
         yield from self._health()
         yield from _of_port(self._here.worker.port)
         yield metrics.INTERVENTIONS.total(self._here.worker.offsets.interventions)
+        yield self._open_transactions()
+
+    def _open_transactions(self) -> Metric:
+        worker, longest = self._here.worker, dict[str, float]()
+        for one in worker.transactions.all():
+            longest[one.where.topic] = max(one.seconds, longest.get(one.where.topic, 0.0))
+        topics = sorted({tp.topic for tp in worker.offsets.expected} | longest.keys())
+        return metrics.OPEN_TRANSACTION.gauge(*(([topic], longest.get(topic, 0.0)) for topic in topics))
 
     def _states(self) -> Iterator[Metric]:
         here = self._here

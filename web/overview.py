@@ -131,6 +131,9 @@ class OverviewShown(Shown):
     """What is worth a look, the worst first; that is for all workers together to say."""
     workers: list[Pulse]
     lags: list[TopicLag]
+    incidents: list[str]
+    """What was found to be wrong with topics, in sentences: records that are gone, logs that went back, transactions
+    that hang."""
     sources: list[SourceStatus]
     """Those of the workers that copy the runs topic from another cluster."""
     work: WorkShown
@@ -159,6 +162,7 @@ def added_up(told: Sequence[OverviewShown], limit: int, missing: Missing) -> Ove
         at=told[0].at,
         workers=sorted((worker for one in told for worker in one.workers), key=lambda worker: worker.worker),
         lags=_lags(lag for one in told for lag in one.lags),
+        incidents=list(dict.fromkeys(text for one in told for text in one.incidents)),
         sources=[source for one in told for source in one.sources],
         work=reduce(_work, (one.work for one in told)),
         failed=FailedShown(number=sum(one.failed.number for one in told), latest=latest[:SHOWN_FAILED]),

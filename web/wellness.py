@@ -54,9 +54,7 @@ def _bad(shown: OverviewShown) -> _Reasons:
     if shown.missing:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
     yield from _bad_workers(shown.workers)
-    for source in shown.sources:
-        if source.problem is not None:
-            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
+    yield from _bad_records(shown)
     yield from _bad_reports(shown)
     yield from _bad_topics(shown)
 
@@ -77,6 +75,14 @@ def _bad_topics(shown: OverviewShown) -> _Reasons:
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
+
+
+def _bad_records(shown: OverviewShown) -> _Reasons:
+    for text in shown.incidents:
+        yield text, "/workers"
+    for source in shown.sources:
+        if source.problem is not None:
+            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
 
 
 def _unreadable(shown: OverviewShown) -> _Reasons:

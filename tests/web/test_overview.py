@@ -102,6 +102,7 @@ def overview(
         "workers": [pulse()],
         "lags": [],
         "sources": [],
+        "incidents": [],
         "work": WorkShown.model_validate(idle | (work or {})),
         "failed": FailedShown(number=0, latest=[]),
         "dead_letters": 0,
@@ -134,6 +135,7 @@ NOT_WELL = [
     (overview(workers=[pulse(stuck="stuck: router")]), "bad", "no progress: stuck: router", "/workers"),
     (overview(workers=[pulse(state="recovering")]), "bad", "host-1 is not ready: recovering", "/workers"),
     (overview(sources=[AWAY]), "bad", "cannot copy from the source: no broker answers", "/workers"),
+    (overview(incidents=["The log of t[0] went back."]), "bad", "The log of t[0] went back.", "/workers"),
     (
         overview(port={"trouble": {"kind": "credentials", "since": NOW, "said": "Port refuses our credentials."}}),
         "bad",
