@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from itsdangerous import BadData, Signer, URLSafeSerializer
 from pydantic import JsonValue, SecretStr, TypeAdapter, ValidationError
 
+from agents.callback_masking import masked_callbacks
 from port.ids import is_node_run_id
 from port.models import LogLine, Result
 from streams.records import By, ItemCompleted
@@ -122,10 +123,10 @@ def word(
         index=index,
         event_type=event_type,
         result=result,
-        output=None if output is None else json.dumps(output, ensure_ascii=False, allow_nan=False),
-        error=error,
+        output=None if output is None else masked_callbacks(json.dumps(output, ensure_ascii=False, allow_nan=False)),
+        error=None if error is None else masked_callbacks(error),
         digest=hashlib.sha256(said.encode()).hexdigest(),
-        logs=tuple(logs),
+        logs=tuple(line.model_copy(update={"message": masked_callbacks(line.message)}) for line in logs),
         by=by,
         at=time.time(),
     )

@@ -172,7 +172,7 @@ class send(Command):
         form = Form(self.text("form") or Form.CONTEXT)
         message = await message_of(file, execution, form)
         if settings.signature is Signature.REQUIRED or form is Form.HEADERS:
-            message = signed(message, settings.port_client_secret)
+            message = signed(message, settings.client_secrets[0])
         if self.kwargs.get("dry_run"):
             click.echo(json.dumps(message, indent=2))
             return
@@ -435,7 +435,7 @@ async def _ended(message: NodeRunMessage, index: int, attempt: int) -> dict[str,
             attempt=attempt,
             received_at=time.time(),
             fields=fields,
-            decryption=Decryption(settings.port_client_secret),
+            decryption=Decryption(*settings.client_secrets),
         )
         outcome = await outcome_of(handler, context)
     return {"index": index, "eventType": name, "handler": handler and handler.name, **dataclasses.asdict(outcome)}
@@ -468,7 +468,7 @@ async def _complete(node_run_id: str, run_id: str | None, update: NodeRunUpdate)
     """Complete a node run at Port, tell the workers, and write it to the audit. Raises CommandError."""
     connection = settings.port_connection
     port = settings.port_api_base_url
-    async with PortClient(port, settings.port_client_id, settings.port_client_secret, connection=connection) as client:
+    async with PortClient(port, settings.port_client_id, settings.client_secrets[0], connection=connection) as client:
         answer = await client.report(node_run_id, run_id, update.to_json())
     action, at, took = new_action(asker()), time.time(), answer.kind is AnswerKind.ACCEPTED
     maybe = "; whether it is completed now is not known" if answer.maybe_arrived else ""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeVar, 
 
 from pydantic import JsonValue
 
+from agents.callback_masking import masked_callbacks
 from agents.cancelling import Cancellation
 from agents.lines import LatestLines
 from agents.resources import SESSION, Resource
 from port.models import LogLevel
-from port.secrets import Decryption
+from port.secrets import Decryption, Secret
 from streams.durations import seconds
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Alone:
 
     def callback_url(self, context: Context, life: float) -> str:
         """Return a URL that leads nowhere: no name ends in `.invalid`."""
-        return f"https://port-runs.invalid/callbacks/{context.idempotency_key}"
+        return f"https://port-runs.invalid/callbacks/token-for-{context.idempotency_key}"
 
 
 _ALONE: Final = Alone()
@@ -204,7 +205,11 @@ class Context:
             LookupError: `PUBLIC_URL` is not set.
             ValueError: that is no duration.
         """
-        return self.host.callback_url(self, seconds(life))
+        url = self.host.callback_url(self, seconds(life))
+        if self.decryption is not None:
+            # Logged or put out by itself it is a secret, too.
+            self.decryption.remembered(Secret(url.rpartition("/")[2]))
+        return url
 
     def log(self, message: str, *args: object, level: LogLevel | Level = LogLevel.INFO) -> None:
         """Write a line into the node run's log at Port, and the worker's; `***` stands for secret inputs.
@@ -220,6 +225,7 @@ class Context:
         text = _formatted(message, args)
         if self.decryption is not None:
             text = self.decryption.masked(text)
+        text = masked_callbacks(text)
         logger.log(_LEVELS[level], "[%s] %s", self.idempotency_key, text)
         if not self.has_logged:
             with _FIRST_LINE:

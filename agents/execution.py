@@ -18,6 +18,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from agents.callback_masking import masked_callbacks
 from agents.contract import CallNext, Context, Deferred, Fail, Handler, Middleware, Output, RetryLater
 from port.models import Result
 from streams.records import ItemDeferred, ItemFinished, ItemRetry, Lines
@@ -402,14 +403,16 @@ def _clean(call: Call, text: str) -> str:
 
 
 def _masked(call: Call, text: str) -> str:
-    """Return a text with the secret inputs masked that were decrypted for this call."""
+    """Return a text with the secret inputs masked that were decrypted for this call, and URLs of callbacks."""
     decryption = call.context.decryption
-    return text if decryption is None else decryption.masked(text)
+    return masked_callbacks(text if decryption is None else decryption.masked(text))
 
 
 def _masked_json(call: Call, output: bytes) -> bytes:
     decryption = call.context.decryption
-    return output if decryption is None else decryption.masked_json(output)
+    masked = output if decryption is None else decryption.masked_json(output)
+    # What is masked has no quotes: it is still JSON.
+    return masked_callbacks(masked.decode()).encode() if b"callbacks" in masked else masked
 
 
 def _readable(wrong: ValidationError) -> str:

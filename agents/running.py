@@ -52,7 +52,7 @@ class HandlerAgent:
         self.feeder: Feeder[ItemWork] = Feeder()
         self.feeder.attach(app)
         owning.running.append(lambda: self.feeder.running)
-        self.trials = Trials(handler, self.feeder, telling, settings.port_client_secret, _middleware)
+        self.trials = Trials(handler, self.feeder, telling, settings.client_secrets, _middleware)
         self._threads = Threads(handler.concurrency)
         self._samples = HANDLER_SAMPLES.of(handler.event_type)
         self._overdue = 0
@@ -222,7 +222,7 @@ def _call(handler: Handler, work: ItemWork) -> Call | None:
         attempt=work.attempt,
         received_at=run.received_at,
         fields=payload[work.index - work.message],
-        decryption=Decryption(settings.port_client_secret),
+        decryption=Decryption(*settings.client_secrets),
         deadline_at=time.time() + handler.deadline,
         host=telling,
     )

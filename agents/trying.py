@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -121,7 +121,7 @@ class Trials:
         handler: the handler.
         feeder: what hands out its places.
         host: the worker's own.
-        client_secret: what secret inputs are encrypted with.
+        client_secrets: what secret inputs are encrypted with: one of these.
         middleware: what runs around its calls.
     """
 
@@ -130,13 +130,13 @@ class Trials:
         handler: Handler,
         feeder: Feeder[ItemWork],
         host: Host,
-        client_secret: SecretStr,
+        client_secrets: Sequence[SecretStr],
         middleware: tuple[Middleware, ...] = (),
     ) -> None:
         self._handler = dataclasses.replace(handler, deadline=min(handler.deadline, MOST_SECONDS))
         self._feeder = feeder
         self._host = host
-        self._client_secret = client_secret
+        self._client_secrets = client_secrets
         self._middleware = middleware
         self._trials: dict[ItemWork, _Trial] = {}
 
@@ -223,7 +223,7 @@ class Trials:
             attempt=1,
             received_at=now,
             fields=trial.fields,
-            decryption=_Leniently(self._client_secret),
+            decryption=_Leniently(*self._client_secrets),
             deadline_at=now + self._handler.deadline,
             host=listener,
         )

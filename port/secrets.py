@@ -166,10 +166,15 @@ def _decrypted(cipher: AESGCM, data: bytes) -> str | None:
 
 
 class Decryption:
-    """The validation context of a model with `Secret` fields. It remembers what it has decrypted, to mask it later."""
+    """The validation context of a model with `Secret` fields. It remembers what it has decrypted, to mask it later.
 
-    def __init__(self, client_secret: SecretStr) -> None:
-        self._client_secret = client_secret
+    Args:
+        client_secret: what secret inputs are encrypted with: during a rotation the new one.
+        further: the old one.
+    """
+
+    def __init__(self, client_secret: SecretStr, *further: SecretStr) -> None:
+        self._client_secrets = (client_secret, *further)
         self._forms: list[str] = []
 
     @property
@@ -178,8 +183,14 @@ class Decryption:
         return bool(self._forms)
 
     def decrypt(self, text: str) -> Secret:
-        """Decrypt a secret input. Raises SecretInputError."""
-        return self.remembered(decrypt(text, self._client_secret))
+        """Decrypt a secret input, by the first client secret that can. Raises SecretInputError."""
+        refused: SecretInputError | None = None
+        for client_secret in self._client_secrets:
+            try:
+                return self.remembered(decrypt(text, client_secret))
+            except SecretInputError as error:
+                refused = refused or error
+        raise refused or SecretInputError("there is no client secret")
 
     def remembered(self, secret: Secret) -> Secret:
         """Have a secret masked from now on; returns it."""

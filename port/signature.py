@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +64,7 @@ def signature_of(body: bytes, timestamp: str, secret: SecretStr) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) -> str | None:
+def refusal(raw: bytes, sent_at: float | None, secrets: Sequence[SecretStr], *, required: bool) -> str | None:
     """Say why a message is not to be trusted; None where it may pass. Never raises, quotes nothing.
 
     A message that carries one of the two headers claims to be signed: then its signature must be right, and its
@@ -73,17 +73,18 @@ def refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) ->
 
     Args:
         raw: the message as it came: an object as JSON in UTF-8.
-        sent_at: when it was sent, in epoch seconds. Never the time of the check: a backlog of days must pass.
-        secret: the client secret.
+        sent_at: when it was sent, in epoch seconds. Never the time of the check: a backlog of days must pass. None
+            where that is not known: then its freshness is not judged.
+        secrets: the client secrets; each is right, as during a rotation.
         required: whether a message that is not signed is refused, too.
     """
     try:
-        return _refusal(raw, sent_at, secret, required=required)
+        return _refusal(raw, sent_at, secrets, required=required)
     except (ValueError, IndexError, RecursionError):
         return "its signature cannot be read"
 
 
-def _refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) -> str | None:
+def _refusal(raw: bytes, sent_at: float | None, secrets: Sequence[SecretStr], *, required: bool) -> str | None:
     members: list[_Member] = []
     text = ""
     if any(name.encode() in raw for name in _OURS):
@@ -97,7 +98,7 @@ def _refusal(raw: bytes, sent_at: float, secret: SecretStr, *, required: bool) -
     values = {field.name: field.value for field in found}
     if len(found) != 2 or len(values) != 2:
         return f"it must carry {SIGNATURE_HEADER} and {TIMESTAMP_HEADER} once each"
-    return _wrong(_bodies(text), values[SIGNATURE_HEADER], values[TIMESTAMP_HEADER], sent_at, secret)
+    return _wrong(_bodies(text), values[SIGNATURE_HEADER], values[TIMESTAMP_HEADER], sent_at, secrets)
 
 
 def _is_headers(member: _Member) -> bool:
@@ -105,14 +106,16 @@ def _is_headers(member: _Member) -> bool:
 
 
 def _wrong(
-    bodies: Iterator[str], signature: object, timestamp: object, sent_at: float, secret: SecretStr
+    bodies: Iterator[str], signature: object, timestamp: object, sent_at: float | None, secrets: Sequence[SecretStr]
 ) -> str | None:
     if not isinstance(signature, str) or not isinstance(timestamp, str) or not _TIMESTAMP.fullmatch(timestamp):
         return "its signature or timestamp is of another form than Port's"
     given = signature.encode("utf-8", "surrogatepass")
-    expected = (signature_of(body.encode(), timestamp, secret).encode() for body in bodies)
+    expected = (signature_of(body.encode(), timestamp, secret).encode() for body in bodies for secret in secrets)
     if not any(hmac.compare_digest(one, given) for one in expected):
         return "its signature is wrong"
+    if sent_at is None:
+        return None
     seconds = int(timestamp) / 1000 if int(timestamp) >= _MILLISECONDS_FROM else int(timestamp)
     away = abs(seconds - sent_at)
     if not away <= FRESH_SECONDS:

@@ -27,6 +27,7 @@ from port.errors import PortError
 from port.models import KafkaCredentials
 from streams.findings import SECONDS, Finding, Say, ok, skipped, step, warning, wrong
 from streams.settings import LOOPBACK, Settings, Signature
+from streams.unknown_settings import unknown_settings
 
 _EU: Final = "https://api.getport.io"
 _US: Final = "https://api.us.getport.io"
@@ -62,6 +63,8 @@ def check_settings(settings: Settings, say: Say) -> None:
     )
     for finding in _warnings(settings):
         say(finding)
+    for unknown in unknown_settings(os.environ):
+        say(warning(unknown.name, f"in {unknown.place}: is no setting, and has no effect", unknown.remedy))
 
 
 def _shown(value: object) -> object:
@@ -186,7 +189,7 @@ async def check_port(settings: Settings, say: Say) -> KafkaCredentials | None:
     Returns how to reach Port's Kafka where the settings ask for that, and Port tells it.
     """
     dates, url = _Dates(), settings.port_api_base_url
-    client = (url, settings.port_client_id, settings.port_client_secret)
+    client = (url, settings.port_client_id, settings.client_secrets[0])
     wanted = "source credentials" if settings.source_from_port else None
     connection = settings.port_connection
     for finding in _of_connection(settings, connection):

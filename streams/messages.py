@@ -40,6 +40,8 @@ class Foreign(StrEnum):
     ACTION_RUN = "context.runId of an action run"
     CHANGE_LOG = "change-log event"
     NO_HANDLER = "no handler, and UNKNOWN_EVENTS=ignore"
+    WORKFLOW = "another workflow than those of WORKFLOWS"
+    NODE = "another node than those of NODES"
 
     @property
     def is_certain(self) -> bool:

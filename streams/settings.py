@@ -213,6 +213,8 @@ class Settings(BaseSettings):
     signature: Signature = Signature.WHEN_PRESENT
     handlers: Annotated[Names, AfterValidator(_modules)]
     unknown_events: UnknownEvents = UnknownEvents.FAIL
+    workflows: Names = ()
+    nodes: Names = ()
     unknown_events_hold: Duration = 86_400.0
     partitions: int = Field(default=8, ge=1, le=1000)
     surplus_partitions: SurplusPartitions = SurplusPartitions.REFUSE
@@ -255,6 +257,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("port_client_secret")
+    @classmethod
+    def _client_secret(cls, value: SecretStr) -> SecretStr:
+        if not _parts(value):
+            raise ValueError("write the client secret; during a rotation the new one, a comma, and the old one")
+        return value
+
     @field_validator("cancel_poll_seconds")
     @classmethod
     def _seldom(cls, value: float) -> float:
@@ -279,6 +288,11 @@ class Settings(BaseSettings):
         if self.port_ca_file is not None:
             _require_certificates(self.port_ca_file)
         return self
+
+    @property
+    def client_secrets(self) -> tuple[SecretStr, ...]:
+        """The client secrets, the newest first: Port's API is called with that one; all hold for what Port has made."""
+        return tuple(map(SecretStr, _parts(self.port_client_secret)))
 
     @property
     def signing_keys(self) -> tuple[SecretStr, ...]:

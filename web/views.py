@@ -142,7 +142,7 @@ others: Final = Others(
     lambda: here.listed,
     settings.partitions,
     _roster,
-    Seal(settings.port_client_secret, settings.app_id),
+    Seal(settings.client_secrets[0], settings.app_id),
 )
 loop_lag: Final = LoopLag()
 guard: Final = Guard(settings.web_token.get_secret_value(), settings.web_read_token.get_secret_value())
@@ -187,7 +187,7 @@ async def _publish(payload: Payload, node_run_id: str, workflow_run_id: str) -> 
     execution = NodeExecution(node_run_id, workflow_run_id, TEST_MESSAGE, TEST_MESSAGE, time.time())
     message = execution.message(dict(payload))
     if settings.signature is Signature.REQUIRED:
-        message = signed(message, settings.port_client_secret)
+        message = signed(message, settings.client_secrets[0])
     return await publish(settings.own, specs.runs.name, node_run_id, message)
 
 

@@ -38,7 +38,7 @@ class Places:
 
     def __init__(self, handler: Handler) -> None:
         self.feeder: Feeder[ItemWork] = Feeder()
-        self.trials = Trials(handler, self.feeder, Alone(), SECRET)
+        self.trials = Trials(handler, self.feeder, Alone(), (SECRET,))
         self.threads = Threads(handler.concurrency)
         self.remains: list[asyncio.Future[object]] = []
 

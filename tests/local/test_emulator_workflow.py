@@ -61,8 +61,8 @@ async def test_the_headers_form_is_signed_and_has_the_node_run_id_alone(caller: 
     assert list(message) == ["headers", "context", "payload"]
     assert message["context"] == {"runId": got["nodeRunId"]}
     wire, now = orjson.dumps(message), time.time()
-    assert refusal(wire, now, emulator.config.client_secret, required=True) is None
-    assert refusal(wire, now, SecretStr("another"), required=True) == "its signature is wrong"
+    assert refusal(wire, now, [emulator.config.client_secret], required=True) is None
+    assert refusal(wire, now, [SecretStr("another")], required=True) == "its signature is wrong"
 
 
 @pytest.mark.parametrize("form", Form)

@@ -243,3 +243,16 @@ class _Outer(BaseModel):
 def test_the_fields_of_a_model_that_hold_secrets() -> None:
     assert secret_fields(_Outer) == {"pin", "PIN", "phrase", "passPhrase", "deep", "several", "raw", "key"}
     assert secret_fields(_Inner) == {"pin", "PIN"}
+
+
+def test_during_a_rotation_each_client_secret_decrypts() -> None:
+    new, old = SecretStr("n" * 32), SecretStr("o" * 32)
+    for secrets in ((new, old), (old, new)):
+        both = Decryption(*secrets)
+        assert [both.decrypt(encrypt(text, key)).get_secret_value() for text, key in (("a", new), ("b", old))] == [
+            "a",
+            "b",
+        ]
+        assert both.masked("a b") == "*** ***"
+    with pytest.raises(SecretInputError, match="cannot be decrypted"):
+        Decryption(new, SecretStr("short")).decrypt(encrypt("a", old))

@@ -43,9 +43,9 @@ def signed(rest: str, timestamp: str = "1700000000") -> str:
 
 def check(message: str | bytes, sent_at: float = NOW, secret: SecretStr = SECRET) -> str | None:
     raw = message if isinstance(message, bytes) else message.encode()
-    found = refusal(raw, sent_at, secret, required=True)
+    found = refusal(raw, sent_at, [secret], required=True)
     if found != UNSIGNED:
-        assert refusal(raw, sent_at, secret, required=False) == found
+        assert refusal(raw, sent_at, [secret], required=False) == found
     return found
 
 
@@ -174,8 +174,8 @@ def test_nothing_else_passes_and_nothing_raises(noise: bytes, data: st.DataObjec
     ],
 )
 def test_a_message_that_does_not_claim_to_be_signed_is_refused_where_that_is_required(message: str) -> None:
-    assert refusal(message.encode(), NOW, SECRET, required=False) is None
-    assert refusal(message.encode(), NOW, SECRET, required=True) == UNSIGNED
+    assert refusal(message.encode(), NOW, [SECRET], required=False) is None
+    assert refusal(message.encode(), NOW, [SECRET], required=True) == UNSIGNED
 
 
 SIGNATURE, TIMESTAMP = fields_of('{"headers":{},"payload":{}}')
@@ -263,6 +263,20 @@ MIB = 1_048_576
 def test_no_message_takes_long(message: str, reason: str | None) -> None:
     raw = message.encode()
     started = time.process_time()
-    assert refusal(raw, NOW, SECRET, required=True) == reason
+    assert refusal(raw, NOW, [SECRET], required=True) == reason
     # A worker that stands still for 10 seconds ends: a message that takes so long would end each that reads it.
     assert time.process_time() - started < 3
+
+
+def test_where_kafka_does_not_know_when_it_was_sent_its_freshness_is_not_judged() -> None:
+    raw = signed('"payload":{}', str(int(NOW) - 86_400)).encode()
+    assert "s from when it was sent" in str(refusal(raw, NOW, [SECRET], required=True))
+    assert refusal(raw, None, [SECRET], required=True) is None
+    assert refusal(raw.replace(b'"payload"', b'"Payload"'), None, [SECRET], required=True) == WRONG
+
+
+def test_during_a_rotation_each_client_secret_is_right() -> None:
+    raw, new = signed('"payload":{}').encode(), SecretStr("the new client secret")
+    assert refusal(raw, NOW, [new, SECRET], required=True) is None
+    assert refusal(raw, NOW, [SECRET, new], required=True) is None
+    assert refusal(raw, NOW, [new], required=True) == WRONG

@@ -93,6 +93,17 @@ class TestValues:
         assert (settings.partitions, settings.web_port) == (3, 7001)
 
 
+class TestRotation:
+    def test_the_first_client_secret_is_for_the_api(self, load_with: Load) -> None:
+        both = load_with(PORT_CLIENT_SECRET="new-s3cret, old-s3cret").client_secrets
+        assert [secret.get_secret_value() for secret in both] == ["new-s3cret", "old-s3cret"]
+        assert [one.get_secret_value() for one in load_with().client_secrets] == [SECRET]
+
+    def test_a_client_secret_of_commas(self, load_with: Load) -> None:
+        [line] = lines_of(load_with, PORT_CLIENT_SECRET=" , ")
+        assert line.startswith("PORT_CLIENT_SECRET: write the client secret")
+
+
 class TestConnection:
     def test_a_proxy_and_what_is_called_without_it(self, load_with: Load) -> None:
         assert load_with(HTTPS_PROXY="p:3128").port_connection.proxy == "http://p:3128"

@@ -4,8 +4,11 @@ from itertools import count
 
 import pytest
 
+from streams.partition_counts import Misfit
 from streams.progress import Stage, Watch
 from tests.web.conftest import NewClient
+from tests.web.fakes import FakeWorker
+from web.health import NotReady, Readiness
 
 
 @pytest.fixture
@@ -27,3 +30,15 @@ async def test_what_stands_still_is_said_to_everybody_without_names(watch: Watch
     assert (answer.status, await answer.text()) == (503, "stuck: handlers, router\n")
     metrics = await (await client.get("/metrics", headers={"Authorization": "Bearer a-token"})).text()
     assert "port_runs_healthy 0.0" in metrics
+
+
+def test_why_a_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWorker()
+    readiness = Readiness(fake.worker, fake.here.dispatch, settled=True)
+    assert readiness.obstacle() is None
+    fake.app.misfit = lambda: Misfit("topic a has 12 partitions", "set SURPLUS_PARTITIONS=ignore")
+    assert readiness.obstacle() is NotReady.PARTITIONS
+    # While Kafka is away a rebalance does not end: what it is about is Kafka.
+    fake.app.rebalancing = True
+    monkeypatch.setattr(fake.app.kafka, "since", 1.0)
+    assert readiness.obstacle() is NotReady.KAFKA
