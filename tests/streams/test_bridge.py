@@ -122,6 +122,7 @@ class TestCopies:
                 "partition": 0,
                 "offset": offset,
                 "timestamp": 1_700_000_000.123,
+                "appended": False,
             }
             stood = copied_from(copy.headers)
             assert stood is not None
