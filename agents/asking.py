@@ -6,13 +6,15 @@ The owner enters it, writes to the audit topic what became of it, and tells whoe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final
 
 from agents.asked import AskedEvent, Became
-from agents.shared import audit, outcomes, spawn
+from agents.shared import outcomes, spawn, specs
 from streams.app import app, settings
+from streams.fitting import Form, NothingFitsError, write_largest
 from streams.records import (
     Action,
     Audited,
@@ -25,8 +27,12 @@ from streams.records import (
 )
 from streams.topics import partition_of
 from tables.ledger import Applied
+from tables.rows import producer_of
 from tables.state import Note
 
+logger = logging.getLogger(__name__)
+_AUDIT: Final = "writing the audit"
+"""What is wrong with that, beside what is wrong with the configuration of its topic."""
 _WHAT: Final[dict[type, str]] = {
     ItemAgain: "retry item",
     ItemCompleted: "complete item",
@@ -119,9 +125,9 @@ def _why(event: AskedEvent, applied: Applied) -> str:
     return "" if applied.note is Note.APPLIED else applied.why
 
 
-def told_of_pause(partition: int, event: TypePaused) -> None:
-    """Tell that a partition has taken on that a handler pauses or goes on. One partition writes it to the audit."""
-    _tell(event.action, partition, Became(Note.APPLIED))
+def told_of_pause(partition: int, event: TypePaused, note: Note) -> None:
+    """Tell what a partition made of it that a handler is to pause or go on. One partition writes it to the audit."""
+    _tell(event.action, partition, Became(note))
     if partition == 0:
         what = "pause handler" if event.paused else "resume handler"
         spawn(
@@ -131,7 +137,7 @@ def told_of_pause(partition: int, event: TypePaused) -> None:
                     at=event.at,
                     who=event.action.who,
                     what=what,
-                    outcome=Note.APPLIED.value,
+                    outcome=note.value,
                     event_type=event.event_type,
                 )
             )
@@ -145,5 +151,26 @@ def _tell(action: Action, partition: int, became: Became) -> None:
 
 
 async def write(record: Audited) -> None:
-    """Write to the audit topic; returns when the broker has it."""
-    await (await audit.send(key=record.id.encode(), value=record))
+    """Write to the audit topic; returns when the broker has it.
+
+    Where the topic does not take it the log has it alone: that ends no worker.
+    """
+
+    async def send(form: Form) -> object:
+        # Past Faust, which ends the process where a record is refused.
+        await app.maybe_start_producer()
+        return await producer_of(app).send_and_wait(specs.audit.name, form.value, key=form.key)
+
+    key, name = record.id.encode(), specs.audit.name
+    forms = [Form(key, record.encode(), ()), Form(key, record.model_copy(update={"why": ""}).encode(), ())]
+    try:
+        await write_largest(send, forms)
+    except NothingFitsError as nothing:
+        app.topic_problems[_AUDIT] = (
+            f"{name} takes no record ({nothing}): compare its configuration with docs/operations.md"
+        )
+        logger.error(
+            "audit: %s; not written: %s by %s (%s)", app.topic_problems[_AUDIT], record.what, record.who, record.id
+        )
+    else:
+        app.topic_problems.pop(_AUDIT, None)

@@ -251,7 +251,7 @@ class Dispatch:
                     reports[run.node_run_id] = body
                     self.report(ReportWork(partition, run.node_run_id, body, taken_over))
             case EndGrace(since=since, items=items):
-                event = GraceOver(node_run_id=run.node_run_id, items=items)
+                event = GraceOver(node_run_id=run.node_run_id, items=items, since=since)
                 self.due.set(
                     partition, (run.node_run_id, _NO_ITEM), since + self.grace, lambda: self.record(partition, event)
                 )

@@ -57,8 +57,8 @@ async def _entered(turn: Turn[Arrival] | Turn[OutcomeEvent]) -> None:
         elif isinstance(value, Released | Died):
             enter_word(turn.partition, value)
         elif isinstance(value, TypePaused):
-            enter_pause(turn.partition, value)
-            rows.then(turn.partition, lambda: told_of_pause(turn.partition, value))
+            note = enter_pause(turn.partition, value)
+            rows.then(turn.partition, lambda: told_of_pause(turn.partition, value, note))
         elif not isinstance(value, Tick):
             enter(turn.partition, value, lambda: _acknowledge(turn))
             return

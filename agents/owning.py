@@ -18,6 +18,7 @@ from streams.app import app
 from streams.records import Died, Released, RunningItem, TypePaused
 from tables.ownership import Ownership, buried, cleared, named, released, taken
 from tables.rows import NotOwnedError
+from tables.state import Note
 from tables.unreadable import UnreadableRowError
 
 logger = logging.getLogger(__name__)
@@ -74,14 +75,19 @@ def enter_word(partition: int, word: Released | Died) -> None:
     # It may come between the recovery of the table and the taking.
     row = _taken.get(partition) or ledger.ownership(partition)
     if row is not None:
-        _change(partition, row, released(row, word) if isinstance(word, Released) else buried(row, word.worker))
+        held = partition in _taken
+        _change(partition, row, released(row, word, held=held) if isinstance(word, Released) else buried(row, word))
 
 
-def enter_pause(partition: int, event: TypePaused) -> None:
-    """Have the items of a handler wait, or wait no more. Raises NotOwnedError."""
-    ledger.pause(partition, event)
-    if partition in _taken:
+def enter_pause(partition: int, event: TypePaused) -> Note:
+    """Have the items of a handler wait, or wait no more; tells whether something later was asked for before.
+
+    Raises NotOwnedError.
+    """
+    note = ledger.pause(partition, event)
+    if note is Note.APPLIED and partition in _taken:
         rows.then(partition, lambda: pausing.change(partition, event))
+    return note
 
 
 def _change(partition: int, before: Ownership, after: Ownership, *, resume: bool = True) -> None:
@@ -117,7 +123,7 @@ async def look_for_the_dead() -> None:
             continue
         for dead in named(row) - alive - _mourned[partition]:
             _mourned[partition].add(dead)
-            app.outbox.put(_say(partition, Died(worker=dead)))
+            app.outbox.put(_say(partition, Died(worker=dead, generation=generation)))
         _change(partition, row, cleared(row, named(row), partial(_ended, partition)), resume=False)
 
 

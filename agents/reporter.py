@@ -42,6 +42,8 @@ TELL_CONCURRENCY: Final = 10
 """Lines for logs on their way to Port at a time."""
 AGAIN_CONCURRENCY: Final = max(10, settings.report_concurrency // 4)
 """Reports and lines on their way to Port at a time that Port has failed at before: beside the others."""
+MEET_PAUSE: Final = 1.0
+"""Before a second login at the start; then ever longer, up to LONGEST_PAUSE."""
 ANSWER_SECONDS: Final = 2.0
 """At a stop. A report whose answer is not in the ledger is sent again by the next owner, with the same body."""
 LINES_PAUSES: Final = (1.0, 10.0, 30.0)
@@ -90,6 +92,19 @@ async def teller(_: StreamT[ToTell]) -> None:
 async def retrier(_: StreamT[Again]) -> None:
     """Try again what Port has not answered for good."""
     await _each(retries, _again)
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def meet_port() -> None:
+    """Log in at Port at the start, so that wrong credentials show before the first report; until Port says yes or no.
+
+    A refusal is looked at again, too: somebody may mend it at Port.
+    """
+    pause = MEET_PAUSE
+    while not app.port.logged_in and not app.stopping:
+        await app.port.log_in()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 async def _again(work: Again) -> None:

@@ -24,12 +24,14 @@ from agents.selection import Selection
 from agents.shared import arrivals, dispatch, handlers, outcomes, runs, send_dead_letter, source_of, specs
 from port.signature import refusal
 from streams.app import app, settings
+from streams.bridge import left_out_of
+from streams.encodings import form_of
 from streams.exits import stop_process
 from streams.message_text import json_bytes
 from streams.messages import Bad, Foreign, Message, NodeRunMessage, NotOurs, Unsure, event_type
 from streams.metrics import MESSAGES, UNSURE
 from streams.offsets import Turn
-from streams.records import ArrayPolicy, Arrival, LetterKind, Source, Tick
+from streams.records import ArrayPolicy, Arrival, LeftOut, LetterKind, Source, Tick
 from streams.settings import Signature, UnknownEvents
 from streams.topics import partition_of
 from tables.rows import NotOwnedError, resolve
@@ -77,6 +79,8 @@ async def route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
 
 async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
     message = turn.value
+    if (left_out := _left_out(turn)) is not None:
+        return await _route_part(turn, left_out)
     if isinstance(message, NodeRunMessage):
         message = _selection.of(message)
     message = _or_unsure(message, turn)
@@ -91,14 +95,23 @@ async def _route(turn: Turn[Message]) -> list[asyncio.Future[object]]:
             return []
         case Bad(reason=reason):
             _messages("dead letter").inc()
-            return [await send_dead_letter(turn, reason)]
+            return [await send_dead_letter(turn, _with_form(reason, turn))]
         case NodeRunMessage():
             if (refused := _refusal(turn)) is not None:
                 _messages("signature refused").inc()
                 return [await send_dead_letter(turn, refused, LetterKind.UNSIGNED)]
             _messages("arrival").inc()
-            kept = [] if message.is_kept else [await send_dead_letter(turn, message.problem or "it is not kept")]
+            kept = (
+                []
+                if message.is_kept
+                else [await send_dead_letter(turn, _with_form(message.problem or "it is not kept", turn))]
+            )
             return [*kept, await _pass_on(arrival_of(message, source_of(turn)))]
+
+
+def _with_form(reason: str, turn: Turn[Message]) -> str:
+    """Return a reason with the form of the bytes, where that is not plain text in UTF-8."""
+    return "; ".join(filter(None, (reason, form_of(turn.raw or b""))))
 
 
 def _or_unsure(message: Message, turn: Turn[Message]) -> Message:
@@ -116,6 +129,35 @@ def _or_unsure(message: Message, turn: Turn[Message]) -> Message:
     ):
         return message
     return Unsure("the record's key or headers speak of a node run, its value does not")
+
+
+def _left_out(turn: Turn[Message]) -> LeftOut | None:
+    # Without a bridge the header is somebody else's word.
+    return left_out_of(turn.headers) if settings.source is not None else None
+
+
+async def _route_part(turn: Turn[Message], left_out: LeftOut) -> list[asyncio.Future[object]]:
+    """Keep what the own topic took of a message; the node run that waits for it has FAILED, where its id is known."""
+    _messages("dead letter").inc()
+    kept = await send_dead_letter(turn, left_out.reason)
+    if left_out.node_run_id is None:
+        return [kept]
+    message = NodeRunMessage(
+        node_run_id=left_out.node_run_id,
+        workflow_run_id=left_out.workflow_run_id,
+        workflow=left_out.workflow,
+        node=left_out.node,
+        text="",
+        array=False,
+        items=(),
+        problem=left_out.reason,
+        digest=left_out.digest,
+        names=left_out.names,
+        guessed=left_out.guessed,
+    )
+    if not isinstance(_selection.of(message), NodeRunMessage):
+        return [kept]
+    return [kept, await _pass_on(arrival_of(message, source_of(turn)))]
 
 
 async def _pass_on(arrival: Arrival) -> asyncio.Future[object]:

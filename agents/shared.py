@@ -7,7 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
+from itertools import chain, repeat
 from typing import Final, cast
+
+from aiokafka.errors import ProducerClosed
 
 from agents.callbacks import Callbacks, derived_key
 from agents.cancelling import RunningCalls
@@ -22,6 +25,7 @@ from agents.tracing import spans_of
 from streams.app import app, settings
 from streams.bridge import copied_from
 from streams.exits import stop_process
+from streams.fitting import Form, NothingFitsError, letter_forms, write_largest
 from streams.metrics import DEAD_LETTERS, OTHER
 from streams.offsets import Turn
 from streams.records import DeadLetter, LetterKind, Source
@@ -30,13 +34,14 @@ from tables.due import DueIndex
 from tables.ledger import Ledger, NodeRuns
 from tables.overview import Overview
 from tables.recovery import recover_in_bulk
-from tables.rows import LatestRows
+from tables.rows import LatestRows, producer_of
 from tables.unreadable import UnreadableRows
 
 logger = logging.getLogger(__name__)
-_KEPT_KEY_BYTES: Final = 65_536
-_LETTER_BYTES: Final = 16_384
-"""Room for the headers of a dead letter, and what Kafka adds to a record."""
+_LETTERS: Final = "writing dead letters"
+"""What is wrong with that, beside what is wrong with the configuration of their topic."""
+_PAUSES: Final = (1.0, 5.0, 15.0, 60.0)
+"""Seconds between two tries to keep a dead letter whose topic takes nothing."""
 
 
 try:
@@ -49,8 +54,6 @@ specs: Final = app.topic_specs
 runs = app.topic(specs.runs.name, schema=specs.runs.schema)
 arrivals = app.topic(specs.arrivals.name, schema=specs.arrivals.schema)
 outcomes = app.topic(specs.outcomes.name, schema=specs.outcomes.schema)
-audit = app.topic(specs.audit.name, schema=specs.audit.schema)
-dead_letters = app.topic(specs.dead_letters.name, schema=specs.dead_letters.schema)
 
 rows = LatestRows(app)
 recover_in_bulk(app, rows.table)
@@ -108,27 +111,54 @@ def source_of(turn: Turn[object]) -> Source:
 
 
 async def keep_dead_letter(key: bytes | None, raw: bytes | None, reason: str, source: Source) -> None:
-    """Keep what no node run can take on as a dead letter; returns when the broker has it."""
-    DEAD_LETTERS.labels(source.topic).inc()
-    letter = DeadLetter(reason=reason[:2000], source=source)
-    await (await dead_letters.send(key=key, value=raw, headers=letter.headers))
+    """Keep a record as a dead letter, as much of it as the topic takes; returns when the broker has it.
+
+    While the topic takes nothing at all it is tried again and again: what it is of is not acknowledged meanwhile.
+    """
+    await _keep(DeadLetter(reason=reason, source=source), key, raw, source.topic)
+
+
+async def _keep(letter: DeadLetter, key: bytes | None, raw: bytes | None, topic: str) -> None:
+    DEAD_LETTERS.labels(topic).inc()
+    pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
+    while True:
+        try:
+            await write_largest(_send_letter, letter_forms(letter, key, raw, MAX_RECORD_BYTES))
+        except NothingFitsError as nothing:
+            _topic_takes_nothing(str(nothing))
+        else:
+            app.topic_problems.pop(_LETTERS, None)
+            return
+        await asyncio.sleep(next(pauses))
+
+
+def _topic_takes_nothing(why: str) -> None:
+    name = specs.dead_letters.name
+    problem = f"{name} takes no record ({why}): compare its configuration with docs/operations.md"
+    if app.topic_problems.get(_LETTERS) != problem:
+        logger.error("dead letters: %s", problem)
+    app.topic_problems[_LETTERS] = problem
+
+
+async def _send_letter(form: Form) -> object:
+    # Past Faust, which ends the process where a record is refused.
+    await app.maybe_start_producer()
+    try:
+        return await producer_of(app).send_and_wait(
+            specs.dead_letters.name, form.value, key=form.key, headers=list(form.headers)
+        )
+    except ProducerClosed:
+        # The worker has stopped; what is not acknowledged comes again.
+        raise asyncio.CancelledError from None
 
 
 async def send_dead_letter(
     turn: Turn[object], reason: str, kind: LetterKind = LetterKind.UNREADABLE
 ) -> asyncio.Future[object]:
-    """Keep a record that cannot be read, with its raw bytes; returns the future of the broker's acknowledgement.
-
-    Where the record filled its topic's limit there is no room for the headers: then its end is cut off.
-    """
+    """Keep a record that cannot be read, with its raw bytes; returns what is done when the broker has it."""
     logger.warning("dead letter: %s[%d] offset %d: %s", turn.topic, turn.partition, turn.offset, reason)
-    key, raw = turn.key, turn.raw
-    if len(key or b"") > _KEPT_KEY_BYTES:
-        reason, key = f"{reason[:1000]}; its key of {len(key or b''):,} bytes is left out", None
-    room = MAX_RECORD_BYTES - _LETTER_BYTES - len(key or b"")
-    if raw is not None and len(raw) > room:
-        reason, raw = f"{reason[:1000]}; the first {room:,} of its {len(raw):,} bytes are kept", raw[:room]
-    letter = DeadLetter(reason=reason[:2000], source=source_of(turn), kind=kind)
-    DEAD_LETTERS.labels(turn.topic).inc()
-    sent = await dead_letters.send(key=key, value=raw, headers=letter.headers)
-    return cast("asyncio.Future[object]", sent)
+    letter = DeadLetter(reason=reason, source=source_of(turn), kind=kind)
+    kept = asyncio.get_running_loop().create_task(_keep(letter, turn.key, turn.raw, turn.topic))
+    _tasks.add(kept)
+    kept.add_done_callback(_ended)
+    return cast("asyncio.Future[object]", kept)

@@ -12,7 +12,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from types import TracebackType
@@ -28,6 +28,7 @@ from port.connection import Connection
 from port.errors import PortRefused, PortUnavailable
 from port.ids import require_node_run_id, require_workflow_run_id
 from port.models import AccessToken, KafkaCredentials, KafkaCredentialsAnswer, LogLine, WorkflowRun
+from port.trouble import Trouble, TroubleKind, Troubles, trouble_of_error, trouble_of_status
 
 OnCall = Callable[[str, int | None, float], None]
 """Told of every HTTP call: its name (`auth`, `report`, `logs`, `run`, `kafka-credentials`), the status (None if no
@@ -48,6 +49,9 @@ _LONGEST_WAIT: Final = 3600.0
 _FORGOTTEN_AFTER: Final = 600.0
 """Longer than anybody waits before the next try. Where none was made for so long, nobody knows whether Port is away."""
 _CLOSED: Final = "the client was closed"
+FIRST_REFUSAL: Final = 1.0
+"""Seconds without a call for a token after Port has refused the credentials; twice as long after each further time."""
+LONGEST_REFUSAL: Final = 60.0
 _TOKEN_SECONDS: Final = 1.0
 """How long a token is used past its end. Port counts whole seconds, and gives the same token again as long as it lives:
 asked any earlier, it would be asked twice."""
@@ -104,6 +108,8 @@ class Answer:
     retry_after: float | None = None
     maybe_arrived: bool = False
     remaining: int | None = None
+    trouble: TroubleKind | None = None
+    """What is wrong, where that may hold for all calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,16 @@ class PortClient:
         return token if isinstance(token, Answer) else Answer(AnswerKind.ACCEPTED, None, "logged in")
 
     @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with all calls; None where the last one was well, or none was made lately."""
+        return self._http.trouble
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether Port has taken the credentials since the start."""
+        return self._tokens.taken
+
+    @property
     def unreachable_since(self) -> float | None:
         """The epoch seconds since when no call brought an answer of Port's, but at most 5xx; None where the last did.
 
@@ -269,9 +285,15 @@ class PortClient:
 
     async def _call(self, call: _Call) -> _Reply:
         token, reply = await self._in_turn(call)
-        if token is None or reply.answer.status != 401:
-            return reply
-        return (await self._in_turn(call, refused=token))[1]
+        if token is not None and reply.answer.status == 401:
+            token, reply = await self._in_turn(call, refused=token)
+            if token is not None and reply.answer.status == 401:
+                # With a new token, too: asking for more of them, at each call, would help nobody.
+                self._tokens.refuse(replace(reply.answer, trouble=TroubleKind.CREDENTIALS))
+                return reply
+        if token is not None and reply.answer.status is not None:
+            self._tokens.accept()
+        return reply
 
     async def _in_turn(self, call: _Call, refused: "_Token | None" = None) -> tuple["_Token | None", _Reply]:
         """Send it once, with the token that is returned, too; None where there was none to be had."""
@@ -300,6 +322,11 @@ class _Tokens:
         self._clock = clock
         self._token: _Token | None = None
         self._fetching: asyncio.Task[_Token | Answer] | None = None
+        self.taken = False
+        """Whether a token was ever given."""
+        self._refused: Answer | None = None
+        self._refusals = 0  # one after the other, without a call between that was let in
+        self._refused_until = float("-inf")
 
     async def get(self, refused: _Token | None = None) -> _Token | Answer:
         """A token to use now: the cached one until its end, else a new one; or why there is none.
@@ -309,10 +336,27 @@ class _Tokens:
         """
         if refused is not None and self._token is refused:
             self._token = None
+        if self._refused is not None and self._clock() < self._refused_until:
+            return self._refused
         token = self._token
         if token is not None and self._clock() < token.used_until:
             return token
         return await self._shared_fetch()
+
+    def refuse(self, answer: Answer) -> None:
+        """Take note that Port refuses the credentials: nobody asks for a token for a while."""
+        pause = min(FIRST_REFUSAL * 2 ** min(self._refusals, 10), LONGEST_REFUSAL)
+        self._refusals += 1
+        self._refused, self._refused_until = answer, self._clock() + pause
+        self._token = None
+        at_login = answer.reason.startswith(_NOT_LOGGED_IN)
+        self._http.troubles.wrong(
+            TroubleKind.CREDENTIALS, answer.reason.removeprefix(_NOT_LOGGED_IN), at_login=at_login
+        )
+
+    def accept(self) -> None:
+        """Take note that a call was let in."""
+        self._refused, self._refusals = None, 0
 
     async def close(self) -> None:
         """Give up a fetch that is under way."""
@@ -339,7 +383,12 @@ class _Tokens:
         reply = await self._http.send("auth", "POST", "/v1/auth/access_token", body, None)
         parsed = _parsed(AccessToken, reply)
         if isinstance(parsed, Answer):
-            return _as_auth_failure(parsed)
+            failure = _as_auth_failure(parsed)
+            if failure.kind is AnswerKind.UNAUTHORIZED:
+                self.refuse(failure)
+            return failure
+        self.taken, self._refused = True, None
+        self._http.troubles.let_in()
         self._token = _new_token(parsed, asked_at, self._clock())
         self._http.hide(self._token.value)
         return self._token
@@ -354,8 +403,17 @@ def _as_auth_failure(answer: Answer) -> Answer:
     """The report itself was not sent, so neither its validity nor its arrival is in question."""
     waits = answer.kind in (AnswerKind.RATE_LIMITED, AnswerKind.UNAVAILABLE)
     kind = answer.kind if waits else AnswerKind.UNAUTHORIZED
-    reason = f"no access token: {answer.reason}"[:_REASON_CHARACTERS]
-    return Answer(kind, answer.status, reason, answer.retry_after, maybe_arrived=False, remaining=answer.remaining)
+    reason = f"{_NOT_LOGGED_IN}{answer.reason}"[:_REASON_CHARACTERS]
+    return replace(
+        answer,
+        kind=kind,
+        reason=reason,
+        maybe_arrived=False,
+        trouble=answer.trouble if waits else TroubleKind.CREDENTIALS,
+    )
+
+
+_NOT_LOGGED_IN: Final = "no access token: "
 
 
 class _Http:
@@ -378,6 +436,7 @@ class _Http:
         self._budget = budget
         self._away_since: float | None = None
         self._tried_at = 0.0
+        self.troubles = Troubles()
         # The secret, the token and the one before it, which late answers may still speak of.
         self._hidden: list[str] = []
 
@@ -385,6 +444,11 @@ class _Http:
     def unreachable_since(self) -> float | None:
         """As the client's."""
         return self._away_since if time.monotonic() - self._tried_at < _FORGOTTEN_AFTER else None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """As the client's."""
+        return self.troubles.now if time.monotonic() - self._tried_at < _FORGOTTEN_AFTER else None
 
     def hide(self, secret: str) -> None:
         """Keep `secret` out of every reason from now on. Beyond the first, the last two are remembered."""
@@ -410,6 +474,11 @@ class _Http:
         return reply
 
     def _note(self, name: str, reply: _Reply) -> None:
+        if reply.answer.trouble is not None:
+            self.troubles.wrong(reply.answer.trouble, reply.answer.reason, at_login=name == "auth")
+        elif name != "auth" and reply.answer.status != 401:
+            # That a token is given says little: Port may refuse it at once.
+            self.troubles.well()
         if reply.answer.kind is not AnswerKind.UNAVAILABLE:
             self._away_since = None
         elif self._away_since is None:
@@ -445,10 +514,11 @@ class _Http:
             if not complete or _is_ports(text):
                 return Answer(kind, status, f"HTTP {status}", remaining=remaining)
             kind, reason = AnswerKind.UNAVAILABLE, f"HTTP {status}, but the body is not an answer of Port's API"
+            trouble: TroubleKind | None = TroubleKind.NOT_PORT
         else:
-            reason = self._clean(_reason(status, text))
+            reason, trouble = self._clean(_reason(status, text)), trouble_of_status(status)
         maybe_arrived = kind is AnswerKind.UNAVAILABLE
-        return Answer(kind, status, reason, _retry_after(status, headers), maybe_arrived, remaining)
+        return Answer(kind, status, reason, _retry_after(status, headers), maybe_arrived, remaining, trouble)
 
     def _broken(self, error: Exception) -> Answer:
         before_sending = isinstance(error, _UNSENT)
@@ -459,7 +529,13 @@ class _Http:
         elif isinstance(error, aiohttp.ClientProxyConnectionError):
             text = f"the proxy (HTTPS_PROXY): {text}"
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return Answer(AnswerKind.UNAVAILABLE, None, self._clean(reason), maybe_arrived=not before_sending)
+        return Answer(
+            AnswerKind.UNAVAILABLE,
+            None,
+            self._clean(reason),
+            maybe_arrived=not before_sending,
+            trouble=trouble_of_error(error),
+        )
 
     def _clean(self, reason: str) -> str:
         for secret in self._hidden:

@@ -9,6 +9,7 @@ from datetime import datetime
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalGenerationError, UnknownMemberIdError
 
+from streams.consumers import new_consumer
 from streams.settings import Start
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ async def begin(client: Mapping[str, object], group: str, topic: str, start: Sta
     """
     if start == "earliest":
         return
-    async with AIOKafkaConsumer(group_id=group, enable_auto_commit=False, **client) as consumer:
+    async with new_consumer(client, group_id=group) as consumer:
         partitions = await partitions_of(consumer, topic)
         consumer.assign(partitions)
         if not partitions or any([await consumer.committed(tp) is not None for tp in partitions]):

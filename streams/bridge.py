@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 import stamina
@@ -25,7 +25,6 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
-    MessageSizeTooLargeError,
     TopicAuthorizationFailedError,
 )
 from faust.types import TP
@@ -33,22 +32,37 @@ from mode import Service
 from pydantic import ValidationError
 
 from port.client import PortClient
-from port.errors import PortError
+from port.errors import PortError, PortUnavailable
+from port.signature import refusal
 from streams.beginning import begin, partitions_of
-from streams.cluster import Cluster
+from streams.cluster import Cluster, Identity
+from streams.consumers import new_consumer
+from streams.fitting import (
+    REFUSALS,
+    Form,
+    NothingFitsError,
+    letter_forms,
+    sizes,
+    why_refused,
+    write_largest,
+)
 from streams.lag import Ends
-from streams.metrics import SOURCE_COPIED, SOURCE_LAG, SOURCE_UP
+from streams.message_text import json_bytes
+from streams.messages import NodeRunMessage, sort_out
+from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
 from streams.offsets import LOG_APPEND_TIME
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENT, running
-from streams.records import Source
-from streams.settings import Settings
-from streams.topics import MAX_RECORD_BYTES
+from streams.records import DeadLetter, LeftOut, Source
+from streams.settings import Settings, Signature
+from streams.topics import MAX_RECORD_BYTES, topics_of
 
 logger = logging.getLogger(__name__)
 
 SOURCE_HEADER: Final = "port-runs-source"
 """The Kafka header of a copied record: a `Source` as JSON, where the record stood and when it was written."""
+LEFT_OUT_HEADER: Final = "port-runs-left-out"
+"""The Kafka header of a copy that lacks something of its record: a `LeftOut` as JSON."""
 BATCH: Final = 500
 """Records that are copied before a commit."""
 LOOK_SECONDS: Final = 5.0
@@ -59,12 +73,17 @@ PROBE_SECONDS: Final = 5.0
 WRITE_SECONDS: Final = 60.0
 """How long the own cluster may take for a batch; after that the session ends, and says why."""
 LONGEST_PAUSE: Final = 30.0
+_MOST_NAMES: Final = 20
 _LARGEST: Final = 64 * 1024 * 1024
 """What a record may unpack to: the limit of a topic holds for packed batches, and copies are packed as well."""
 
 
 class SourceError(Exception):
     """The source cannot be read just now; the text is one line that says why, and what to do about it."""
+
+
+class StuckError(SourceError):
+    """The source can be read, and what stands there next cannot be copied."""
 
 
 @dataclasses.dataclass
@@ -92,6 +111,17 @@ def copied_from(headers: Sequence[tuple[str, bytes]]) -> Source | None:
         return Source.model_validate_json(raw)
     except ValidationError:
         return None
+
+
+def left_out_of(headers: Sequence[tuple[str, bytes]]) -> LeftOut | None:
+    """Return what a copy says that was left out of it; None for a whole one."""
+    raw = next((value for name, value in reversed(headers) if name == LEFT_OUT_HEADER), None)
+    if raw is None:
+        return None
+    try:
+        return LeftOut.model_validate_json(raw)
+    except ValidationError:
+        return LeftOut(reason="it says that something of it was left out, and not what")
 
 
 class _Joined(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -129,6 +159,8 @@ class Bridge(Service):
         self._port = port
         self.status = SourceState()
         self._ends = Ends()
+        self._stuck = False
+        """Whether the last session ended at what cannot be copied: a new connection is no good news then."""
         self.rounds = 0
         """Grows while it is connected, also where there is nothing to copy."""
 
@@ -153,23 +185,21 @@ class Bridge(Service):
                 consumer.subscribe([self._topic], listener=joined)
                 await self._copy(consumer, producer, joined)
         except Exception as error:
-            was_good = self.status.connected
-            self._failed(await self._why(error))
-            if not was_good:
+            was_good, self._stuck = self.status.connected, isinstance(error, StuckError)
+            level = logging.ERROR if self._stuck or _waits_for_a_person(error) else logging.WARNING
+            self._failed(await self._why(error), level)
+            if self._stuck or not was_good:
                 raise
 
     async def _connect(self, clients: contextlib.AsyncExitStack) -> tuple[AIOKafkaConsumer, AIOKafkaProducer]:
         source = self._source = await self._cluster()
         await begin(source.client(), self._settings.app_id, self._topic, self._settings.source_start)
-        consumer = AIOKafkaConsumer(
+        consumer = new_consumer(
+            source.client(),
             client_id=self._client_id,
             group_id=self._settings.app_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=MAX_RECORD_BYTES,
             # The own cluster may be away for as long as it takes.
             max_poll_interval_ms=2_000_000_000,
-            **source.client(),
         )
         await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):
@@ -177,7 +207,7 @@ class Bridge(Service):
                 f"topic {self._topic} is not there, or {source.username or 'anybody'} may not read it: check "
                 "PORT_ORG_ID, and that the user belongs to that organization"
             )
-        if await _id_of(source) == await _id_of(self._settings.own):
+        if (await _identity_of(source)).same(await _identity_of(self._settings.own)):
             # Each copy would be copied again, without end.
             raise SourceError("SOURCE_BROKERS: this is the cluster of KAFKA_BROKERS, by another name; leave it empty")
         producer = AIOKafkaProducer(
@@ -209,8 +239,9 @@ class Bridge(Service):
             self.rounds += 1
             if batch := await _next(consumer):
                 await self._pass_on(batch, producer)
+                self._stuck = False
                 await _commit(consumer, {tp: records[-1].offset + 1 for tp, records in batch.items()})
-            if joined.yet and not self.status.connected:
+            if joined.yet and not self.status.connected and not self._stuck:
                 self._went_well()
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
@@ -219,35 +250,124 @@ class Bridge(Service):
     async def _pass_on(
         self, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]], producer: AIOKafkaProducer
     ) -> None:
-        """Copy records, and return when the own cluster has acknowledged them all."""
+        """Copy records, and return when the own cluster has acknowledged them all, or what it takes of them."""
         records = [record for several in batch.values() for record in several]
+        self._refuse_copies(records)
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                sent = [await self._send(producer, record) for record in records]
+                sent = [await self._begin(producer, record) for record in records]
                 answers = await asyncio.gather(*sent, return_exceptions=True)
         except TimeoutError:
             why = await self._what_is_away() or "see the brokers' logs"
             raise SourceError(f"the own Kafka did not take the copies within {WRITE_SECONDS:g} s: {why}") from None
         for record, answer in zip(records, answers, strict=True):
-            if isinstance(answer, MessageSizeTooLargeError):
-                # Nothing that can be kept here as it is. Its beginning becomes a dead letter, and the rest goes on.
-                where = f"{record.topic}[{record.partition}] offset {record.offset}"
-                logger.error("source: %s is larger than the own topic takes; its beginning is copied", where)
-                await (await self._send(producer, record, most=MAX_RECORD_BYTES // 2))
+            if isinstance(answer, REFUSALS):
+                # It may be its neighbour in a batch that is meant.
+                await self._fit(producer, record, answer)
             elif isinstance(answer, BaseException):
                 raise answer
         SOURCE_COPIED.inc(len(records))
 
-    async def _send(
-        self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], most: int = _LARGEST // 2
-    ) -> asyncio.Future[object]:
-        value = None if record.value is None else record.value[:most]
-        sent = await producer.send(self._topic, value, key=record.key, headers=self._headers(record))
-        return cast("asyncio.Future[object]", sent)
+    def _refuse_copies(self, records: Iterable[ConsumerRecord[bytes, bytes]]) -> None:
+        """Raise where the source holds copies of this very topic: each would be copied again, without end."""
+        for record in records:
+            copied = copied_from(record.headers)
+            if copied is not None and copied.topic == self._topic:
+                raise StuckError(
+                    f"SOURCE_BROKERS: {record.topic}[{record.partition}] offset {record.offset} is a copy by a bridge: "
+                    "either this is the cluster of KAFKA_BROKERS by another address (then leave "
+                    "SOURCE_BROKERS empty), or another bridge writes there (then copy from where that one reads)"
+                )
 
-    def _headers(self, record: ConsumerRecord[bytes, bytes]) -> list[tuple[str, bytes]]:
-        # The copy's own timestamp is that of the copying: the topic's retention would delete an old one at once.
-        stood = Source(
+    async def _begin(self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes]) -> asyncio.Future[object]:
+        """Send a record as it is; the future is done when the broker has answered."""
+        try:
+            form = Form(record.key, record.value, [*_foreign(record), self._stood(record)])
+            return await _sending(producer, self._topic, form)
+        except REFUSALS as refused:
+            # aiokafka finds some by itself.
+            failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            failed.set_exception(refused)
+            return failed
+
+    async def _fit(
+        self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], refused: BaseException
+    ) -> None:
+        """Copy what the own topic takes of a record that it has refused, or keep that as a dead letter."""
+        where, why = f"{record.topic}[{record.partition}] offset {record.offset}", why_refused(refused)
+
+        async def send(form: Form) -> object:
+            return await (await _sending(producer, self._topic, form))
+
+        try:
+            form = await write_largest(send, self._forms(record, why))
+        except NothingFitsError as nothing:
+            why = str(nothing)
+            await self._keep(producer, record, f"the own topic {self._topic} does not take it ({why})")
+            form = None
+        kept = "dead letter" if form is None else "whole" if form.value == record.value else "part"
+        SOURCE_CUT.labels(kept).inc()
+        told = {"whole": "it is copied without its headers or its key", "part": "it is copied in part"}
+        logger.error("source: %s is refused by the own topic (%s): %s", where, why, told.get(kept, "a dead letter"))
+
+    def _forms(self, record: ConsumerRecord[bytes, bytes], why: str) -> Iterator[Form]:
+        """Yield a record whole, then ever less of it, and at last only where it stood."""
+        stood, value = self._stood(record), record.value
+        # A compacted topic takes no record without a key.
+        place = f"{record.partition}/{record.offset}".encode()
+        yield Form(record.key, value, [*_foreign(record), stood])
+        yield Form(record.key, value, [stood])
+        yield Form(place, value, [stood])
+        whole, size = self._known(record), len(value or b"")
+        cut = f"the own topic {self._topic} takes only a part of it ({why}; raise its max.message.bytes)"
+        for kept in sizes(size, MAX_RECORD_BYTES // 2):
+            said = whole.model_copy(update={"reason": f"{cut}: the first {kept:,} of its {size:,} bytes are kept"})
+            yield Form(place, (value or b"")[:kept], [stood, _left_out(said)])
+        said = whole.model_copy(update={"reason": f"{cut}: none of its {size:,} bytes are kept"})
+        yield Form(place, b"", [stood, _left_out(said)])
+
+    def _known(self, record: ConsumerRecord[bytes, bytes]) -> LeftOut:
+        """Return what the node run that waits for a record must know of it: the whole is seen here alone."""
+        raw = record.value or b""
+        message = sort_out(raw)
+        if not isinstance(message, NodeRunMessage) or not self._is_trusted(raw, record):
+            return LeftOut(reason="")
+        return LeftOut(
+            reason="",
+            digest=message.digest,
+            node_run_id=message.node_run_id,
+            workflow_run_id=message.workflow_run_id,
+            workflow=message.workflow,
+            node=message.node,
+            names=message.names[:_MOST_NAMES],
+            guessed=message.guessed,
+        )
+
+    def _is_trusted(self, raw: bytes, record: ConsumerRecord[bytes, bytes]) -> bool:
+        signature = self._settings.signature
+        if signature is Signature.OFF:
+            return True
+        required, source = signature is Signature.REQUIRED, self._source_of(record)
+        sent_at = None if source.appended else source.timestamp
+        return refusal(json_bytes(raw), sent_at, self._settings.client_secrets, required=required) is None
+
+    async def _keep(self, producer: AIOKafkaProducer, record: ConsumerRecord[bytes, bytes], reason: str) -> None:
+        topic = topics_of(self._settings).dead_letters.name
+        letter = DeadLetter(reason=reason, source=self._source_of(record))
+
+        async def send(form: Form) -> object:
+            return await (await _sending(producer, topic, form))
+
+        try:
+            await write_largest(send, letter_forms(letter, record.key, record.value, MAX_RECORD_BYTES))
+        except NothingFitsError as nothing:
+            raise StuckError(
+                f"{self._topic} and {topic} take no record at all ({nothing}): compare their configuration with "
+                "docs/operations.md, and this machine's clock with the brokers'"
+            ) from None
+
+    def _source_of(self, record: ConsumerRecord[bytes, bytes]) -> Source:
+        return Source(
             cluster=self._settings.source_name,
             topic=record.topic,
             partition=record.partition,
@@ -255,7 +375,10 @@ class Bridge(Service):
             timestamp=record.timestamp / 1000,
             appended=record.timestamp_type == LOG_APPEND_TIME,
         )
-        return [*record.headers, (SOURCE_HEADER, stood.model_dump_json().encode())]
+
+    def _stood(self, record: ConsumerRecord[bytes, bytes]) -> tuple[str, bytes]:
+        # The copy's own timestamp is that of the copying: the topic's retention would delete an old one at once.
+        return SOURCE_HEADER, self._source_of(record).model_dump_json().encode()
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
         """Find out how far behind the copy is. Raises where the source does not answer: reading does not tell."""
@@ -270,6 +393,7 @@ class Bridge(Service):
                     lag[tp.partition] = max(0, end - position)
                     self._ends.saw(place, end, position)
                     seconds = max(seconds, self._ends.seconds(place, position))
+        self._stuck = self._stuck and any(lag.values())
         SOURCE_LAG.clear()
         for partition, records in lag.items():
             SOURCE_LAG.labels(str(partition)).set(records)
@@ -280,9 +404,9 @@ class Bridge(Service):
         SOURCE_UP.labels(self._settings.source_name).set(1)
         self.status = SourceState(connected=True, was_connected=True)
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, level: int) -> None:
         if self.status.problem != why:
-            logger.warning("source: %s", why)
+            logger.log(level, "source: %s", why)
         SOURCE_UP.labels(self._settings.source_name).set(0)
         SOURCE_LAG.clear()
         since = self.status.since or time.time()
@@ -314,12 +438,33 @@ class Bridge(Service):
         return None
 
 
-async def _id_of(cluster: Cluster) -> str:
-    """Return the id that a cluster gave itself."""
+def _foreign(record: ConsumerRecord[bytes, bytes]) -> list[tuple[str, bytes]]:
+    """Return a record's headers but those that only a bridge may write."""
+    return [(name, value) for name, value in record.headers if name not in (SOURCE_HEADER, LEFT_OUT_HEADER)]
+
+
+def _left_out(said: LeftOut) -> tuple[str, bytes]:
+    return LEFT_OUT_HEADER, said.model_dump_json(exclude_none=True).encode()
+
+
+async def _sending(producer: AIOKafkaProducer, topic: str, form: Form) -> asyncio.Future[object]:
+    sent = await producer.send(topic, form.value, key=form.key, headers=form.headers)
+    return cast("asyncio.Future[object]", sent)
+
+
+def _waits_for_a_person(error: Exception) -> bool:
+    """Whether somebody must mend it: credentials, rights, or the organization are not right."""
+    if isinstance(error, SourceError):
+        return not isinstance(error.__cause__, PortUnavailable)
+    return isinstance(error, GroupAuthorizationFailedError | TopicAuthorizationFailedError)
+
+
+async def _identity_of(cluster: Cluster) -> Identity:
+    """Return what a cluster says that it is."""
     admin = AIOKafkaAdminClient(**cluster.client())
     try:
         await admin.start()
-        return str((await admin.describe_cluster())["cluster_id"])
+        return Identity.of(await admin.describe_cluster(), cluster.brokers)
     finally:
         await admin.close()
 

@@ -27,6 +27,7 @@ from port.errors import PortError
 from port.models import KafkaCredentials
 from streams.findings import SECONDS, Finding, Say, ok, skipped, step, warning, wrong
 from streams.settings import LOOPBACK, Settings, Signature
+from streams.unknown_settings import unknown_settings
 
 _EU: Final = "https://api.getport.io"
 _US: Final = "https://api.us.getport.io"
@@ -62,6 +63,8 @@ def check_settings(settings: Settings, say: Say) -> None:
     )
     for finding in _warnings(settings):
         say(finding)
+    for unknown in unknown_settings(os.environ):
+        say(warning(unknown.name, f"in {unknown.place}: is no setting, and has no effect", unknown.remedy))
 
 
 def _shown(value: object) -> object:

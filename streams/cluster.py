@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import SecretStr
 
@@ -32,6 +33,29 @@ class SecurityProtocol(StrEnum):
     def sasl(self) -> bool:
         """Whether a client names itself with a user name and a password."""
         return self in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a cluster says that it is: its id, and the addresses of its brokers."""
+
+    id: str | None
+    addresses: frozenset[str]
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any], bootstrap: Iterable[str]) -> Identity:
+        """Return it from what aiokafka's `describe_cluster` returns, and the addresses that were asked."""
+        told = (f"{broker['host']}:{broker['port']}" for broker in described["brokers"])
+        return cls(described.get("cluster_id") or None, frozenset(one.lower() for one in (*told, *bootstrap)))
+
+    def same(self, other: Identity) -> bool:
+        """Whether the two are certainly one cluster.
+
+        An id that is not known proves nothing, and an equal one not much: clusters that were set up by one recipe may
+        have the same. So they must have a broker in common, too. Where one cluster is reached by two listeners no
+        address may be the same: then the bridge finds out by its own copies.
+        """
+        return self.id is not None and self.id == other.id and not self.addresses.isdisjoint(other.addresses)
 
 
 @dataclass(frozen=True)

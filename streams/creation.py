@@ -18,7 +18,7 @@ from stamina import AsyncRetryingCaller
 
 from streams.cluster import Cluster
 from streams.partition_counts import misfit, used_partitions
-from streams.probe import ProbeError, probe
+from streams.probe import ProbeError, Problem, probe
 from streams.producers import IDEMPOTENCE_REMEDY, may_write, running
 from streams.settings import Settings
 from streams.topics import Topics, TopicSpec
@@ -50,7 +50,7 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
     admin = AIOKafkaAdminClient(client_id=f"{settings.app_id}.topics", **settings.own.client())
     try:
         async with asyncio.timeout(wait):
-            await _until_it_answers(admin.start)
+            await _connect(admin, settings.own)
             while missing := await _missing(admin, topics, settings):
                 await _create(admin, missing, settings)
                 # The brokers learn of a new topic a moment after the controller.
@@ -58,7 +58,12 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
             if not await _until_it_answers(may_write, admin):
                 raise TopicsError(f"{brokers}: this user may not write idempotently; {IDEMPOTENCE_REMEDY}")
     except TimeoutError:
-        reason = await _why(settings.own, min(wait, _PROBE_SECONDS))
+        try:
+            await probe(settings.own, timeout=min(wait, _PROBE_SECONDS))
+        except ProbeError as error:
+            kind = ClusterAwayError if error.problem is Problem.UNREACHABLE else TopicsError
+            raise kind(f"{brokers}: the topics were not ready within {wait:g} seconds; {error}") from None
+        reason = "its brokers let us in: check the rights on the topics"
         raise ClusterAwayError(f"{brokers}: the topics were not ready within {wait:g} seconds; {reason}") from None
     except (KafkaError, OSError) as error:
         raise ClusterAwayError(f"{brokers}: {error}") from error
@@ -66,12 +71,17 @@ async def ensure_topics(settings: Settings, topics: Topics, *, wait: float = 60.
         await admin.close()
 
 
-async def _why(cluster: Cluster, seconds: float) -> str:
+async def _connect(admin: AIOKafkaAdminClient, cluster: Cluster) -> None:
+    """Connect, and wait for a cluster that is away. Raises TopicsError at once for what no waiting mends."""
     try:
-        await probe(cluster, timeout=seconds)
-    except ProbeError as error:
-        return str(error)
-    return "its brokers let us in: check the rights on the topics"
+        await admin.start()
+    except (KafkaError, OSError):
+        try:
+            await probe(cluster, timeout=_PROBE_SECONDS)
+        except ProbeError as error:
+            if error.problem is not Problem.UNREACHABLE:
+                raise TopicsError(str(error)) from None
+        await _until_it_answers(admin.start)
 
 
 async def _missing(admin: AIOKafkaAdminClient, topics: Topics, settings: Settings) -> list[TopicSpec[object]]:

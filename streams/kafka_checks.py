@@ -5,10 +5,11 @@ No topic is created (the broker is only asked whether it would), no group joined
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka import TopicPartition
+from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.errors import GroupAuthorizationFailedError, for_code
 
 from streams.creation import new_topic
@@ -17,21 +18,21 @@ from streams.look import AGAIN, Look, Offsets
 from streams.partition_counts import misfit, used_partitions
 from streams.producers import IDEMPOTENCE_REMEDY, may_write
 from streams.settings import Settings
+from streams.topic_configs import AT_LEAST, POLICY, Configs, described, unfit
 from streams.topics import Topics, TopicSpec
 
 Spec: TypeAlias = TopicSpec[object]
-Configs: TypeAlias = Mapping[str, Mapping[str, str]]
-"""Configurations by the name of the topic or broker; of those that may be seen."""
 
 _REPLICAS: Final = 3
+BEHIND_END: Final = (
+    "the topic was made anew, or its cluster restored, and what has come since may count as read: compare it with the "
+    "node runs in Port, and set the group's offsets with kafka-consumer-groups --reset-offsets while no worker runs"
+)
+"""What to do where a group has committed more than there is."""
 _FAUST: Final = "faust"
 """What Faust's assignor is called in a group."""
-_LIMIT: Final = "max.message.bytes"
-_POLICY: Final = "cleanup.policy"
 _IN_SYNC: Final = "min.insync.replicas"
 _FACTOR: Final = "default.replication.factor"
-_AT_LEAST: Final = {_LIMIT: "larger records are refused", "delete.retention.ms": "deleted rows may come back"}
-"""What a topic must have as much of as it would be created with, and what follows otherwise."""
 
 
 async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> None:
@@ -60,9 +61,7 @@ async def check_own(own: Look, settings: Settings, topics: Topics, say: Say) -> 
 
 
 async def _topic_configs(own: Look, specs: Sequence[Spec], say: Say) -> Configs:
-    found = await _configs(
-        own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (_POLICY, _IN_SYNC, *_AT_LEAST)
-    )
+    found = await _configs(own, ConfigResourceType.TOPIC, [spec.name for spec in specs], (POLICY, _IN_SYNC, *AT_LEAST))
     if hidden := sorted(spec.name for spec in specs if spec.name not in found):
         told = f"their configuration may not be seen: {', '.join(hidden)}"
         say(warning("kafka topics", told, "give this user the right DescribeConfigs, for this check alone"))
@@ -72,27 +71,13 @@ async def _topic_configs(own: Look, specs: Sequence[Spec], say: Say) -> Configs:
 async def _configs(own: Look, kind: ConfigResourceType, names: Sequence[str], keys: Sequence[str]) -> Configs:
     if not names:
         return {}
-    answers = await own.admin.describe_configs([ConfigResource(kind, name, dict.fromkeys(keys)) for name in names])
-    return {
-        name: {key: value for key, value, *_ in entries}
-        for answer in answers
-        for failed, _, _, name, entries in answer.resources
-        if not failed
-    }
+    return await described(own.admin, kind, names, keys)
 
 
 def _of_topic(spec: Spec, own: Look, settings: Settings, config: Mapping[str, str]) -> Finding:
     name, there = f"kafka topic {spec.name}", len(own.topics[spec.name])
-    wanted = spec.config.get(_POLICY, "delete")
-    if (policy := config.get(_POLICY, wanted)) != wanted:
-        lost = "state" if wanted == "compact" else "messages"
-        return wrong(name, f"{_POLICY} is {policy}: that loses {lost}", f"set it to {wanted} with kafka-configs")
-    # Without a bridge the application writes nothing to the runs topic.
-    written = settings.source is not None or spec.name != f"{settings.port_org_id}.runs"
-    for key, effect in _AT_LEAST.items() if written else ():
-        least = int(spec.config.get(key, 0))
-        if (value := int(config.get(key, least))) < least:
-            return wrong(name, f"{key} is {value}: {effect}", f"set it to {least} with kafka-configs")
+    if (found := unfit(spec, config, settings)) is not None:
+        return wrong(name, found.found, found.remedy)
     return ok(name, counted(there, "partition"))
 
 
@@ -155,6 +140,17 @@ def of_replication(brokers: int, factor: int, in_sync: int) -> Finding:
     return ok(name, found)
 
 
+def still_to_read(
+    partitions: Iterable[TopicPartition], committed: Offsets, first: Offsets, ends: Offsets
+) -> tuple[int, int]:
+    """Return how many records of a topic a group has still to read, and how many it has committed behind its end."""
+    lag = beyond = 0
+    for tp in partitions:
+        ahead = ends[tp] - max(committed.get(tp, 0), first[tp])
+        lag, beyond = lag + max(0, ahead), beyond + max(0, -ahead)
+    return lag, beyond
+
+
 async def _of_writes(own: Look) -> Finding:
     if await may_write(own.admin):
         return ok("kafka writes", "this user may write idempotently")
@@ -172,19 +168,23 @@ async def _of_group(own: Look, settings: Settings, topics: Topics) -> Finding:
     if group.protocol not in (None, "", _FAUST):
         remedy = "set CONSUMER_GROUP to a name of its own, or end that consumer first"
         return wrong(name, f"{id_} is in use by another kind of consumer ({group.protocol})", remedy)
-    left = ", ".join(await _lags(own, group.committed, topics)) or "nothing"
+    lags = await _lags(own, group.committed, topics)
+    if beyond := [f"{number:,} of {topic}" for topic, (_, number) in lags.items() if number]:
+        return wrong(name, f"{id_} has committed offsets behind the end: {', '.join(beyond)}", BEHIND_END)
+    left = ", ".join(f"{lag:,} of {topic}" for topic, (lag, _) in lags.items()) or "nothing"
     return ok(name, f"{id_}: {counted(group.members, 'worker')}, {group.state}; still to be read: {left}")
 
 
-async def _lags(own: Look, committed: Offsets, topics: Topics) -> list[str]:
-    """Return how many records the group has still to read of each topic that is there."""
-    lags = []
+async def _lags(own: Look, committed: Offsets, topics: Topics) -> dict[str, tuple[int, int]]:
+    """Return how many records the group has still to read of each topic that is there, and how many it has committed
+    that are not there.
+    """
+    lags = {}
     async with own.consumer() as consumer:
         for spec in (topics.runs, topics.arrivals, topics.outcomes):
             if spec.name not in own.topics:
                 continue
             partitions = own.partitions(spec.name)
             first, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
-            lag = sum(ends[tp] - max(committed.get(tp, 0), first[tp]) for tp in partitions)
-            lags.append(f"{lag:,} of {spec.name}")
+            lags[spec.name] = still_to_read(partitions, committed, first, ends)
     return lags

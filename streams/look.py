@@ -18,7 +18,8 @@ from aiokafka.errors import (
 )
 from stamina import AsyncRetryingCaller
 
-from streams.cluster import Cluster
+from streams.cluster import Cluster, Identity
+from streams.consumers import new_consumer
 from streams.findings import SECONDS, Say, counted, ok, step, wrong
 from streams.probe import ProbeError, probe
 
@@ -51,7 +52,7 @@ class Look:
 
     cluster: Cluster
     admin: AIOKafkaAdminClient
-    id: str | None
+    identity: Identity
     brokers: Sequence[int]
     topics: Mapping[str, Sequence[int]]
 
@@ -84,9 +85,7 @@ class Look:
     @contextlib.asynccontextmanager
     async def consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
         """Yield a consumer that belongs to no group."""
-        consumer = AIOKafkaConsumer(
-            client_id=_CLIENT_ID, group_id=None, enable_auto_commit=False, **self.cluster.client()
-        )
+        consumer = new_consumer(self.cluster.client(), client_id=_CLIENT_ID)
         try:
             await consumer.start()
             yield consumer
@@ -120,7 +119,7 @@ async def _described(name: str, cluster: Cluster, admin: AIOKafkaAdminClient, sa
     look = Look(
         cluster,
         admin,
-        there.get("cluster_id"),
+        Identity.of(there, cluster.brokers),
         [broker["node_id"] for broker in there["brokers"]],
         {
             topic["topic"]: [len(partition["replicas"]) for partition in topic["partitions"]]
@@ -129,7 +128,7 @@ async def _described(name: str, cluster: Cluster, admin: AIOKafkaAdminClient, sa
         },
     )
     brokers = counted(len(look.brokers), "broker")
-    say(ok(name, f"{','.join(cluster.brokers)} lets us in: {brokers}, cluster id {look.id}"))
+    say(ok(name, f"{','.join(cluster.brokers)} lets us in: {brokers}, cluster id {look.identity.id}"))
     return look
 
 

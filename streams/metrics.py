@@ -123,6 +123,26 @@ RECOVERED: Final = _counter(
     "recovered_records", "records", "records that Faust had dropped and that were read again, by topic", ["topic"]
 )
 INTERVENTIONS: Final = _listed(Kind.COUNTER, "offset_interventions", "times", "how often records were read again")
+LOG_REWINDS: Final = _counter(
+    "log_rewinds",
+    "times",
+    "how often a partition's log was found to hold other records than it did, or to end sooner, by topic: lost or "
+    "restored on the broker",
+    ["topic"],
+)
+DELETED_RECORDS: Final = _counter(
+    "deleted_records",
+    "records",
+    "records that were deleted, by retention say, before they were read, at most, by topic",
+    ["topic"],
+)
+OPEN_TRANSACTION: Final = _gauge(
+    "open_transaction_seconds",
+    "seconds",
+    "for how long at least a transaction of a producer has kept what is behind it from being read, the longest of each "
+    "topic; 0 where none does",
+    ["topic"],
+)
 EVENTS: Final = _counter(
     "ledger_events",
     "events",
@@ -210,6 +230,9 @@ UNREACHABLE: Final = _gauge(
     "seconds",
     "how long calls of Port's API have brought no answer, or only 5xx; 0 where the last one did",
 )
+CREDENTIALS_REFUSED: Final = _gauge(
+    "credentials_refused", "0 or 1", "whether Port refuses the credentials, or the token that it has given for them"
+)
 REMAINING: Final = _gauge(
     "rate_limit_remaining",
     "calls",
@@ -246,6 +269,13 @@ LOOP_LAG: Final = _histogram(
 )
 SOURCE_COPIED: Final = _counter(
     "source_copied_records", "records", "records copied from the source cluster to the own one"
+)
+SOURCE_CUT: Final = _counter(
+    "source_refused_records",
+    "records",
+    "records of the source that the own topic refused as they were, by what was kept of them: `whole` (without headers "
+    "or key), `part`, `dead letter`",
+    ["kept"],
 )
 SOURCE_LAG: Final = _set_gauge(
     "source_lag",

@@ -9,6 +9,7 @@ them on *before* that event. The event is acknowledged after them, so no commit 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -18,15 +19,19 @@ from typing import Final, Generic, Protocol, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupLoadInProgressError, KafkaError
+from aiokafka.errors import GroupLoadInProgressError, KafkaError, OffsetOutOfRangeError
 from faust.types import TP, EventT
 from stamina import AsyncRetryingCaller
 
 from streams.clients import Contact, contacts_of
+from streams.consumers import new_consumer
+from streams.continuity import Committed, Continuity, Extent, Standing
+from streams.incidents import Incidents
+from streams.landmarks import Commit, digest_of
 from streams.messages import Bad
 from streams.metrics import RECOVERED
 from streams.records import Source
-from streams.topics import MAX_RECORD_BYTES, TopicSpec
+from streams.topics import TopicSpec
 
 logger = logging.getLogger(__name__)
 V = TypeVar("V")
@@ -35,9 +40,14 @@ V_co = TypeVar("V_co", covariant=True)
 STALLED_SECONDS: Final = 3.0
 """A partition whose end stays above the expected offset for so long, without progress, lost its last records."""
 MAX_CATCH_UP: Final = 1000
+_LOOKED_AT_ONCE: Final = 8 * 1024 * 1024
+"""Bytes that one request brings at most where single records are looked at."""
+_LOOK_SECONDS: Final = 30.0
 MAX_BATCH: Final = 1000
 """Records that are read at once: aiokafka decodes them without a pause, some 10 µs each."""
-_until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=5.0).on((KafkaError, OSError))
+_until_it_answers: Final = AsyncRetryingCaller(attempts=None, timeout=None, wait_max=5.0).on(
+    (KafkaError, OSError, TimeoutError)
+)
 
 
 LOG_APPEND_TIME: Final = 1
@@ -75,17 +85,17 @@ class Turn(Generic[V_co]):
         )
 
 
-class Log(Protocol):
+class Log(Standing, Protocol):
     """The committed offsets of the group, and records read apart from it."""
-
-    async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """Return for each partition the offset that the group reads next."""
 
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return for each partition the offset of the record that will be written next."""
 
     def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
-        """Read the records from offset `start` up to, not including, `end`; offsets that hold none are passed over."""
+        """Read the records from offset `start` up to, not including, `end`; offsets that hold none are passed over.
+
+        Ends sooner where the log does.
+        """
 
 
 class KafkaLog:
@@ -95,28 +105,31 @@ class KafkaLog:
         self._group = group
         self._client = dict(client)
         self._lock = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._admin: AIOKafkaAdminClient | None = None
         self._consumer: AIOKafkaConsumer | None = None
+        self._looker: AIOKafkaConsumer | None = None
 
     async def start(self) -> None:
         """Connect. Called before the first event, so that no event meets a client that is not connected."""
         self._admin = AIOKafkaAdminClient(client_id=f"{self._group}.offsets", **self._client)
-        self._consumer = AIOKafkaConsumer(
-            client_id=f"{self._group}.offsets",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=MAX_RECORD_BYTES,
-            **self._client,
-        )
+        self._consumer = self._new_consumer()
+        # Of its own: what the other one has fetched ahead is lost with each change of its partitions.
+        self._looker = self._new_consumer(fetch_max_bytes=_LOOKED_AT_ONCE)
         await self._admin.start()
         await self._consumer.start()
+        await self._looker.start()
+
+    def _new_consumer(self, **options: object) -> AIOKafkaConsumer:
+        # Out of range is told, and not reset: to the beginning it would hand out what nobody asked for.
+        return new_consumer(self._client, client_id=f"{self._group}.offsets", auto_offset_reset="none", **options)
 
     async def stop(self) -> None:
         """Disconnect."""
-        if self._consumer is not None:
+        for consumer in (self._consumer, self._looker):
             try:
-                await self._consumer.stop()
+                if consumer is not None:
+                    await consumer.stop()
             except asyncio.CancelledError:
                 # aiokafka 0.14 may raise it from the stop of a consumer without a group.
                 logger.debug("the consumer of missed records was cancelled while it stopped")
@@ -126,27 +139,56 @@ class KafkaLog:
     @property
     def contacts(self) -> list[Contact]:
         """What its clients know of the brokers; nothing before `start`."""
-        return [] if self._admin is None or self._consumer is None else contacts_of(self._admin, self._consumer)
+        if self._admin is None or self._consumer is None or self._looker is None:
+            return []
+        return contacts_of(self._admin, self._consumer, self._looker)
 
-    async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """Return the committed offsets, and the beginning of partitions that have none."""
-        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        found = await _until_it_answers(self._committed_or_beginning, wanted) if wanted else {}
-        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
-
-    async def _committed_or_beginning(self, wanted: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        admin, consumer = self._connected()
+    async def committed(self, partitions: Iterable[TP]) -> Mapping[TP, Committed]:
+        """Return what the group has committed."""
+        admin, _ = self._connected()
+        if not (wanted := _plain(partitions)):
+            return {}
         committed = await admin.list_consumer_group_offsets(self._group, partitions=wanted)
         if len(committed) < len(wanted):
             # aiokafka 0.14 takes the answer of a coordinator that is still loading for one without offsets.
             raise GroupLoadInProgressError("the group's coordinator did not answer for every partition")
-        # What was deleted in between is not missing: nobody will ever read it.
-        beginning = await consumer.beginning_offsets(wanted)
-        return {tp: max(meta.offset, beginning[tp]) for tp, meta in committed.items()}
+        return {TP(*tp): Committed(one.offset, Commit.decode(one.metadata)) for tp, one in committed.items()}
+
+    async def extents(self, partitions: Iterable[TP]) -> Mapping[TP, Extent]:
+        """Return where the partitions begin and end."""
+        _, consumer = self._connected()
+        if not (wanted := _plain(partitions)):
+            return {}
+        first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+        return {TP(*tp): Extent(first[tp], end[tp]) for tp in wanted}
+
+    async def topics(self) -> frozenset[str] | None:
+        """Return the names of the topics that there are; None while the cluster does not answer."""
+        admin, _ = self._connected()
+        try:
+            return frozenset(await admin.list_topics())
+        except (KafkaError, OSError) as error:
+            logger.info("the topics are not to be had now: %s", error)
+            return None
+
+    async def standing(self, wanted: Mapping[TP, int]) -> Mapping[TP, int | None]:
+        """Return the digests of the records at these offsets; those out of range by now are left out."""
+        if self._looker is None:
+            raise RuntimeError("KafkaLog.start was not called")
+        async with self._looking:
+            self._looker.assign(_plain(wanted))
+            for tp, offset in wanted.items():
+                self._looker.seek(TopicPartition(*tp), offset)
+            found = dict[TP, int | None]()
+            async with asyncio.timeout(_LOOK_SECONDS):
+                for tp, offset in wanted.items():
+                    with contextlib.suppress(OffsetOutOfRangeError):
+                        found[tp] = await _digest_at(self._looker, TopicPartition(*tp), offset)
+            return found
 
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Return the end offsets; nothing while the cluster does not answer."""
-        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        wanted = _plain(partitions)
         if not wanted:
             return {}
         _, consumer = self._connected()
@@ -155,10 +197,10 @@ class KafkaLog:
         except (KafkaError, OSError) as error:
             logger.info("end offsets are not to be had now: %s", error)
             return {}
-        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+        return {TP(*tp): offset for tp, offset in found.items()}
 
     async def read(self, partition: TP, start: int, end: int) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
-        """Read a range; goes on until its end is reached, however long the cluster is away."""
+        """Read a range; goes on until its end is reached, or that of the log, however long the cluster is away."""
         async for records, _ in self.batches(partition, start, end):
             for record in records:
                 yield record
@@ -168,13 +210,20 @@ class KafkaLog:
     ) -> AsyncGenerator[tuple[Sequence[ConsumerRecord[bytes, bytes]], int], None]:
         """Read a range in batches, maybe empty, each with the offset behind it; that of the last one is `end`.
 
-        Goes on until the end is reached, however long the cluster is away.
+        Goes on until the end is reached, however long the cluster is away. Ends sooner only where the log itself does:
+        it went back.
         """
-        tp = TopicPartition(partition.topic, partition.partition)
-        position = start
+        tp, position = TopicPartition(*partition), start
         while position < end:
-            records, position = await _until_it_answers(self._batch, tp, position)
+            records, behind = await _until_it_answers(self._batch, tp, position)
+            if not records and behind == position and not await _until_it_answers(self._holds, partition, position):
+                return
+            position = behind
             yield (records if position <= end else [one for one in records if one.offset < end]), min(position, end)
+
+    async def _holds(self, partition: TP, offset: int) -> bool:
+        """Tell whether the log has come as far as an offset."""
+        return (await self.extents([partition]))[partition].end > offset
 
     async def _batch(self, tp: TopicPartition, start: int) -> tuple[Sequence[ConsumerRecord[bytes, bytes]], int]:
         """Return some records from `start` on, maybe none, and the offset behind them."""
@@ -186,7 +235,11 @@ class KafkaLog:
                 consumer.assign([tp])
             if other or await consumer.position(tp) != start:
                 consumer.seek(tp, start)
-            found = await consumer.getmany(tp, timeout_ms=1000, max_records=MAX_BATCH)
+            try:
+                found = await consumer.getmany(tp, timeout_ms=1000, max_records=MAX_BATCH)
+            except OffsetOutOfRangeError:
+                # What was deleted is passed over; behind its end there is nothing.
+                return (), max(start, (await consumer.beginning_offsets([tp]))[tp])
             return found.get(tp, ()), await consumer.position(tp)
 
     def _connected(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:
@@ -195,14 +248,35 @@ class KafkaLog:
         return self._admin, self._consumer
 
 
-class EveryOffset:
-    """Follows the offsets of the streams of one worker."""
+def _plain(partitions: Iterable[TP]) -> list[TopicPartition]:
+    return [TopicPartition(*tp) for tp in partitions]
 
-    def __init__(self, log: Log) -> None:
+
+async def _digest_at(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> int | None:
+    """Return the digest of the record at an offset that the log has; None where there is none."""
+    while True:
+        if records := (await consumer.getmany(tp, timeout_ms=200, max_records=1)).get(tp):
+            [record] = records
+            return digest_of(record.timestamp / 1000, record.key, record.value) if record.offset == offset else None
+        if await consumer.position(tp) > offset:
+            return None
+
+
+class EveryOffset:
+    """Follows the offsets of the streams of one worker.
+
+    Args:
+        log: what the broker has.
+        incidents: is told what is gone.
+    """
+
+    def __init__(self, log: Log, incidents: Incidents | None = None) -> None:
         self._log = log
+        self.continuity = Continuity(log, incidents or Incidents())
         # One mapping for each assignment: what still goes on of an earlier one leaves the present one alone.
         self._expected: dict[TP, int] = {}
         self._known = asyncio.Event()
+        self._begun = asyncio.Event()
         self._progress: dict[TP, tuple[int, float]] = {}
         self.interventions = 0
         """How often records were read again."""
@@ -221,17 +295,45 @@ class EveryOffset:
         """Tell whether a record of the topic has its turn now."""
         return self._turns_begun[topic] > self.turns_ended[topic]
 
-    async def assigned(self, partitions: Iterable[TP]) -> None:
-        """Take note of an assignment. Until that is done no event gets its turn: its commit could pass a hole."""
+    async def assigned(
+        self, partitions: Iterable[TP], go_back: Callable[[Mapping[TP, int]], Awaitable[object]] | None = None
+    ) -> None:
+        """Take note of an assignment. Until that is done no event gets its turn: its commit could pass a hole.
+
+        Args:
+            partitions: all that are assigned.
+            go_back: commits offsets of partitions whose logs went back.
+        """
         self._known.clear()
-        self._expected = dict(await self._log.expected(partitions))
+        begun = await self.continuity.begin(partitions)
+        if begun.back and go_back is not None:
+            await go_back(begun.back)
+        self._expected = dict(begun.expected)
         self._progress = {}
         self._known.set()
+        self._begun.set()
+
+    def revoked(self) -> None:
+        """Take note that a rebalance has begun. What is in hand still has its turn."""
+        self._begun.clear()
+
+    async def begun(self) -> None:
+        """Wait until the present assignment is known, and what its logs went back is committed."""
+        await self._begun.wait()
+
+    async def look_back(self) -> Mapping[TP, int]:
+        """Return from which offsets on logs are to be read again that went back since; nothing in an outage."""
+        try:
+            return await self.continuity.look(self._expected)
+        except (KafkaError, OSError, TimeoutError) as error:
+            logger.info("whether the logs are still the same cannot be said now: %s", error)
+            return {}
 
     async def turns(self, events: AsyncIterator[EventT[object]], spec: TopicSpec[V]) -> AsyncIterator[Turn[V]]:
         """Yield the turns of a stream's events, and of every record that is missing before one, in order of offset.
 
-        A record may come twice: an event below the expected offset is handed on as repeated.
+        A record may come twice: one below the expected offset that was seen is handed on as repeated. What was not,
+        another record at that offset say, is handled: twice is harmless, and never is not.
         """
         async for event in events:
             await self._known.wait()
@@ -239,7 +341,9 @@ class EveryOffset:
             tp = TP(message.topic, message.partition)
             async for turn in self._missing(spec, tp, follows, message.offset):
                 yield turn
-            repeated = message.offset < follows.get(tp, 0)
+            digest = digest_of(message.timestamp, message.key, message.value)
+            repeated = message.offset < follows.get(tp, 0) and self.continuity.is_known(tp, message.offset, digest)
+            self.continuity.saw(tp, message.offset, digest)
             _pass(follows, tp, message.offset + 1)
             self._turns_begun[tp.topic] += 1
             try:
@@ -271,9 +375,10 @@ class EveryOffset:
         start = follows.get(tp, end)
         if start >= end:
             return
-        schema, found = spec.schema, 0
+        schema, found, first = spec.schema, 0, end
         async for record in self._log.read(tp, start, end):
-            found += 1
+            found, first = found + 1, min(first, record.offset)
+            self.continuity.saw(tp, record.offset, digest_of(record.timestamp / 1000, record.key, record.value))
             _pass(follows, tp, record.offset + 1)
             where = f"{tp.topic}, partition {tp.partition}, offset {record.offset}"
             self._turns_begun[tp.topic] += 1
@@ -292,9 +397,9 @@ class EveryOffset:
             finally:
                 self.turns_ended[tp.topic] += 1
         _pass(follows, tp, end)
+        if first > start:
+            await self._passed_over(tp, start, first)
         if not found:
-            # A gap of the topic's own: compaction, or the markers of a transaction.
-            logger.info("%s[%d]: offsets %d to %d hold no records", tp.topic, tp.partition, start, end - 1)
             return
         self.interventions += 1
         self.recovered += found
@@ -307,6 +412,15 @@ class EveryOffset:
             start,
             end - 1,
         )
+
+    async def _passed_over(self, tp: TP, start: int, end: int) -> None:
+        """Say why a range of offsets held no records."""
+        kept = min(end, (await _until_it_answers(self._log.extents, [tp]))[tp].beginning)
+        if kept > start:
+            self.continuity.deleted(tp, start, kept)
+        if end > max(start, kept):
+            # A gap of the topic's own: what was aborted, or the markers of a transaction.
+            logger.info("%s[%d]: offsets %d to %d hold no records", *tp, max(start, kept), end - 1)
 
     async def stalled(
         self, position: Callable[[TP], Awaitable[int | None]], now: Callable[[], float] = time.monotonic

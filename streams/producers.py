@@ -18,17 +18,21 @@ from typing import Any, Final, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
+    BrokerResponseError,
     ClusterAuthorizationFailedError,
+    CorruptRecordException,
     GroupCoordinatorNotAvailableError,
     GroupLoadInProgressError,
     InvalidTimestampError,
     InvalidTopicError,
     MessageSizeTooLargeError,
     NotCoordinatorForGroupError,
+    PolicyViolationError,
     ProducerClosed,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
     for_code,
+    kafka_errors,
 )
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -47,10 +51,23 @@ IDEMPOTENT: Final[dict[str, object]] = {"enable_idempotence": True, "acks": "all
 IDEMPOTENCE_REMEDY: Final = (
     "give this user the right IdempotentWrite on the cluster; from Kafka 2.8 on Write on a topic is enough"
 )
+
+
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]
+    """A broker has refused a record, such as one without a key on a compacted topic. aiokafka does not know of it."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "the broker refuses the record: a compacted topic takes none without a key"
+
+
 _NEVER_WRITTEN: Final = (
+    CorruptRecordException,
+    InvalidRecordError,
     InvalidTimestampError,
     InvalidTopicError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
@@ -80,6 +97,7 @@ def _never_written(batch: Any) -> bool:
 def install() -> None:
     """Have all of aiokafka's producers of this process send so. Called before the first one is built."""
     aiokafka_sender.SendProduceReqHandler = _ProduceHandler
+    kafka_errors[InvalidRecordError.errno] = InvalidRecordError
 
 
 # A broker that has given no id out yet has none at first.

@@ -261,6 +261,8 @@ class GraceOver(Record):
     node_run_id: str
     items: int
     """The items that the node run had when the grace began; if more have come since, the event is void."""
+    since: float
+    """When the grace began, in epoch seconds: the event of another one is void, too."""
 
 
 class RunCancelled(Record):
@@ -356,6 +358,7 @@ class TypePaused(Record):
     paused: bool
     action: Action
     at: float
+    """In epoch seconds: of what was asked for one handler the latest counts, in whatever order it comes."""
 
 
 class Audited(Record):
@@ -435,6 +438,8 @@ class RunningItem(Kept):
     node_run_id: str
     index: int
     attempt: int
+    generation: int = 0
+    """Of the ownership in which the partition heard of it; of no meaning in the word itself."""
 
 
 class Released(Record):
@@ -452,6 +457,8 @@ class Died(Record):
 
     kind: Literal["died"] = "died"
     worker: str
+    generation: int
+    """Of the ownership in which that was found: what has become known of the worker later it has not died of."""
 
 
 class Tick(Record):
@@ -499,6 +506,24 @@ class DeadLetter(Kept):
         """Return the Kafka headers."""
         source = self.source.model_dump_json()
         return {"reason": self.reason.encode(), "source": source.encode(), "kind": self.kind.encode()}
+
+
+class LeftOut(Kept):
+    """What a record was of which the own topic takes only a part, as a header of the copy says."""
+
+    reason: str
+    """What was left out, and why."""
+    digest: str = ""
+    """Of the whole message, where it is one of ours."""
+    node_run_id: str | None = None
+    """The node run that waits for it, where it is a message of ours and its signature is right."""
+    workflow_run_id: str | None = None
+    workflow: str | None = None
+    node: str | None = None
+    names: tuple[str, ...] = ()
+    """The event types of its items."""
+    guessed: bool = False
+    """As of `Arrival`."""
 
 
 class _Version(BaseModel):

@@ -15,7 +15,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFai
 from port.models import KafkaCredentials
 from streams.beginning import first_offsets
 from streams.findings import Finding, Say, counted, ok, skipped, step, warning, wrong
-from streams.kafka_checks import check_own
+from streams.kafka_checks import BEHIND_END, check_own, still_to_read
 from streams.look import AGAIN, Look, Offsets, look_at
 from streams.settings import Settings
 from streams.topics import Topics
@@ -59,8 +59,10 @@ async def _check_source(
     clients: contextlib.AsyncExitStack,
 ) -> None:
     source = await _source(settings, given, say, clients)
-    if source is not None and own is not None and source.id == own.id is not None:
-        found = f"SOURCE_BROKERS and KAFKA_BROKERS are one cluster, id {own.id}: it would be copied onto itself"
+    if source is not None and own is not None and source.identity.same(own.identity):
+        found = (
+            f"SOURCE_BROKERS and KAFKA_BROKERS are one cluster, id {own.identity.id}: it would be copied onto itself"
+        )
         remedy = "leave SOURCE_BROKERS empty, or set KAFKA_BROKERS to a cluster of your own"
         say(wrong("source cluster", found, remedy))
     committed = await _source_offsets(source, settings, say) if source is not None else None
@@ -120,9 +122,12 @@ async def _of_runs(name: str, look: Look, settings: Settings, topic: str, commit
     except TopicAuthorizationFailedError:
         remedy = "give this user the right Read on the topic; check PORT_ORG_ID"
         return wrong(name, f"topic {topic} may not be read (TOPIC_AUTHORIZATION_FAILED)", remedy)
-    count = counted(sum(max(0, ends[tp] - max(start[tp], first[tp])) for tp in partitions), "record")
+    lag, beyond = still_to_read(partitions, start, first, ends)
+    count = counted(lag, "record")
     age = "" if oldest is None else f", the oldest of {_ago(oldest)}"
     there = f"{topic}: {counted(len(partitions), 'partition')}"
+    if beyond and known:
+        return wrong(name, f"{there}; {beyond:,} offsets are committed behind its end", BEHIND_END)
     if deleted := sum(max(0, first[tp] - offset) for tp, offset in known.items()):
         remedy = (
             "find those node runs in Port, and end them there; lengthen the topic's retention, or run without breaks"

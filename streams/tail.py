@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from streams.topics import MAX_RECORD_BYTES
+from streams.consumers import new_consumer
 
 logger = logging.getLogger(__name__)
 _PAUSE_SECONDS: Final = 5.0
@@ -34,14 +34,7 @@ class Tail:
     def __init__(
         self, client: Mapping[str, object], client_id: str, takers: Mapping[str, Callable[[Taken], None]]
     ) -> None:
-        self._options = {
-            **client,
-            "client_id": client_id,
-            "group_id": None,
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "max_partition_fetch_bytes": MAX_RECORD_BYTES,
-        }
+        self._options = {**client, "client_id": client_id}
         self._takers = dict(takers)
 
     async def run(self) -> None:
@@ -54,7 +47,7 @@ class Tail:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(*self._takers, **self._options)
+        consumer = new_consumer(self._options, *self._takers)
         try:
             await consumer.start()
             while True:
@@ -72,7 +65,7 @@ class Tail:
         Raises TimeoutError, KafkaError or OSError where the cluster does not answer.
         """
         place = TopicPartition(topic, partition)
-        consumer = AIOKafkaConsumer(**self._options)
+        consumer = new_consumer(self._options)
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await consumer.start()

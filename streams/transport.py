@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, SupportsIndex, cast
 
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher as fetching
 from aiokafka.errors import ConsumerStoppedError
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams import clients, producers
+from streams.acknowledged import Gaps, passed
 from streams.clients import PRODUCE_SECONDS, Contact
+from streams.consumers import ISOLATION
 
 FETCH_MAX_WAIT_MS: Final = 50
 """How long the broker may hold a fetch that finds nothing. Faust's is 1500, and aiokafka has one fetch under way for
@@ -104,7 +109,49 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        # Faust sets it in its exactly-once mode only.
+        consumer._isolation_level = ISOLATION
+        commit, said_of = consumer.commit, cast("Any", self.consumer.app).offsets.continuity.commit
+
+        async def commit_with_landmarks(offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+            await commit({tp: OffsetAndMetadata(*said_of(TP(*tp), one.offset)) for tp, one in offsets.items()})
+
+        consumer.commit = commit_with_landmarks
         return consumer
+
+    def highwater(self, tp: TP) -> int:
+        """Return the end of what can be read of a partition, as the last fetch told it."""
+        return cast("int", self._ensure_consumer().last_stable_offset(tp))
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Called by Faust now and then, to complain of a partition that stands still."""
+        state = self._ensure_consumer()._fetcher._subscriptions.subscription.assignment.state_value(tp)
+        if state is not None and state.has_valid_position:
+            # Without a position, as that of a log that went back is for a moment, Faust's would end the worker.
+            super().verify_event_path(now, tp)
+
+    def open_transaction(self, tp: TP) -> int | None:
+        """Return the offset from which on an open transaction keeps a partition from being read; None where none does.
+
+        As the last fetch told it, and only where everything before that was taken.
+        """
+        state = self._ensure_consumer()._fetcher._subscriptions.subscription.assignment.state_value(tp)
+        if state is None or not state.has_valid_position or None in (state.lso, state.highwater):
+            return None
+        return cast("int", state.lso) if state.position >= state.lso < state.highwater else None
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Have the partitions read on from their committed offsets."""
+        committed = await super().seek_to_committed()
+        for tp, offset in committed.items():
+            if offset == 0:
+                # aiokafka leaves those where they are.
+                self._ensure_consumer().seek(tp, 0)
+        return committed
+
+    def rejoin(self) -> None:
+        """Have the group begin a rebalance."""
+        self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
 
     async def _fetch_records(
         self,
@@ -175,8 +222,35 @@ async def _wait_for_more(fetcher: Any, seconds: float) -> None:
         waiter.cancel()
 
 
+class _Offset(int):
+    """An offset that is true where it is 0, too: Faust asks an offset whether there is one."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class _ReadOffsets(defaultdict[TP, "int | None"]):
+    """Which offset of each partition was read last."""
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None:
+        super().__setitem__(tp, None if offset is None else _Offset(offset))
+
+
 class Consumer(driver.Consumer):
-    """Faust's consumer."""
+    """Faust's consumer.
+
+    - Gaps are ranges. Faust's own makes lists of their offsets for a commit: 20 million of them took 1 GB and 3 s. It
+      also takes the record behind a gap for a part of it, and does not see one that follows on offset 0.
+    - Partitions whose logs went back are read again through a rebalance: when it is over nothing is left of what was
+      in hand.
+    """
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gap = cast("Any", defaultdict(Gaps))
+        self._read_offset = _ReadOffsets(lambda: None)
 
     async def on_stop(self) -> None:
         """Leave the group, when the broker has what the last calls ended in. Faust has stopped the agents by now."""
@@ -185,6 +259,39 @@ class Consumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Called by Faust with the record behind the gap as its end.
+        cast("Any", self._gap[tp]).add(offset_from, offset_to)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        acknowledged = self._acked[tp]
+        acknowledged.sort()
+        done = passed(acknowledged, cast("Any", self._gap[tp]), self._committed_offset[tp])
+        if done is None:
+            return None
+        offset, taken = done
+        self._acked_index[tp].difference_update(acknowledged[:taken])
+        del acknowledged[:taken]
+        return offset
+
+    async def perform_seek(self) -> None:
+        """Called by Faust at the end of a rebalance: have the partitions read on from where they were committed."""
+        await cast("Any", self.app).offsets.begun()
+        await super().perform_seek()
+
+    async def go_back(self, offsets: Mapping[TP, int]) -> None:
+        """Commit offsets that are before what was committed."""
+        await self._commit(offsets)
+
+    async def read_again(self, offsets: Mapping[TP, int]) -> None:
+        """Have partitions read again from these offsets on, by whoever has them after a rebalance."""
+        await self.go_back(offsets)
+        self._thread.rejoin()
+
+    def open_transaction(self, tp: TP) -> int | None:
+        """Return the offset of an open transaction behind which nothing can be read; None where there is none."""
+        return self._thread.open_transaction(tp)
 
     @property
     def contact(self) -> Contact | None:

@@ -29,18 +29,22 @@ from streams.clients import Contact
 from streams.cluster import Cluster
 from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.exits import WRONG_SETTING, stop_process
+from streams.incidents import Incidents
 from streams.kafka_health import KafkaHealth, reach
 from streams.logs import quieten
 from streams.membership import Group
 from streams.metrics import API_CALLS, API_SECONDS
 from streams.offsets import EveryOffset, KafkaLog
+from streams.open_transactions import OpenTransactions
 from streams.outbox import Outbox
 from streams.partition_counts import Misfit, misfit
 from streams.producers import UNENDING_MS
 from streams.settings import LOOPBACK, WILDCARDS, Settings
 from streams.standstill import StandStill
+from streams.topic_configs import unfit_topics
 from streams.topics import MAX_RECORD_BYTES, Topics, topics_of
 from streams.transport import Consumer, Producer, install
+from streams.unknown_settings import unknown_settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +56,8 @@ SESSION_TIMEOUT: Final = 15.0
 """Seconds after which the group takes a silent worker for dead."""
 MAX_STANDSTILL: Final = 0.7 * SESSION_TIMEOUT
 """Seconds after which a process that stood still ends: its partitions may have other owners by now."""
+LOOK_SECONDS: Final = 5.0
+"""How often the logs of this worker's partitions are looked at: whether they are still those that they were."""
 STOP_SECONDS: Final = 10.0
 """Time that Faust gets for its own stop, once running items have ended. With Kafka there it takes about two seconds."""
 
@@ -88,7 +94,10 @@ class Worker(faust.App):
         bridge: copies the runs topic from another cluster; None where it is on the own one.
         topic_specs: every topic that it reads or writes.
         offsets: follows the offsets of its streams.
+        incidents: what was found to be wrong with their topics.
+        transactions: those of producers that keep its partitions from being read.
         kafka: whether the own Kafka answers.
+        topic_problems: what is wrong with own topics and does not keep it from working, by topic or what is done there.
         owned: the partitions of the ledger that it owns, by its present assignment.
         on_lost: called with each partition of the ledger that went to another worker, before anything else happens.
         before_rebalance: called, in order, when partitions are revoked, and waited for: no other worker reads their
@@ -121,9 +130,12 @@ class Worker(faust.App):
             budget=Budget(settings.api_calls_per_second),
         )
         runs = self.topic_specs.runs.name
+        self.incidents = Incidents()
         self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
-        self.offsets = EveryOffset(self.log_reader)
+        self.transactions = OpenTransactions()
+        self.offsets = EveryOffset(self.log_reader, self.incidents)
+        self.topic_problems: dict[str, str] = {}
         self.owned: frozenset[int] = frozenset()
         self.room: dict[str, Callable[[], int]] = {}
         self._settling = asyncio.Lock()
@@ -190,6 +202,7 @@ class Worker(faust.App):
             worker_redirect_stdouts=False,
         )
         self.sensors.add(FailStop())
+        self.timer(interval=LOOK_SECONDS)(self._look_at_logs)
         self.on_partitions_assigned.connect(cast("Any", self._assigned))
 
     @property
@@ -222,6 +235,8 @@ class Worker(faust.App):
     async def on_first_start(self) -> None:
         """Check the installation, create the topics and connect the clients, all before Faust's consumer starts."""
         quieten()
+        for unknown in unknown_settings(os.environ):
+            logger.warning("settings: %s", unknown)
         _collect_less_often()
         _refuse_slow_streams()
         _refuse_open_web(self)
@@ -229,6 +244,7 @@ class Worker(faust.App):
         try:
             self.settings.data_dir.mkdir(parents=True, exist_ok=True)
             await ensure_topics(self.settings, self.topic_specs)
+            await self._check_configs()
             if self.bridge is None:
                 own = self.settings.own.client()
                 await begin(own, self.settings.app_id, self.topic_specs.runs.name, self.settings.source_start)
@@ -248,8 +264,18 @@ class Worker(faust.App):
         self.add_future(self.kafka.run())
         await super().on_first_start()
 
+    async def _check_configs(self) -> None:
+        """Refuse what would lose state or end the worker at a record; tell of what it can do without."""
+        unfit = await unfit_topics(self.settings, self.topic_specs)
+        for name, wrong in unfit.fatal.items():
+            raise TopicsError(f"topic {name}: {wrong.found}; {wrong.remedy}")
+        for name, wrong in unfit.others.items():
+            self.topic_problems[name] = f"{name}: {wrong.found}; {wrong.remedy}"
+            logger.error("topic %s", self.topic_problems[name])
+
     async def _on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.settled.clear()
+        self.offsets.revoked()
         await super()._on_partitions_revoked(revoked)
         for step in self.before_rebalance:
             await step()
@@ -267,7 +293,17 @@ class Worker(faust.App):
             for step in self.on_lost:
                 step(partition)
         streams = {spec.name for spec in (self.topic_specs.runs, self.topic_specs.arrivals, self.topic_specs.outcomes)}
-        await self.offsets.assigned([tp for tp in assigned if tp.topic in streams])
+        followed = [tp for tp in assigned if tp.topic in streams]
+        await self.offsets.assigned(followed, cast("Consumer", self.consumer).go_back)
+
+    async def _look_at_logs(self) -> None:
+        """Look at the logs of this worker's partitions, and have those read again that went back."""
+        if self.rebalancing or self.should_stop:
+            return
+        consumer = cast("Consumer", self.consumer)
+        self.transactions.saw({tp: consumer.open_transaction(tp) for tp in self.offsets.expected})
+        if back := await self.offsets.look_back():
+            await consumer.read_again(back)
 
     async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
         # Faust would start the agent again behind the event that it failed at, and so lose that event.
@@ -308,7 +344,8 @@ class Worker(faust.App):
             for step in self.after_rebalance:
                 await step()
         if (missing := await self.group.unassigned()) is not None:
-            stop_process(f"the group's assignment lacks {', '.join(sorted(missing))}")
+            there = await self.log_reader.topics()
+            stop_process("; ".join(_why_without_reader(topic, there) for topic in sorted(missing)))
 
     async def stop(self) -> None:
         """Stop taking work up, then stop Faust; past STOP_SECONDS the process ends without it."""
@@ -349,6 +386,19 @@ def _limited(why: Callable[[], str | None]) -> Iterator[None]:
         yield
     finally:
         limit.cancel()
+
+
+def _why_without_reader(topic: str, there: frozenset[str] | None) -> str:
+    """Return why no worker reads a topic, and what happens next; `there` are the topics, None where not known."""
+    if there is not None and topic not in there:
+        return (
+            f"topic {topic} was deleted while the workers ran; the next start makes it again, empty: what stood there "
+            "and was not handled is lost, unless it is published again"
+        )
+    return (
+        f"no worker of the group reads topic {topic}: it was made, or deleted and made again, while the workers ran; "
+        "the next start reads it from its beginning"
+    )
 
 
 def _credentials(own: Cluster) -> CredentialsT | None:

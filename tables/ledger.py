@@ -8,7 +8,7 @@
 | digest of a further message | `d/<node-run id>/<digest>` | first item, 8 hex digits |
 | item | `i/<node-run id>/<index, 8 hex digits>` | `Item` |
 | the partition itself | `p/owner` | `Ownership` |
-| a handler whose items wait there | `p/paused/<event type>` | `TypePaused` |
+| a handler that was paused | `p/paused/<event type>` | `TypePaused`, the latest |
 
 The node run's row is written last: after a crash its details may be ahead of it, never behind.
 """
@@ -329,10 +329,9 @@ class Ledger(NodeRuns):
         self._put(partition, _OWNERSHIP, ownership)
 
     def paused(self, partition: int) -> list[TypePaused]:
-        """Return the handlers whose items of the partition wait. There is a row only where they do: of one that cannot
-        be read no more is known.
-        """
-        return [self._pause(partition, key, raw) for key, raw in self.rows.scan(partition, _PAUSED)]
+        """Return the handlers whose items of the partition wait; so do those of one whose row cannot be read."""
+        found = (self._pause(partition, key, raw) for key, raw in self.rows.scan(partition, _PAUSED))
+        return [one for one in found if one.paused]
 
     def _pause(self, partition: int, key: bytes, raw: bytes) -> TypePaused:
         try:
@@ -341,13 +340,18 @@ class Ledger(NodeRuns):
             event_type = key.removeprefix(_PAUSED).decode(errors="replace")
             return TypePaused(event_type=event_type, paused=True, action=Action(id="", who=""), at=0.0)
 
-    def pause(self, partition: int, event: TypePaused) -> None:
-        """Write that the items of a handler wait, or wait no more."""
+    def pause(self, partition: int, event: TypePaused) -> Note:
+        """Write that the items of a handler wait, or wait no more; tells whether something later is written already.
+
+        The row stays where they wait no more: what was asked for before may come again.
+        """
         key = _PAUSED + event.event_type.encode()
-        if event.paused:
-            self._put(partition, key, event)
-        else:
-            self._delete(partition, key)
+        raw = self.rows.get(partition, key)
+        known = None if raw is None else self._pause(partition, key, raw)
+        if known is not None and (known.at, known.action.id) >= (event.at, event.action.id):
+            return Note.DUPLICATE
+        self._put(partition, key, event)
+        return Note.APPLIED
 
     def _put(self, partition: int, key: bytes, record: Record) -> None:
         self.rows.put(partition, key, _encoded(record))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from streams.records import Record, Released, RunningItem
+from streams.records import Died, Record, Released, RunningItem
 
 NOBODY: Final = ""
 UNKNOWN: Final = "?"
@@ -45,11 +45,16 @@ def taken(row: Ownership | None, me: str) -> Ownership:
     return Ownership(owner=me, generation=row.generation + 1, awaited=awaited, elsewhere=row.elsewhere)
 
 
-def released(row: Ownership, event: Released) -> Ownership:
+def released(row: Ownership, event: Released, *, held: bool = False) -> Ownership:
     """Return the row after an earlier owner's word; unchanged where it was not waited for, or not of that ownership.
 
-    The word may come before the next owner has taken the partition: then that one need not wait for it.
+    The word may come before the next owner has taken the partition: then that one need not wait for it. While the
+    owner itself holds the partition (`held`) a word of its present ownership is no new one: it has given nothing up.
     """
+    if held and (row.owner, row.generation) == (event.worker, event.generation):
+        return row
+    heard = {"generation": row.generation}
+    event = event.model_copy(update={"running": tuple(item.model_copy(update=heard) for item in event.running)})
     if UNKNOWN in (row.owner, *row.awaited):
         # It may be of the one whose name is lost.
         row = row.model_copy(update={"elsewhere": _merged(row.elsewhere, event.running)})
@@ -75,12 +80,14 @@ def named(row: Ownership) -> frozenset[str]:
     return frozenset(row.awaited) | {item.worker for item in row.elsewhere}
 
 
-def buried(row: Ownership, dead: str) -> Ownership:
-    """Return the row without a worker that has died.
+def buried(row: Ownership, event: Died) -> Ownership:
+    """Return the row without a worker that has died; unchanged where it is waited for since that was found.
 
     Called when everything is read that the dead worker had sent: an item of which it had said the end is not run again.
     """
-    return cleared(row, named(row) - {dead}, lambda _: False)
+    later = {worker for worker, generation in row.awaited.items() if generation >= event.generation}
+    later |= {item.worker for item in row.elsewhere if item.generation > event.generation}
+    return row if event.worker in later else cleared(row, named(row) - {event.worker}, lambda _: False)
 
 
 def _merged(known: tuple[RunningItem, ...], more: tuple[RunningItem, ...]) -> tuple[RunningItem, ...]:

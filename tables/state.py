@@ -129,7 +129,7 @@ class Item(Record):
     reopened: int | None = None
     """How many calls there had been when it was last taken up again by hand; their outcomes are void since."""
     undone: tuple[float, ...] = ()
-    """When the ends were that were undone by that: what had said them may come again."""
+    """When the ends were that were undone by that, and the words that came too late: they may come again."""
     late: bool = False
     """Whether it was taken up again after the report: then its end is told in the node run's log."""
     logs: Lines | None = None
@@ -437,7 +437,7 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
     if item is not None and (item.result is not None or _awaits_word(run, item, event)):
         # After a crash the item's row may have survived and its node run's row not: then it is this that closes.
         return Change(closed(run, grace), Note.DUPLICATE, item=item)
-    if item is not None and _is_void(item, event):
+    if item is not None and _is_void(run, item, event):
         return Change(run, Note.DUPLICATE, item=item)
     ended = Item(
         v=event.v if item is None or item.reopened is None else 2,
@@ -458,9 +458,13 @@ def _item_finished(run: NodeRun, item: Item | None, event: ItemFinished, grace: 
     return Change(_count(run, ended, grace), Note.APPLIED, item=ended)
 
 
-def _is_void(item: Item, event: ItemFinished) -> bool:
-    """Whether it is the outcome of a call that was made before the item was taken up again."""
-    return item.reopened is not None and event.result is not Result.CANCELLED and event.attempt <= item.reopened
+def _is_void(run: NodeRun, item: Item, event: ItemFinished) -> bool:
+    """Whether it is the outcome of a call that was made before the item was taken up again.
+
+    Where the node run is being cancelled since then, an item ends without a call; else a cancellation is an old one.
+    """
+    cancels = event.result is Result.CANCELLED and run.stopped is not None
+    return item.reopened is not None and not cancels and event.attempt <= item.reopened
 
 
 class _Kept(TypedDict, total=False):
@@ -660,8 +664,11 @@ def _item_completed(run: NodeRun, item: Item | None, event: ItemCompleted, grace
     if event.index >= run.items:
         return Change(run, Note.LATE)
     if item is not None and item.result is not None:
-        note = Note.DUPLICATE if item.decided == event.digest else Note.REFUSED
-        return Change(closed(run, grace), note, item=item)
+        heard = item.decided == event.digest or event.at in item.undone
+        if not heard:
+            # Said too late: should the item be taken up again, and this word come again, it is of no interest either.
+            item = item.model_copy(update={"v": 2, "undone": (*item.undone, event.at)[-_MOST_UNDONE:]})
+        return Change(closed(run, grace), Note.DUPLICATE if heard else Note.REFUSED, item=item)
     if item is not None and event.at in item.undone:
         return Change(run, Note.DUPLICATE, item=item)
     known = item or Item(index=event.index, message=event.index, event_type=event.event_type)
@@ -807,7 +814,7 @@ def _report_stopped(run: NodeRun, event: ReportStopped) -> Change:
 
 
 def _grace_over(run: NodeRun, event: GraceOver) -> Change:
-    if run.covered is not None or event.items != run.items or not run.all_ended:
+    if run.covered is not None or event.items != run.items or not run.all_ended or event.since != run.grace_from:
         return Change(run, Note.DUPLICATE)
     return Change(_freeze(run), Note.APPLIED)
 

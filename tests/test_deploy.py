@@ -38,7 +38,11 @@ NOT_ON_THE_DASHBOARD = [
     "held_items",
     "queue_running",
     "source_copied_records",
+    "source_refused_records",
     "source_up",
+    "log_rewinds",
+    "deleted_records",
+    "open_transaction_seconds",
     "unreadable_rows",
 ]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

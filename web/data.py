@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from agents.telling import Progress
 from port.models import LogLevel, Result
+from port.trouble import TroubleKind
 from streams.messages import event_type, items_of
 from streams.records import Body, By, Lines, Settled, Tries
 from tables.history import Again, EarlierAnswer, EarlierCall, How, RunHistory
@@ -357,11 +358,22 @@ class Foreign(Shown):
     samples: list[Sample]
 
 
+class TroubleShown(Shown):
+    """What is wrong with Port's API."""
+
+    kind: TroubleKind
+    since: datetime | None
+    said: str
+    """In sentences, with what to do."""
+
+
 class PortShown(Shown):
     """Port's API, as this worker finds it."""
 
     unreachable_since: datetime | None
     """When the first of the calls was made that brought no answer, or only 5xx; null where the last one did."""
+    trouble: TroubleShown | None = None
+    """What is wrong with it; null where the last call was well."""
     reports_waiting: int
     """Reports that Port has not answered yet."""
     parked: int = 0
@@ -613,7 +625,7 @@ def _text(message: Message) -> tuple[JsonValue, str | None]:
     if not message.text:
         return None, "the message is not kept here: its bytes stand in the dead letters"
     try:
-        return masked(from_json(message.text)), message.note
+        return masked(from_json(message.text, allow_inf_nan=False)), message.note
     except ValueError:
         return masked_text(message.text), _UNREADABLE
 

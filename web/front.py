@@ -128,10 +128,12 @@ class Front:
                 )
             ],
             lags=[*self._lags()],
+            incidents=self._incidents(),
             sources=[*self._source()],
             work=self._work(),
             failed=FailedShown(number=number, latest=self._failed(runs)),
             dead_letters=looked.letters.open_since(now - HOUR),
+            topic_problems=list(self.here.worker.topic_problems.values()),
             unsure=looked.letters.unsure(),
             unreadable=[_unreadable(row) for row in islice(self._unreadable(), SHOWN_UNREADABLE)],
             unreadable_rows=sum(1 for _ in self.here.node_runs.unreadable),
@@ -157,6 +159,11 @@ class Front:
                 worst_records=one.most,
                 oldest_seconds=round(one.seconds, 1),
             )
+
+    def _incidents(self) -> list[str]:
+        worker = self.here.worker
+        hanging = [one.text for one in worker.transactions.hanging()]
+        return hanging + [one.text for one in worker.incidents.recent()]
 
     def _source(self) -> Iterable[SourceStatus]:
         if (bridge := self.here.worker.bridge) is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agents.dispatch import Dispatch
+from port.trouble import TroubleKind
 from streams.worker import Worker
 
 
@@ -18,6 +19,8 @@ class NotReady(StrEnum):
     RECOVERING = "recovering"
     """Partitions are its own and not yet taken over."""
     NO_PARTITIONS = "no-partitions"
+    CREDENTIALS = "credentials"
+    """Port refuses the credentials, and has not taken them since the start: most likely they are wrong."""
     PARTITIONS = "partitions"
     """An own topic has another number of partitions than the others."""
     KAFKA = "kafka"
@@ -56,7 +59,15 @@ class Readiness:
             return NotReady.RECOVERING
         if self.worker.misfit() is not None:
             return NotReady.PARTITIONS
+        if self._credentials_are_wrong():
+            return NotReady.CREDENTIALS
         return NotReady.SOURCE if self.worker.bridge and not self.worker.bridge.status.was_connected else None
+
+    def _credentials_are_wrong(self) -> bool:
+        # One whose credentials were good goes on: it has calls to finish, and callbacks to take.
+        trouble = self.worker.port.trouble
+        wrong = trouble is not None and trouble.kind is TroubleKind.CREDENTIALS
+        return wrong and not self.worker.port.logged_in
 
     def word(self) -> str:
         """Return the one word for a worker that is ready: `ready`, or `source-away` where the bridge has to wait.

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, cast
 
 from agents.cancelling import RunningCalls
@@ -20,6 +20,7 @@ from agents.holding import Holding
 from agents.settling import Parked
 from agents.telling import Telling
 from agents.work import ItemWork
+from port.trouble import Trouble
 from streams.records import Tries
 from streams.topics import partition_of
 from streams.worker import Worker
@@ -27,7 +28,8 @@ from tables.ledger import NodeRuns
 from tables.overview import Overview
 from tables.rows import NotOwnedError, RowError
 from tables.state import Item, Message, NodeRun, State, state_of
-from web.data import NodeRunInList, PortShown, Read, WorkerShown, instant, node_run_in_list
+from web.data import NodeRunInList, PortShown, Read, TroubleShown, WorkerShown, instant, node_run_in_list
+from web.masking import masked_text
 
 MOST_EXAMINED: Final = 2000
 """How many of the latest node runs are looked at for one list."""
@@ -143,6 +145,7 @@ class Here:
         ended = (run.last_ended_at for run in runs if run.last_ended_at is not None)
         return PortShown(
             unreachable_since=instant(port.unreachable_since),
+            trouble=_trouble(port.trouble),
             reports_waiting=waiting,
             parked=len(parked),
             oldest_received_at=instant(min((run.received_at for run in runs), default=None)),
@@ -154,7 +157,8 @@ class Here:
     def mark(self) -> Hashable:
         """Return what differs from before where a page would show something else; cheap, from memory."""
         work = tuple((len(feeder.running), feeder.waiting) for feeder in self.feeders.values())
-        away = self.worker.port.unreachable_since
+        trouble = self.worker.port.trouble
+        away = self.worker.port.unreachable_since, None if trouble is None else trouble.kind
         return self.overview.changes, work, away, frozenset(self.dispatch.active), self.worker.rebalancing
 
     def partition_of(self, node_run_id: str) -> int:
@@ -291,6 +295,14 @@ class Here:
             messages.append((message, room > 0))
             room -= len(message.text)
         return tuple(messages), False
+
+
+def _trouble(trouble: Trouble | None) -> TroubleShown | None:
+    if trouble is None:
+        return None
+    return TroubleShown(
+        kind=trouble.kind, since=instant(trouble.since), said=replace(trouble, reason=masked_text(trouble.reason)).said
+    )
 
 
 def _known(items: Iterable[int], ask: Callable[[int], T | None]) -> dict[int, T]:

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from streams.encodings import text_of
 from streams.records import Audited, LetterKind, NewerFormatError, Source, UnreadableError, read
 from streams.tail import Taken
 from tables.state import Note
@@ -185,7 +186,7 @@ class Letters:
     def take_letter(self, record: Taken) -> None:
         """Take note of a dead letter."""
         place, value = (record.partition, record.offset), record.value or b""
-        start = masked_text(value[: 4 * START_CHARACTERS].decode(errors="replace")[:START_CHARACTERS])
+        start = masked_text(text_of(value[: 4 * START_CHARACTERS])[:START_CHARACTERS])
         reason, topic = masked_text(header_of(record, "reason")), topic_of(record)
         at, kind = record.timestamp / 1000, kind_of(record)
         self._heads[place] = Head(place, name_of(place), at, reason, topic, len(value), start, kind)

@@ -20,6 +20,7 @@ from pydantic import Field
 from yarl import URL
 
 from agents.asked import new_action
+from streams.encodings import text_of
 from streams.messages import Bad, Message, NodeRunMessage, NotOurs, Unsure
 from streams.records import Audited, Source
 from streams.tail import Taken
@@ -189,7 +190,7 @@ class LetterViews:
 
     def _shown(self, record: Taken) -> LetterShown:
         raw, place = record.value or b"", (record.partition, record.offset)
-        text = raw.decode(errors="replace")
+        text = text_of(raw)
         shown = masked_text(text[:_SHOWN_CHARACTERS])
         hides = shown != text[:_SHOWN_CHARACTERS]
         is_text = text.encode() == raw

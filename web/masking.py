@@ -7,6 +7,8 @@ declares as a `Secret`, wherever that name occurs.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final, cast
@@ -46,6 +48,8 @@ _PARTS: Final = re.compile(r"""[{\[(]|[}\])]|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*
 # Strings, which may be cut off at the end of the text; brackets; numbers and words.
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]|[^\s"\[\]{},:]+', re.DOTALL)
 _COLON: Final = re.compile(r"\s*:")
+_LOOSE: Final = json.JSONDecoder(strict=False)
+_WRONG_ESCAPE: Final = re.compile(r'\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}|(.))', re.DOTALL)
 _CUT_ESCAPE: Final = re.compile(r"\\(?:u[0-9A-Fa-f]{0,3})?\Z")
 
 
@@ -145,9 +149,21 @@ def _masked_string(part: str) -> str:
 
 
 def _decoded(part: str) -> str | None:
+    """Return the text that a string of JSON stands for; None where it cannot be known.
+
+    One that is wrong is what somebody looks for: it is read as it may be meant, with half pairs of surrogates, raw line
+    breaks, and escapes that do not exist.
+    """
     for candidate in (part, f'{_CUT_ESCAPE.sub("", part)}"'):
         try:
             return cast("str", from_json(candidate))
         except ValueError:
-            continue
+            pass
+        with contextlib.suppress(ValueError):
+            text = cast("str", _LOOSE.decode(_WRONG_ESCAPE.sub(_as_it_stands, candidate)))
+            return text.encode(errors="replace").decode()
     return None
+
+
+def _as_it_stands(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] is None else f"\\\\{escape[1]}"

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from port.trouble import TroubleKind
 from tables.state import State
-from web.data import SCOPE_ALL, Foreign, NodeRunInList, NodeRunList, PortShown
+from web.data import SCOPE_ALL, Foreign, NodeRunInList, NodeRunList, PortShown, TroubleShown
 from web.others import Missing
 
 _MOST_SAMPLES: Final = 20
@@ -33,6 +34,12 @@ def merged(lists: Sequence[NodeRunList], limit: int, missing: Missing) -> NodeRu
     )
 
 
+def _severity(trouble: TroubleShown) -> tuple[bool, float]:
+    """What waits for a person comes first, then what has lasted the longest."""
+    waits = trouble.kind in (TroubleKind.CREDENTIALS, TroubleKind.CERTIFICATE)
+    return not waits, 0.0 if trouble.since is None else trouble.since.timestamp()
+
+
 def _received(run: NodeRunInList) -> float:
     return run.received_at.timestamp() if run.received_at is not None else float("-inf")
 
@@ -52,6 +59,7 @@ def _port(all_of_them: Sequence[PortShown]) -> PortShown:
     least = min(told, key=lambda one: one.rate_limit_remaining or 0, default=None)
     return PortShown(
         unreachable_since=min((one.unreachable_since for one in all_of_them if one.unreachable_since), default=None),
+        trouble=min((one.trouble for one in all_of_them if one.trouble is not None), key=_severity, default=None),
         reports_waiting=sum(one.reports_waiting for one in all_of_them),
         parked=sum(one.parked for one in all_of_them),
         oldest_received_at=min((one.oldest_received_at for one in all_of_them if one.oldest_received_at), default=None),

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from port.client import PortClient
+from port.trouble import TroubleKind
 from streams import metrics
 from streams.lag import Lag
 from streams.progress import Watch
@@ -56,6 +57,14 @@ class Gauges(Collector):
         yield from self._health()
         yield from _of_port(self._here.worker.port)
         yield metrics.INTERVENTIONS.total(self._here.worker.offsets.interventions)
+        yield self._open_transactions()
+
+    def _open_transactions(self) -> Metric:
+        worker, longest = self._here.worker, dict[str, float]()
+        for one in worker.transactions.all():
+            longest[one.where.topic] = max(one.seconds, longest.get(one.where.topic, 0.0))
+        topics = sorted({tp.topic for tp in worker.offsets.expected} | longest.keys())
+        return metrics.OPEN_TRANSACTION.gauge(*(([topic], longest.get(topic, 0.0)) for topic in topics))
 
     def _states(self) -> Iterator[Metric]:
         here = self._here
@@ -89,4 +98,6 @@ class Gauges(Collector):
 def _of_port(port: PortClient) -> Iterator[Metric]:
     since, remaining = port.unreachable_since, port.budget.remaining
     yield metrics.UNREACHABLE.gauge(([], 0.0 if since is None else max(0.0, time.time() - since)))
+    kind = None if port.trouble is None else port.trouble.kind
+    yield metrics.CREDENTIALS_REFUSED.gauge(([], kind is TroubleKind.CREDENTIALS))
     yield metrics.REMAINING.gauge(([], math.nan if remaining is None else remaining))

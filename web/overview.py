@@ -131,6 +131,9 @@ class OverviewShown(Shown):
     """What is worth a look, the worst first; that is for all workers together to say."""
     workers: list[Pulse]
     lags: list[TopicLag]
+    incidents: list[str]
+    """What was found to be wrong with topics, in sentences: records that are gone, logs that went back, transactions
+    that hang."""
     sources: list[SourceStatus]
     """Those of the workers that copy the runs topic from another cluster."""
     work: WorkShown
@@ -139,6 +142,8 @@ class OverviewShown(Shown):
     """Those of the last hour that nothing was done to; the unsure ones apart."""
     unsure: int = 0
     """Messages that look like ours in a form that is not known, and that nothing was done to, whenever they came."""
+    topic_problems: list[str] = []
+    """What is wrong with own topics and does not keep the workers from working."""
     unreadable: list[UnreadableShown] = []
     """Some of the rows of the ledger that cannot be read."""
     unreadable_rows: int = 0
@@ -157,11 +162,13 @@ def added_up(told: Sequence[OverviewShown], limit: int, missing: Missing) -> Ove
         at=told[0].at,
         workers=sorted((worker for one in told for worker in one.workers), key=lambda worker: worker.worker),
         lags=_lags(lag for one in told for lag in one.lags),
+        incidents=list(dict.fromkeys(text for one in told for text in one.incidents)),
         sources=[source for one in told for source in one.sources],
         work=reduce(_work, (one.work for one in told)),
         failed=FailedShown(number=sum(one.failed.number for one in told), latest=latest[:SHOWN_FAILED]),
         # Every worker follows all of them.
         dead_letters=max(one.dead_letters for one in told),
+        topic_problems=sorted({problem for one in told for problem in one.topic_problems}),
         unsure=max(one.unsure for one in told),
         unreadable=[row for one in told for row in one.unreadable][:SHOWN_UNREADABLE],
         unreadable_rows=sum(one.unreadable_rows for one in told),

@@ -54,14 +54,18 @@ def _bad(shown: OverviewShown) -> _Reasons:
     if shown.missing:
         yield f"No worker shows partitions {', '.join(map(str, shown.missing))}.", "/workers"
     yield from _bad_workers(shown.workers)
-    for source in shown.sources:
-        if source.problem is not None:
-            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
+    yield from _bad_records(shown)
     yield from _bad_reports(shown)
+    yield from _bad_topics(shown)
+
+
+def _bad_topics(shown: OverviewShown) -> _Reasons:
     for lag in shown.lags:
         if lag.oldest_seconds > OLD_LAG_SECONDS:
             text = f"{_plural(lag.records, 'record')} of {lag.topic} {_verb(lag.records)}, the oldest for "
             yield f"{text}{duration(lag.oldest_seconds)}.", "/workers"
+    for problem in shown.topic_problems:
+        yield f"Topic {problem}.", "/dead-letters"
     if shown.unsure:
         # Each may be a node run that waits for ever.
         text = (
@@ -71,6 +75,14 @@ def _bad(shown: OverviewShown) -> _Reasons:
     yield from _unreadable(shown)
     if shown.dead_letters:
         yield f"{_plural(shown.dead_letters, 'dead letter')} came in the last hour.", "/dead-letters"
+
+
+def _bad_records(shown: OverviewShown) -> _Reasons:
+    for text in shown.incidents:
+        yield text, "/workers"
+    for source in shown.sources:
+        if source.problem is not None:
+            yield f"Worker {source.worker} cannot copy from the source: {source.problem}.", "/workers"
 
 
 def _unreadable(shown: OverviewShown) -> _Reasons:
@@ -101,8 +113,8 @@ def _bad_worker(worker: Pulse) -> _Reasons:
 
 def _bad_reports(shown: OverviewShown) -> _Reasons:
     port, reporting = shown.latest.port, "/node-runs?state=reporting"
-    if port.unreachable_since is not None:
-        yield "Port's API does not answer.", reporting
+    if port.trouble is not None:
+        yield port.trouble.said, reporting
     if (waits := _age(shown.at, port.oldest_waits_since or port.oldest_received_at)) > LATE:
         yield f"The oldest report waits for {duration(waits.total_seconds())}.", reporting
     if port.parked:

@@ -164,7 +164,7 @@ async def test_the_end_of_a_grace_is_sent_when_it_is_due() -> None:
     assert desk.dispatch.due.keys(0) == [(ID, -1)]
     desk.now += 0.02
     await until(lambda: bool(desk.sent))
-    assert desk.sent == [GraceOver(node_run_id=ID, items=1)]
+    assert desk.sent == [GraceOver(node_run_id=ID, items=1, since=1000.0)]
     assert desk.reports == []
     desk.outcome(desk.sent[0])
     assert desk.reported == [Body.FULL]

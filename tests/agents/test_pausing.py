@@ -61,5 +61,5 @@ def test_a_partition_that_went_is_forgotten_and_its_next_owner_reads_it_from_the
     assert list(line.pausing.paused("greet")) == [0]
     line.pausing.lost(0)
     assert (line.pausing.paused("greet"), line.pausing.waiting()) == ({}, {})
-    ledger.pause(0, word(paused=False))
+    ledger.pause(0, word(paused=False).model_copy(update={"at": 2.0}))
     assert ledger.paused(0) == []

@@ -1,12 +1,15 @@
 """Two clusters: the runs topic on a broker secured like Port's, with one partition, and all state on the own one."""
 
+import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pydantic import SecretStr
 
 from local.examples import NAMES as SHAPES
@@ -143,6 +146,44 @@ def test_nothing_is_lost_whoever_is_killed(team: Team, source: SourceKafka, kafk
     assert not load.contradictions()
     group = f"{team.cluster.org}.port-runs"
     eventually(lambda: len(source.committed(group)) == 1, "the source is committed")
+
+
+async def create(kafka: EmbeddedKafka, name: str, **config: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        configs = {key.replace("_", "."): value for key, value in config.items()}
+        await admin.create_topics([NewTopic(name, 1, 1, topic_configs=configs)])
+    finally:
+        await admin.close()
+
+
+def test_what_the_own_topics_refuse_holds_nothing_up_and_ends_its_node_run(
+    team: Team, source: SourceKafka, kafka: EmbeddedKafka
+) -> None:
+    org = team.cluster.org
+    # As somebody may have made them before.
+    asyncio.run(create(kafka, f"{org}.runs", max_message_bytes="100000", cleanup_policy="compact"))
+    asyncio.run(create(kafka, f"{org}.port-runs.dead-letters", max_message_bytes="50000"))
+    record, [(_, large), (_, small)] = Record(team.cluster), Load(team.cluster).register(2)
+    message = '{"context":{"nodeRunId":"%s"},"payload":{"type":"echo","n":1,"text":"%s"}}'
+    texts = [message % (large, os.urandom(150_000).hex()), "no JSON", message % (small, "x")]
+    # Without a key a compacted topic takes none of them as they are.
+    source.publish(org, [text.encode() for text in texts])
+    start(team, "one")
+    team.settled()
+    assert record.completed(small)["result"] == "SUCCESS"
+    failed = record.completed(large)
+    assert failed["result"] == "FAILED"
+    assert "takes only a part of it" in failed["output"]["error"]["message"]
+    letters = eventually(
+        lambda: len(found := team["one"].get("/api/dead-letters").json["letters"]) == 2 and found, "both are kept"
+    )
+    assert sorted(letter["size"] > 7 for letter in letters) == [False, True]
+    problems = " ".join(one["text"] for one in team["one"].get("/api/overview").json["problems"])
+    for name in (f"{org}.runs", f"{org}.port-runs.dead-letters"):
+        assert f"Topic {name}: " in problems
+    eventually(lambda: set(source.committed(f"{org}.port-runs").values()) == {3}, "the source is committed")
 
 
 def test_by_tls(source: SourceKafka, team: Team) -> None:

@@ -504,3 +504,32 @@ def test_everything_at_once(running: Running) -> None:
     running.revoke()
     running.settled(ids, "reported", 120)
     assert all(running.completions(one) == 1 and len(running.bodies(one)) == 1 for one in ids)
+
+
+# Credentials.
+
+
+def test_wrong_credentials_are_a_problem_before_the_first_report(running: Running) -> None:
+    with running.cluster.worker("wrong", PORT_CLIENT_SECRET="not-the-secret", CONSUMER_GROUP="wrong") as worker:
+
+        def said() -> list[str]:
+            problems = worker.get("/api/overview").json["problems"]
+            return [one["text"] for one in problems if one["text"].startswith("Port refuses our credentials (HTTP 401")]
+
+        [text] = eventually(said, "it is a problem", STARTS_WITHIN)
+        assert "Check PORT_CLIENT_ID and PORT_CLIENT_SECRET" in text
+        eventually(lambda: worker.get("/readyz").text == "credentials\n", "it is not ready for that", STARTS_WITHIN)
+        assert worker.get("/healthz").status == 200
+        assert "port_runs_credentials_refused 1.0" in worker.get("/metrics").text
+        began = time.monotonic()
+        [one] = running.publish()
+        eventually(
+            lambda: worker.get(f"/api/node-runs/{one[1]}").json.get("state") == "reporting", "its report waits", 60.0
+        )
+        running.record.read_on()
+        asked = [call for call in running.named("auth") if call["status"] == 401]
+        # At 0, 1, 3, 7, 15, 31 seconds, and so on.
+        assert len(asked) <= 8 + (time.monotonic() - began) / 15
+        log = worker.log.read_text(errors="replace")
+        assert log.count("Port refuses our credentials") == 1
+        assert "not-the-secret" not in log

@@ -1,18 +1,24 @@
 """The example handlers, with what they call on this machine: each documented shape from Kafka to its end."""
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from pydantic import SecretStr
 
 from local.examples import load_example
 from local.kafka import free_port
+from port.nodes import Form
+from port.signature import SIGNATURE_HEADER, TIMESTAMP_HEADER, signature_of
 from tests.e2e.conftest import NewCluster
 from tests.e2e.record import Record
-from tests.processes import STARTS_WITHIN, Process, call, eventually, ready, receiver
+from tests.processes import SECRET, STARTS_WITHIN, Cluster, Process, call, eventually, ready, receiver
 
 
 @dataclass(frozen=True)
@@ -146,3 +152,103 @@ def test_without_handlers_or_targets_nothing_succeeds(new_cluster: NewCluster) -
             report = record.completed(made.json["nodeRunId"])
             assert report["result"] == "FAILED"
             assert f"{setting} is not set" in report["output"]["error"]["message"]
+
+
+ANY_FORM = """
+from agents import Fail, handles
+
+@handles("deployment.started", "service.deployed", "provision-infrastructure", "notification")
+async def seen(event: dict) -> dict:
+    return {"got": sorted(event)}
+
+@handles("fails")
+async def fails(event: dict) -> dict:
+    raise Fail("it does not work")
+"""
+SHAPES: list[dict[str, Any] | list[dict[str, Any]]] = [
+    {"eventType": "deployment.started", "service": "shop", "version": "1", "environment": "prod", "timestamp": "now"},
+    {"event": "service.deployed", "data": {"serviceId": "shop"}, "metadata": {"timestamp": "now"}},
+    {"action": "provision-infrastructure", "parameters": {"count": 3}, "callback": {"url": "https://example.com"}},
+    [{"type": "notification", "channel": "slack", "message": "m"}, {"type": "notification", "channel": "email"}],
+]
+
+
+def publish(cluster: Cluster, form: Form, payload: object) -> str:
+    """Run a node whose message has this form; return the node run's id."""
+    node = {"identifier": "a-node", "config": {"type": "KAFKA", "payload": payload}}
+    got = call(cluster.emulator_port, "POST", "/emulator/node-runs", body={"node": node, "form": form.value})
+    assert got.status == 200, got.text
+    return str(got.json["nodeRunId"])
+
+
+def test_each_shape_in_each_form_from_kafka_to_its_end(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(handlers=ANY_FORM)
+    with cluster.worker("one", REPORT_GRACE="5s") as worker:
+        eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
+        record = Record(cluster)
+        published = {(form, n): publish(cluster, form, shape) for form in Form for n, shape in enumerate(SHAPES)}
+        failed = {form: publish(cluster, form, {"type": "fails"}) for form in Form if form is not Form.SPREAD_RUN_ID}
+        unknown = {form: publish(cluster, form, {"type": "nobody.knows"}) for form in (Form.CONTEXT, Form.SPREAD)}
+        unsure = publish(cluster, Form.SPREAD_RUN_ID, {"type": "nobody.knows"})
+        for (form, n), node_run_id in published.items():
+            report, shape = record.completed(node_run_id, 60), SHAPES[n]
+            assert report["result"] == "SUCCESS", (form, n, report)
+            if isinstance(shape, dict):
+                assert report["output"] == {"got": sorted(shape)}
+            else:
+                assert [item["output"]["got"] for item in report["output"]["items"]] == [sorted(one) for one in shape]
+        for node_run_id in (*failed.values(), *unknown.values()):
+            assert record.completed(node_run_id, 60)["result"] == "FAILED"
+
+        def letters() -> list[dict[str, Any]]:
+            return list(worker.get("/api/dead-letters").json["letters"])
+
+        [letter] = eventually(letters, "the one that cannot be looked up is kept")
+        assert (letter["kind"], unsure in letter["start"]) == ("unsure", True)
+        assert record.reports(unsure) == []
+        # Where the payload is a guess, FAILED is reported after a look.
+        guessed = {failed[Form.SPREAD], unknown[Form.SPREAD]}
+        runs = {f"/v1/workflows/runs/{run_id_of(cluster, one)}" for one in guessed}
+        assert {one["path"] for one in record.calls if one["call"] == "run"} == runs
+
+
+def run_id_of(cluster: Cluster, node_run_id: str) -> str:
+    """Return the workflow run of a node run."""
+    shown = call(cluster.emulator_port, "GET", f"/emulator/node-runs/{node_run_id}").json["nodeRun"]
+    return str(shown["workflowRunId"])
+
+
+def test_one_node_run_that_comes_again_is_handled_once(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(handlers=ANY_FORM)
+    with cluster.worker("one") as worker:
+        eventually(lambda: ready(worker), "the worker is ready", STARTS_WITHIN)
+        node_run_id = publish(cluster, Form.HEADERS, {"type": "notification", "n": 1})
+        record = Record(cluster)
+        record.completed(node_run_id)
+        now = int(time.time())
+        plain = {"context": {"runId": node_run_id}, "payload": {"n": 1, "type": "notification"}}
+        again = [plain, signed(plain, now - 5), signed(dict(reversed(plain.items())), now)]
+        asyncio.run(send(cluster, [json.dumps(one).encode() for one in again]))
+
+        def repeated() -> bool:
+            lines = worker.get("/metrics").text.splitlines()
+            return 'port_runs_repeated_messages_total{stood="another"} 3.0' in lines
+
+        eventually(repeated, "three duplicates")
+        assert worker.get(f"/api/node-runs/{node_run_id}").json["itemCount"] == 1
+        record.read_on()
+        assert [one["status"] for one in record.reports(node_run_id)] == [200]
+
+
+def signed(message: dict[str, Any], at: int) -> dict[str, Any]:
+    """Return a message with Port's signature of that time."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    headers = {SIGNATURE_HEADER: signature_of(body, str(at), SecretStr(SECRET)), TIMESTAMP_HEADER: str(at)}
+    return {"headers": headers, **message}
+
+
+async def send(cluster: Cluster, values: list[bytes]) -> None:
+    """Write records to the runs topic."""
+    async with AIOKafkaProducer(bootstrap_servers=cluster.kafka.bootstrap) as producer:
+        for value in values:
+            await producer.send_and_wait(f"{cluster.org}.runs", value)

@@ -13,9 +13,11 @@ import stamina
 from aiohttp import web
 from pydantic import SecretStr
 
-from port.client import Answer, AnswerKind, PortClient
+from local.emulator import Emulator, FaultRule, FaultSettings
+from port.client import LONGEST_REFUSAL, Answer, AnswerKind, PortClient
 from port.errors import PortRefused, PortUnavailable
 from port.models import LogLevel, LogLine, WorkflowRun
+from port.trouble import TroubleKind
 from tests.port.scripted import Answerer, ScriptedPort, answer, token
 
 CANARY = "canary-secret-7d1e"
@@ -566,3 +568,90 @@ def unused_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+# What is wrong, in words.
+
+
+async def test_refused_credentials_are_told_once_and_tokens_are_asked_for_ever_more_seldom(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    async with Emulator() as emulator:
+        wrong = SecretStr("not-the-secret")
+        async with PortClient(emulator.base_url, "x", wrong, clock=lambda: now[0]) as client:
+            for _ in range(1000):
+                answer = await client.report("wfnr_1", None, b"{}")
+                assert (answer.kind, answer.status) == (AnswerKind.UNAUTHORIZED, 401)
+                now[0] += 0.1
+            assert len(emulator.calls.named("auth")) == 7, "in 100 seconds"
+            assert emulator.calls.named("report") == []
+            assert client.trouble is not None
+            assert client.trouble.kind is TroubleKind.CREDENTIALS
+            assert client.trouble.said.startswith("Port refuses our credentials (HTTP 401: ")
+            assert "PORT_CLIENT_ID and PORT_CLIENT_SECRET" in client.trouble.said
+            assert not client.logged_in
+            now[0] += 3600.0
+            await client.log_in()
+            now[0] += LONGEST_REFUSAL - 1.0
+            await client.log_in()
+            assert len(emulator.calls.named("auth")) == 8, "a minute at most"
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert errors[0].startswith("Port refuses our credentials")
+    assert "not-the-secret" not in caplog.text
+
+
+async def test_tokens_that_are_given_and_refused_are_refused_credentials_too() -> None:
+    now = [0.0]
+    async with Emulator() as emulator:
+        emulator.faults.set(FaultSettings(rules=(FaultRule(paths=("report",), status=401),)))
+        config = emulator.config
+        async with PortClient(
+            emulator.base_url, config.client_id, config.client_secret, clock=lambda: now[0]
+        ) as client:
+            for _ in range(1000):
+                assert (await client.report("wfnr_1", None, b"{}")).kind is AnswerKind.UNAUTHORIZED
+                now[0] += 0.1
+            assert len(emulator.calls.named("auth")) <= 14
+            assert client.trouble is not None
+            assert client.trouble.kind is TroubleKind.CREDENTIALS
+            emulator.faults.clear()
+            now[0] += LONGEST_REFUSAL
+            assert (await client.report("wfnr_1", None, b"{}")).status == 404
+            assert client.trouble is None
+
+
+@pytest.mark.parametrize(("status", "kind"), [(500, TroubleKind.ERRORS), (403, TroubleKind.RIGHTS)])
+async def test_what_port_answers_with_is_told_when_it_comes_again_and_when_it_is_over(
+    caplog: pytest.LogCaptureFixture, status: int, kind: TroubleKind
+) -> None:
+    caplog.set_level("INFO")
+    async with Emulator() as emulator:
+        config = emulator.config
+        async with PortClient(emulator.base_url, config.client_id, config.client_secret) as client:
+            emulator.faults.set(FaultSettings(rules=(FaultRule(paths=("report",), status=status, count=5),)))
+            for _ in range(5):
+                await client.report("wfnr_1", None, b"{}")
+            assert client.trouble is not None
+            assert client.trouble.kind is kind
+            assert f"HTTP {status}: a fault that was switched on" in client.trouble.said
+            assert "does not answer" not in client.trouble.said
+            await client.report("wfnr_1", None, b"{}")
+            assert client.trouble is None
+    told = [record.getMessage() for record in caplog.records if record.name == "port.trouble"]
+    assert len(told) == 2
+    assert told[0].startswith(("Port's API answers with errors", "Port refuses what we ask"))
+    assert told[1].startswith("Port's API is well again")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [("http://127.0.0.1:1", TroubleKind.NO_ANSWER), ("https://no-such-host.invalid", TroubleKind.NAME)],
+)
+async def test_why_no_answer_comes(url: str, kind: TroubleKind) -> None:
+    async with PortClient(url, "x", SecretStr("y")) as client:
+        answer = await client.log_in()
+        assert (answer.kind, answer.trouble) == (AnswerKind.UNAVAILABLE, kind)
+        assert client.trouble is not None
+        assert client.trouble.kind is kind

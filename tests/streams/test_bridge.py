@@ -122,6 +122,7 @@ class TestCopies:
                 "partition": 0,
                 "offset": offset,
                 "timestamp": 1_700_000_000.123,
+                "appended": False,
             }
             stood = copied_from(copy.headers)
             assert stood is not None
@@ -223,11 +224,14 @@ class TestWaits:
             await self.recovers(port_s, bridge)
         assert "ano7her-pa55word" not in caplog.text
 
-    async def test_and_does_not_copy_a_cluster_to_itself(self, port_s: Place) -> None:
+    async def test_and_does_not_copy_a_cluster_to_itself_by_another_listener(self, port_s: Place) -> None:
         own = {"KAFKA_BROKERS": port_s.source.admin_bootstrap}
+        port_s.source.publish(port_s.org, [b"once"])
         async with port_s.bridge(NOBODY, **own) as bridge:
             await eventually(lambda: bridge.status.problem, "it says what is wrong")
-            assert "this is the cluster of KAFKA_BROKERS, by another name" in str(bridge.status.problem)
+            # It has made one copy, and by that it knows.
+            assert f"{port_s.topic}[0] offset 1 is a copy by a bridge" in str(bridge.status.problem)
+            assert "this is the cluster of KAFKA_BROKERS by another address" in str(bridge.status.problem)
 
     async def test_for_the_broker(self, port_s: Place) -> None:
         async with port_s.bridge() as bridge:

@@ -1,15 +1,17 @@
 """The topics, made and checked on the real Kafka before anything reads them."""
 
 import asyncio
+import ssl
 import time
 from pathlib import Path
 
 import pytest
+import trustme
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from local.kafka import EmbeddedKafka, free_port
-from streams.creation import TopicsError, ensure_topics
+from streams.creation import ClusterAwayError, TopicsError, ensure_topics
 from streams.settings import Settings
 from streams.topics import Topics, topics_of
 from tests.streams.conftest import NewTopicOnKafka
@@ -187,3 +189,21 @@ class TestOnBrokersWithOtherDefaults:
                 await ensure_topics(settings, topics_of(settings))
             one = settings_on(kafka.bootstrap, unique, replication_factor=1)
             await ensure_topics(one, topics_of(one))
+
+
+async def test_what_no_waiting_mends_is_said_at_once(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("elsewhere.example").configure_cert(context)
+    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0, ssl=context)
+    try:
+        host, port = server.sockets[0].getsockname()
+        security = {"kafka_security_protocol": "SSL", "kafka_ca_file": tmp_path / "ca.pem"}
+        settings = settings_on(f"{host}:{port}", "org", **security)
+        with pytest.raises(TopicsError, match=r"KAFKA_BROKERS: the certificate of .* is for another host") as raised:
+            # Long before it would give up.
+            await asyncio.wait_for(ensure_topics(settings, topics_of(settings), wait=600.0), 60.0)
+        assert not isinstance(raised.value, ClusterAwayError)
+    finally:
+        server.close()

@@ -23,7 +23,7 @@ async def followed(log: RecordingLog) -> EveryOffset:
 
 
 async def test_it_is_what_has_had_no_turn() -> None:
-    log = RecordingLog(committed={ZERO: 3, ONE: 5}, end={ZERO: 10, ONE: 5})
+    log = RecordingLog(commits={ZERO: 3, ONE: 5}, end={ZERO: 10, ONE: 5})
     lag = Lag(offsets := await followed(log), log)
     await lag.look()
     assert lag.by_topic() == {"t": 7}
@@ -35,7 +35,7 @@ async def test_it_is_what_has_had_no_turn() -> None:
 
 async def test_the_worst_partition_and_for_how_long_at_least_its_oldest_record_waits() -> None:
     now = 100.0
-    log = RecordingLog(committed={ZERO: 3, ONE: 5}, end={ZERO: 5, ONE: 9})
+    log = RecordingLog(commits={ZERO: 3, ONE: 5}, end={ZERO: 5, ONE: 9})
     lag = Lag(offsets := await followed(log), log, lambda: now)
     assert lag.behind() == {}
     await lag.look()

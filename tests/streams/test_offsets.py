@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 
 import streams.offsets
 from local.kafka import EmbeddedKafka
+from streams.continuity import Committed, Continuity, Extent
+from streams.incidents import Incidents
+from streams.landmarks import NOTHING_SAID, Commit, digest_of
 from streams.messages import Bad
 from streams.offsets import MAX_CATCH_UP, STALLED_SECONDS, EveryOffset, KafkaLog, Turn
 from streams.records import Source, UnreadableError
@@ -58,16 +61,32 @@ def record(tp: TP, offset: int) -> ConsumerRecord[bytes, bytes]:
 class RecordingLog:
     """A log of real lists. Says what it was asked."""
 
-    committed: dict[TP, int] = field(default_factory=dict)
+    commits: dict[TP, int] = field(default_factory=dict)
+    said: dict[TP, Commit] = field(default_factory=dict)
+    beginning: dict[TP, int] = field(default_factory=dict)
     records: dict[TP, list[ConsumerRecord[bytes, bytes]]] = field(default_factory=dict)
     end: dict[TP, int] = field(default_factory=dict)
     reads: list[tuple[TP, int, int]] = field(default_factory=list)
     answering: asyncio.Event | None = None
 
-    async def expected(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+    async def committed(self, partitions: Iterable[TP]) -> Mapping[TP, Committed]:
         if self.answering is not None:
             await self.answering.wait()
-        return {tp: self.committed.get(tp, 0) for tp in partitions}
+        return {tp: Committed(self.commits.get(tp, 0), self.said.get(tp, NOTHING_SAID)) for tp in partitions}
+
+    async def extents(self, partitions: Iterable[TP]) -> Mapping[TP, Extent]:
+        return {tp: Extent(self.beginning.get(tp, 0), self._end(tp)) for tp in partitions}
+
+    def _end(self, tp: TP) -> int:
+        held = (one.offset + 1 for one in self.records.get(tp, ()))
+        return self.end.get(tp, max(held, default=self.commits.get(tp, 0)))
+
+    async def standing(self, wanted: Mapping[TP, int]) -> Mapping[TP, int | None]:
+        return {tp: self._digest(tp, offset) for tp, offset in wanted.items()}
+
+    def _digest(self, tp: TP, offset: int) -> int | None:
+        held = (one for one in self.records.get(tp, ()) if one.offset == offset)
+        return next((digest_of(one.timestamp / 1000, one.key, one.value) for one in held), None)
 
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         return {tp: self.end[tp] for tp in partitions if tp in self.end}
@@ -161,7 +180,7 @@ class TestHoles:
         assert (offsets.interventions, offsets.recovered) == (1, size)
 
     async def test_a_hole_at_the_very_start(self) -> None:
-        log = RecordingLog(committed={T0: 3}, records={T0: full(T0, 12)})
+        log = RecordingLog(commits={T0: 3}, records={T0: full(T0, 12)})
         handled = await handle(await self.follow(log), T0, [10, 11])
         assert offsets_of(handled) == list(range(3, 12))
 
@@ -180,7 +199,7 @@ class TestHoles:
         assert [turn.offset for turn in handled if turn.repeated] == [0, 1, 2, 4, 5, 6]
 
     async def test_each_partition_is_followed_by_itself(self) -> None:
-        log = RecordingLog(committed={T1: 5}, records={T0: full(T0, 3), T1: full(T1, 8)})
+        log = RecordingLog(commits={T1: 5}, records={T0: full(T0, 3), T1: full(T1, 8)})
         offsets = EveryOffset(log)
         await offsets.assigned([T0, T1])
         events = [event(T0, 0), event(T1, 7), event(T0, 2)]
@@ -191,7 +210,7 @@ class TestHoles:
         log = RecordingLog(records={T0: full(T0, 20)})
         offsets = await self.follow(log)
         assert offsets_of(await handle(offsets, T0, range(10))) == list(range(10))
-        log.committed[T0] = 6
+        log.commits[T0] = 6
         await offsets.assigned([T0])
         handled = await handle(offsets, T0, [8, 9, 10])
         assert offsets_of(handled) == [6, 7, 8, 9, 10]
@@ -218,7 +237,7 @@ class TestHoles:
             assert await stalled(offsets, time) == []
 
     async def test_no_event_has_its_turn_before_the_committed_offsets_are_known(self) -> None:
-        log = RecordingLog(committed={T0: 3}, records={T0: full(T0, 10)}, answering=asyncio.Event())
+        log = RecordingLog(commits={T0: 3}, records={T0: full(T0, 10)}, answering=asyncio.Event())
         offsets = EveryOffset(log)
         handling = asyncio.create_task(handle(offsets, T0, [5]))
         assigning = asyncio.create_task(offsets.assigned([T0]))
@@ -287,7 +306,7 @@ class TestCatchUp:
         return [turn.offset async for turn in offsets.catch_up(SPEC, 0)]
 
     async def test_it_reads_on_to_the_end(self) -> None:
-        log = RecordingLog(committed={T0: 3}, records={T0: full(T0, 8)}, end={T0: 8})
+        log = RecordingLog(commits={T0: 3}, records={T0: full(T0, 8)}, end={T0: 8})
         offsets = EveryOffset(log)
         await offsets.assigned([T0])
         assert await self.caught_up(offsets) == [3, 4, 5, 6, 7]
@@ -442,7 +461,7 @@ def test_whatever_is_dropped_every_offset_is_handled_before_what_stands_behind_i
             since_assigned.add(turn.offset)
 
         for assignment in assignments:
-            log.committed[T0] = assignment.committed
+            log.commits[T0] = assignment.committed
             await offsets.assigned([T0])
             since_assigned.clear()
             events = stream(event(T0, offset) for offset in assignment.delivered)
@@ -492,6 +511,11 @@ async def commit(bootstrap: str, group: str, offsets: Mapping[TP, int]) -> None:
     await consumer.stop()
 
 
+async def expected(log: KafkaLog, partitions: Iterable[TP]) -> Mapping[TP, int]:
+    """Where a group begins that is given these partitions."""
+    return (await Continuity(log, Incidents()).begin(partitions)).expected
+
+
 async def read_offsets(log: KafkaLog, tp: TP, start: int, end: int) -> list[int]:
     return [found.offset async for found in log.read(tp, start, end)]
 
@@ -513,9 +537,9 @@ class TestKafkaLog:
         await admin.delete_records({TopicPartition(one, 1): RecordsToDelete(4)})
         # Deleted while nobody read them.
         await admin.delete_records({TopicPartition(*old): RecordsToDelete(5)})
-        assert await log.expected([old]) == {old: 5}
+        assert await expected(log, [old]) == {old: 5}
         everything = [TP(one, 0), TP(one, 1), TP(one, 2), TP(two, 0)]
-        assert await log.expected(everything) == {TP(one, 0): 7, TP(one, 1): 4, TP(one, 2): 0, TP(two, 0): 0}
+        assert await expected(log, everything) == {TP(one, 0): 7, TP(one, 1): 4, TP(one, 2): 0, TP(two, 0): 0}
         assert await log.ends(everything) == {TP(one, 0): 10, TP(one, 1): 10, TP(one, 2): 0, TP(two, 0): 10}
 
     async def test_a_group_that_is_unknown_begins_at_the_beginning(
@@ -523,7 +547,7 @@ class TestKafkaLog:
     ) -> None:
         tp = TP(await new_topic("t"), 0)
         await write(producer, tp, 3)
-        assert await log.expected([tp]) == {tp: 0}
+        assert await expected(log, [tp]) == {tp: 0}
 
     @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
     async def test_records_are_read_however_their_producer_compressed_them(
@@ -566,11 +590,17 @@ class TestKafkaLog:
         assert found == [list(range(start, end)) for _, start, end in ranges]
 
     async def test_nothing_is_asked_for_nothing(self, log: KafkaLog) -> None:
-        assert (await log.expected([]), await log.ends([])) == ({}, {})
+        assert (await expected(log, []), await log.ends([]), await log.standing({})) == ({}, {}, {})
 
     async def test_before_the_start_it_refuses(self, kafka: EmbeddedKafka) -> None:
         log = KafkaLog("group", {"bootstrap_servers": kafka.bootstrap})
-        for asking in (log.expected([T0]), log.ends([T0]), anext(log.read(T0, 0, 1))):
+        for asking in (
+            log.committed([T0]),
+            log.extents([T0]),
+            log.standing({T0: 0}),
+            log.ends([T0]),
+            anext(log.read(T0, 0, 1)),
+        ):
             with pytest.raises(RuntimeError, match=r"KafkaLog\.start was not called"):
                 await asking
         await log.stop()
@@ -580,10 +610,12 @@ class TestKafkaLog:
         kafka: EmbeddedKafka,
         unique: str,
         log: KafkaLog,
+        producer: AIOKafkaProducer,
         new_topic: NewTopicOnKafka,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         tp = TP(await new_topic("t"), 0)
+        await write(producer, tp, 5)
         await commit(kafka.bootstrap, unique, {tp: 5})
         real, answers = AIOKafkaAdminClient.list_consumer_group_offsets, [{}, GroupLoadInProgressError()]
 
@@ -596,7 +628,7 @@ class TestKafkaLog:
             return answer
 
         monkeypatch.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", loading)
-        assert await log.expected([tp]) == {tp: 5}
+        assert await expected(log, [tp]) == {tp: 5}
         assert answers == []
 
     @pytest.mark.parametrize(("start", "end"), [(0, 1000), (0, 1), (999, 1000), (400, 401), (10, 990), (5, 5)])
@@ -633,6 +665,31 @@ class TestKafkaLog:
             written = [b"%d" % n for n in (*range(17), *range(10))]
             assert found == list(enumerate(written))[start:end]
 
+    async def test_a_range_that_the_log_does_not_reach_any_more_ends_with_the_log(
+        self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka
+    ) -> None:
+        tp = TP(await new_topic("t"), 0)
+        await write(producer, tp, 5)
+        async with asyncio.timeout(30):
+            assert await read_offsets(log, tp, 3, 50) == [3, 4]
+            assert await read_offsets(log, tp, 40, 50) == []
+
+    async def test_single_records_are_looked_at(
+        self, kafka: EmbeddedKafka, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka
+    ) -> None:
+        topic = await new_topic("t", partitions=3)
+        tps = [TP(topic, partition) for partition in range(3)]
+        await write(producer, tps[0], 100)
+        await write(producer, tps[1], 3)
+        await write_transactions(kafka.bootstrap, tps[2], [2])  # 0 1 -
+        written = {one.offset: one async for one in log.read(tps[0], 0, 100)}
+        for offset in (40, 99, 0):
+            one, wanted = written[offset], {tps[0]: offset, tps[1]: 1, tps[2]: 2}
+            found = await log.standing(wanted)
+            assert found[tps[0]] == digest_of(one.timestamp / 1000, one.key, one.value)
+            assert (found.keys(), found[tps[2]]) == (wanted.keys(), None)
+        assert await log.standing({tps[1]: 3_000}) == {}
+
     async def test_while_other_partitions_are_read(
         self, log: KafkaLog, producer: AIOKafkaProducer, new_topic: NewTopicOnKafka
     ) -> None:
@@ -641,7 +698,7 @@ class TestKafkaLog:
         for tp in everything:
             await write(producer, tp, 700)
         reading = [read_offsets(log, tp, 100, 650) for tp in everything for _ in range(2)]
-        found = await asyncio.gather(*reading, log.ends(everything), log.expected(everything))
+        found = await asyncio.gather(*reading, log.ends(everything), expected(log, everything))
         assert found[:-2] == [list(range(100, 650))] * 8
         assert found[-2:] == [dict.fromkeys(everything, 700), dict.fromkeys(everything, 0)]
 
@@ -687,7 +744,7 @@ class TestKafkaLog:
         kafka.pause()
         try:
             reading = asyncio.create_task(read_offsets(log, tp, 0, 10))
-            expecting = asyncio.create_task(cast("Any", log.expected([tp])))
+            expecting = asyncio.create_task(cast("Any", expected(log, [tp])))
             done, _ = await asyncio.wait({reading, expecting}, timeout=1.5)
             assert not done
         finally:

@@ -109,7 +109,7 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
         asked=True,
         logs=Lines(latest=(Line(at=1.75, level=LogLevel.DEBUG, text="\x00ä🚀"),), left_out=3),
     ),
-    GraceOver(node_run_id="wfnr_1", items=3),
+    GraceOver(node_run_id="wfnr_1", items=3, since=1.5),
     ReportAnswered(node_run_id="wfnr_1", body=Body.SMALL, settled=Settled.REFUSED, status=409, reason="x", at=3.5),
     ReportAnswered(node_run_id="wfnr_1", body=Body.FULL, settled=Settled.REPORTED, at=3.5),
     ReportAnswered(
@@ -159,7 +159,7 @@ OUTCOME_RECORDS: list[OutcomeEvent] = [
     ),
     TypePaused(event_type="deploy.*", paused=True, action=WHO, at=9.5),
     Released(worker="w-1", generation=3, running=(RunningItem(worker="w-1", node_run_id="a", index=1, attempt=2),)),
-    Died(worker="w-1"),
+    Died(worker="w-1", generation=3),
     Tick(),
 ]
 AUDITED_RECORDS = [

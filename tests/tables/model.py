@@ -550,8 +550,8 @@ class World:
                 self._send(job, FailureTold(node_run_id=run.node_run_id, index=index, attempt=attempt), how)
             case Report(body):
                 self._report(run, job, body, how)
-            case EndGrace(_, items):
-                self._send(job, GraceOver(node_run_id=run.node_run_id, items=items), how)
+            case EndGrace(since, items):
+                self._send(job, GraceOver(node_run_id=run.node_run_id, items=items, since=since), how)
 
     def _still_asked(self, run: NodeRun, job: Job) -> bool:
         if isinstance(job.ask, Report | EndGrace):

@@ -37,6 +37,7 @@ from agents.work import ItemWork, ReportWork, TellWork
 from port.models import Result
 from streams.records import (
     Arrival,
+    Died,
     FailureTold,
     ItemFinished,
     ItemRetry,
@@ -66,13 +67,6 @@ _PATIENCE: Final = 500
 
 Place = tuple[str, int]
 """An item: its node run and its index."""
-
-
-@dataclass(frozen=True)
-class Died:
-    """Word in the outcomes log that a worker has died: what it had sent stands in front of it."""
-
-    worker: str
 
 
 def arrival(node_run_id: str, items: int, number: int = 0) -> Arrival:
@@ -281,8 +275,11 @@ class Worker:
         # Who stops has not taken it, and notes it for the next owner.
         row = self.taken or self.ledger.ownership(P)
         if row is not None:
-            after = ownership.released(row, word) if isinstance(word, Released) else ownership.buried(row, word.worker)
-            self._change(row, after)
+            self._change(row, self._heard(row, word))
+
+    def _heard(self, row: Ownership, word: Released | Died) -> Ownership:
+        held = self.taken is not None
+        return ownership.released(row, word, held=held) if isinstance(word, Released) else ownership.buried(row, word)
 
     def _change(self, before: Ownership, after: Ownership) -> None:
         if after is before:
@@ -319,7 +316,7 @@ class Worker:
         for worker in sorted(dead):
             self.buried.add(worker)
             self.world.say("%s finds %s dead", self, worker)
-            self.world.outcomes.append(Died(worker))
+            self.world.outcomes.append(Died(worker=worker, generation=row.generation))
         self._change(row, ownership.cleared(row, ownership.named(row), self._ended))
         return bool(dead) or self.taken is not row
 

@@ -130,18 +130,26 @@ def test_a_retried_item_may_be_deferred() -> None:
     assert (item.attempt, item.due_at, item.error, item.deferred_until) == (2, None, None, UNTIL)
 
 
+def too_late(item: Item, word: ItemCompleted) -> Item:
+    """An item that has heard a word that came too late."""
+    return item.model_copy(update={"v": 2, "undone": (word.at,)})
+
+
 def test_the_same_word_changes_nothing_and_a_different_one_is_refused() -> None:
     run, item = deferral()
     change = apply(run, item, completed())
     run, item = run_of(change), item_of(change)
     assert apply(run, item, completed()) == Change(run, Note.DUPLICATE, item=item)
-    assert apply(run, item, completed("other", error="no")) == Change(run, Note.REFUSED, item=item)
+    other = completed("other", error="no")
+    # It is remembered, as it may come again when the item was taken up again.
+    assert apply(run, item, other) == Change(run, Note.REFUSED, item=too_late(item, other))
+    assert apply(run, too_late(item, other), other).note is Note.DUPLICATE
 
 
 def test_a_word_on_what_its_handler_has_ended_is_refused() -> None:
     change = apply(received(), None, finished())
     run, item = run_of(change), item_of(change)
-    assert apply(run, item, completed()) == Change(run, Note.REFUSED, item=item)
+    assert apply(run, item, completed()) == Change(run, Note.REFUSED, item=too_late(item, completed()))
 
 
 def test_without_a_word_it_has_failed_at_its_deadline() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.records import Released, RunningItem
+from streams.records import Died, Released, RunningItem
 from tables.ownership import Ownership, buried, cleared, named, released, taken
 
 
@@ -18,6 +18,11 @@ def test_who_takes_a_new_partition_waits_for_nobody() -> None:
     row = taken(None, "a")
     assert row == Ownership(owner="a", generation=1)
     assert named(row) == frozenset()
+
+
+def heard(named: RunningItem, generation: int) -> RunningItem:
+    """An item as a row has it that heard of it in this ownership."""
+    return named.model_copy(update={"generation": generation})
 
 
 def test_who_takes_a_partition_waits_for_its_last_owner_and_for_whom_that_one_waited() -> None:
@@ -40,7 +45,7 @@ def test_of_two_words_of_a_worker_the_latest_is_waited_for() -> None:
 
 def test_a_word_names_what_runs_elsewhere() -> None:
     row = released(taken(taken(None, "a"), "b"), Released(worker="a", generation=1, running=(item(0), item(1))))
-    assert row.elsewhere == (item(0), item(1))
+    assert row.elsewhere == (heard(item(0), 2), heard(item(1), 2))
     assert taken(row, "c").elsewhere == row.elsewhere, "it is carried on"
 
 
@@ -58,8 +63,8 @@ def test_the_later_attempt_of_an_item_counts_whoever_says_so_first() -> None:
         Released(worker="a", generation=1, running=(first,)),
         Released(worker="b", generation=2, running=(second,)),
     )
-    assert released(released(row, words[0]), words[1]).elsewhere == (second,)
-    assert released(released(row, words[1]), words[0]).elsewhere == (second,)
+    assert released(released(row, words[0]), words[1]).elsewhere == (heard(second, 3),)
+    assert released(released(row, words[1]), words[0]).elsewhere == (heard(second, 3),)
 
 
 def test_the_dead_are_waited_for_no_longer() -> None:
@@ -73,9 +78,9 @@ def test_the_dead_are_waited_for_no_longer() -> None:
 def test_one_dead_worker_is_buried_alone() -> None:
     row = Ownership(owner="c", generation=3, awaited={"a": 1, "b": 2}, elsewhere=(item(0, "a"), item(1, "b")))
     assert named(row) == {"a", "b"}
-    left = buried(row, "a")
+    left = buried(row, Died(worker="a", generation=3))
     assert (left.awaited, left.elsewhere) == ({"b": 2}, (item(1, "b"),))
-    assert buried(left, "a") is left
+    assert buried(left, Died(worker="a", generation=3)) is left
 
 
 def test_what_has_ended_runs_nowhere() -> None:

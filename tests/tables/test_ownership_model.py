@@ -149,12 +149,12 @@ def test_what_a_call_of_a_stopping_worker_ends_in_outlives_a_rebalance(stays: bo
         _a_stop_in_a_rebalance(stays=stays, told_first=told_first, ends_wait=True)
 
 
-def _ignores_generation(row: Ownership, event: Released) -> Ownership:
-    return _released(row, event.model_copy(update={"generation": row.awaited.get(event.worker, -1)}))
+def _ignores_generation(row: Ownership, event: Released, *, held: bool = False) -> Ownership:
+    return _released(row, event.model_copy(update={"generation": row.awaited.get(event.worker, -1)}), held=held)
 
 
-def _without_its_list(row: Ownership, event: Released) -> Ownership:
-    return _released(row, event.model_copy(update={"running": ()}))
+def _without_its_list(row: Ownership, event: Released, *, held: bool = False) -> Ownership:
+    return _released(row, event.model_copy(update={"running": ()}), held=held)
 
 
 def _awaits_nobody(row: Ownership | None, me: str) -> Ownership:

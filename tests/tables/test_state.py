@@ -171,7 +171,7 @@ class TestGrace:
 
     def test_its_end_freezes_what_is_reported(self) -> None:
         run = after(apply(received(), None, finished(), grace=5.0))
-        change = apply(run, None, GraceOver(node_run_id=ID, items=1))
+        change = apply(run, None, GraceOver(node_run_id=ID, items=1, since=200.0))
         assert (change.note, after(change).covered, after(change).grace_from) == (Note.APPLIED, 1, None)
         assert ask_of_run(after(change)) == Report(Body.FULL)
 
@@ -180,7 +180,7 @@ class TestGrace:
         run = after(apply_arrival(run, None, arrival(1)))
         assert ask_of_run(run) is None
         run = after(apply(run, None, finished(1, at=250.0), grace=5.0))
-        assert apply(run, None, GraceOver(node_run_id=ID, items=1)) == Change(run, Note.DUPLICATE)
+        assert apply(run, None, GraceOver(node_run_id=ID, items=1, since=200.0)) == Change(run, Note.DUPLICATE)
         assert ask_of_run(run) == EndGrace(250.0, 2)
 
     def test_a_repeated_outcome_does_not_begin_it_anew(self) -> None:
@@ -238,7 +238,13 @@ class TestFailureTold:
 
 @pytest.mark.parametrize(
     "event",
-    [finished(), retry(), answered(), GraceOver(node_run_id=ID, items=1), FailureTold(node_run_id=ID, index=0)],
+    [
+        finished(),
+        retry(),
+        answered(),
+        GraceOver(node_run_id=ID, items=1, since=200.0),
+        FailureTold(node_run_id=ID, index=0),
+    ],
     ids=lambda event: event.kind,
 )
 def test_an_event_for_an_unknown_node_run_is_late(event: NodeRunEvent) -> None:

@@ -138,7 +138,7 @@ class TestRest:
         assert (split.stopped, split.grace_from) == (None, 200.0)
         second = apply_arrival(split, None, arrival(1)).run
         assert second is not None
-        done = apply(after(second, *succeeds(1), grace=5.0), None, GraceOver(node_run_id=ID, items=2)).run
+        done = apply(after(second, *succeeds(1), grace=5.0), None, GraceOver(node_run_id=ID, items=2, since=200.0)).run
         assert done is not None
         assert (done.covered, done.result) == (2, Result.SUCCESS)
         assert after(with_policy(STRICT, 1, array=False), *fails(0), grace=5.0).stopped is Stop.REST
@@ -186,7 +186,7 @@ class TestRunCancelled:
         run = after(received(), *succeeds(0), cancelled(over=True), grace=5.0)
         assert (run.grace_from, run.stopped) == (200.0, Stop.OVER)
         assert after(run, cancelled()).stopped is Stop.OVER
-        done = apply(run, None, GraceOver(node_run_id=ID, items=1)).run
+        done = apply(run, None, GraceOver(node_run_id=ID, items=1, since=200.0)).run
         assert done is not None
         assert (done.settled, done.result) == (Settled.CANCELLED, Result.SUCCESS)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from port.models import Result
-from streams.records import Action, ItemAgain, NewerFormatError, Released, RunningItem, Source, TypePaused
+from streams.records import Action, Died, ItemAgain, NewerFormatError, Released, RunningItem, Source, TypePaused
 from tables.ledger import Ledger, NodeRuns
 from tables.ownership import UNKNOWN, Ownership, buried, released, taken
 from tables.state import Note
@@ -216,13 +216,14 @@ class TestOwner:
     def test_what_an_earlier_owner_says_counts_until_then(self) -> None:
         mine = taken(Ownership(owner=UNKNOWN), "me")
         said = released(mine, Released(worker="earlier", generation=7, running=(self.RUNS,)))
-        assert said.elsewhere == (self.RUNS,)
-        after = buried(said, UNKNOWN)
-        assert (dict(after.awaited), after.elsewhere) == ({}, (self.RUNS,))
+        runs = self.RUNS.model_copy(update={"generation": mine.generation})
+        assert said.elsewhere == (runs,)
+        after = buried(said, Died(worker=UNKNOWN, generation=mine.generation))
+        assert (dict(after.awaited), after.elsewhere) == ({}, (runs,))
 
     def test_it_counts_too_where_it_comes_before_the_taking(self) -> None:
         said = released(Ownership(owner=UNKNOWN), Released(worker="earlier", generation=7, running=(self.RUNS,)))
-        assert said.elsewhere == (self.RUNS,)
+        assert said.elsewhere == (self.RUNS.model_copy(update={"generation": 1}),)
 
 
 @pytest.mark.parametrize(

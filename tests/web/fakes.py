@@ -26,9 +26,11 @@ from agents.trying import TrialError, Tried
 from agents.work import ItemWork
 from port.ids import is_workflow_run_id
 from port.models import LogLevel, LogLine, Result
+from streams.incidents import Incidents
 from streams.kafka_health import KafkaHealth
 from streams.lag import Behind
 from streams.messages import NodeRunMessage
+from streams.open_transactions import OpenTransactions
 from streams.records import (
     Action,
     Arrival,
@@ -195,11 +197,16 @@ class FakeWorker:
             rebalancing=False,
             should_stop=False,
             stopping=False,
-            offsets=SimpleNamespace(interventions=3),
+            offsets=SimpleNamespace(interventions=3, expected={}),
+            incidents=Incidents(),
+            transactions=OpenTransactions(),
             bridge=None,
             misfit=lambda: None,
             kafka=KafkaHealth(dict, lambda: 0.0, lambda: asyncio.sleep(0)),
-            port=SimpleNamespace(unreachable_since=None, budget=SimpleNamespace(remaining=None, limit=None)),
+            port=SimpleNamespace(
+                unreachable_since=None, trouble=None, logged_in=True, budget=SimpleNamespace(remaining=None, limit=None)
+            ),
+            topic_problems={},
         )
         self.worker = cast("Worker", self.app)
         self.holding = Holding(dispatch.due, 3600.0, 100)

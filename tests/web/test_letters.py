@@ -176,6 +176,21 @@ async def test_not_from_the_page_of_another_site(new_client: NewClient, worker: 
     assert not worker.post.entered
 
 
+async def test_what_is_wrong_with_a_letter_is_shown_and_its_secrets_are_not(
+    new_client: NewClient, worker: FakeWorker
+) -> None:
+    half = r'{"payload":{"title":"half \ud83d","password":"s3cret"}}'
+    worker.post.add(1, half.encode(), "it is no JSON")
+    worker.post.add(2, half.encode("utf-16"), "it is no JSON")
+    client = await acting(new_client)
+    for number in (1, 2):
+        letter = await (await client.get(f"/api/dead-letters/0/{number}")).json()
+        assert letter["text"] == half.replace("s3cret", "***")
+        assert letter["hexdump"] is None
+    listed = await (await client.get("/api/dead-letters")).text()
+    assert "s3cret" not in listed
+
+
 async def test_letters_are_searched(new_client: NewClient, worker: FakeWorker) -> None:
     worker.post.add(1, b'{"a":"checkout"}', "it is no JSON")
     worker.post.add(2, b'{"a":"payments"}', "its SIGNATURE is wrong")

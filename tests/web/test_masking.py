@@ -176,3 +176,25 @@ def test_a_hostile_text_costs_no_more_than_its_length(text: str) -> None:
     before = time.process_time()
     masked_text(text)
     assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"payload":{"title":"\ud83d"}}',
+        r'{"payload":{"title":"half \ude80 a pair"}}',
+        r'{"payload":{"path":"C:\x\deploy"}}',
+        '{"payload":{"title":"two\nlines"}}',
+        '{"payload":{"title":"cut off \\u00',
+    ],
+)
+def test_what_is_wrong_with_a_text_is_not_masked(text: str) -> None:
+    assert masked_text(text) == text
+
+
+@pytest.mark.parametrize("wrong", [r"\ud83d", r"\x", "\n"])
+def test_secrets_are_masked_beside_it(wrong: str) -> None:
+    text = f'{{"password":"{wrong}s3cret","note":"{wrong} token=s3cret","a":1}}'
+    shown = masked_text(text)
+    assert "s3cret" not in shown
+    assert '"a":1' in shown

@@ -102,6 +102,7 @@ def overview(
         "workers": [pulse()],
         "lags": [],
         "sources": [],
+        "incidents": [],
         "work": WorkShown.model_validate(idle | (work or {})),
         "failed": FailedShown(number=0, latest=[]),
         "dead_letters": 0,
@@ -134,7 +135,13 @@ NOT_WELL = [
     (overview(workers=[pulse(stuck="stuck: router")]), "bad", "no progress: stuck: router", "/workers"),
     (overview(workers=[pulse(state="recovering")]), "bad", "host-1 is not ready: recovering", "/workers"),
     (overview(sources=[AWAY]), "bad", "cannot copy from the source: no broker answers", "/workers"),
-    (overview(port={"unreachable_since": NOW}), "bad", "does not answer", "/node-runs?state=reporting"),
+    (overview(incidents=["The log of t[0] went back."]), "bad", "The log of t[0] went back.", "/workers"),
+    (
+        overview(port={"trouble": {"kind": "credentials", "since": NOW, "said": "Port refuses our credentials."}}),
+        "bad",
+        "Port refuses our credentials.",
+        "/node-runs?state=reporting",
+    ),
     (
         overview(port={"oldest_waits_since": NOW - timedelta(minutes=6)}),
         "bad",
@@ -155,6 +162,12 @@ NOT_WELL = [
         "bad",
         "Row o/wfnr_a of partition 3 of the ledger cannot be read (no JSON): nothing is done",
         "/node-runs/wfnr_a",
+    ),
+    (
+        overview(topic_problems=["org.runs: max.message.bytes is 1: larger records are refused; set it"]),
+        "bad",
+        "Topic org.runs: max.message.bytes is 1: larger records are refused; set it.",
+        "/dead-letters",
     ),
     (overview(unreadable=[OWNER], unreadable_rows=1), "bad", "Row p/owner of partition 1", "#unreadable"),
     (

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from port.trouble import Trouble, TroubleKind
 from streams.records import Settled
 from tests.agents.examples import context
 from tests.web.conftest import LeftAlone, NewClient
-from tests.web.fakes import FakeWorker
+from tests.web.fakes import NOON, FakeWorker
 from web import pages
 from web.auth import SESSION_COOKIE
 from web.pages import SHOWN_CHARACTERS
@@ -258,7 +259,20 @@ class TestRefusals:
 
 
 class TestReady:
-    @pytest.mark.parametrize("why", ["starting", "stopping", "rebalancing", "no-partitions", "recovering"])
+    async def test_a_worker_whose_credentials_were_good_goes_on_and_takes_callbacks(
+        self, new_client: NewClient, worker: FakeWorker
+    ) -> None:
+        worker.app.port.trouble = Trouble(TroubleKind.CREDENTIALS, NOON, "HTTP 401: no")
+        client = await new_client()
+        assert (await client.get("/readyz")).status == 200
+        page = await (await client.get("/", headers=BROWSER)).text()
+        assert "refuses us" in page
+        assert "All is well" not in page
+        assert "port_runs_credentials_refused 1.0" in await (await client.get("/metrics")).text()
+
+    @pytest.mark.parametrize(
+        "why", ["starting", "stopping", "rebalancing", "no-partitions", "recovering", "credentials"]
+    )
     async def test_one_word_why_not(self, new_client: NewClient, worker: FakeWorker, why: str) -> None:
         match why:
             case "stopping":
@@ -268,6 +282,9 @@ class TestReady:
                 worker.app.rebalancing = True
             case "no-partitions":
                 worker.app.owned = frozenset()
+            case "credentials":
+                worker.app.port.trouble = Trouble(TroubleKind.CREDENTIALS, NOON, "HTTP 401: no")
+                worker.app.port.logged_in = False
             case "recovering":
                 worker.here.dispatch.active.discard(0)
         client = await new_client(settled=why != "starting")
@@ -342,6 +359,7 @@ class TestList:
         told = (await (await client.get("/api/node-runs")).json())["port"]
         assert told == {
             "unreachableSince": None,
+            "trouble": None,
             "reportsWaiting": 0,
             "parked": 0,
             "oldestReceivedAt": None,
@@ -354,6 +372,7 @@ class TestList:
 
     async def test_since_when_port_is_unreachable(self, new_client: NewClient, worker: FakeWorker) -> None:
         worker.app.port.unreachable_since = time.time() - 90
+        worker.app.port.trouble = Trouble(TroubleKind.ERRORS, time.time() - 90, "HTTP 500: token=hunter2")
         worker.app.port.budget.remaining = 12
         client = await new_client()
         assert "No report waits." in await (await client.get("/", headers=BROWSER)).text()
@@ -364,12 +383,14 @@ class TestList:
         worker.settle("wfnr_c")
         worker.report("wfnr_c")
         page = " ".join(Elements(await (await client.get("/", headers=BROWSER)).text()).text.split())
-        assert "Port unreachable since 20" in page
+        assert "UTC: Port's API answers with errors (HTTP 500: token=***). Wait until Port is well again" in page
+        assert "Port's API does not answer" not in page
         assert "2 reports wait, the oldest for a node run received 2027-01-15 08:00:01" in page
         told = (await (await client.get("/api/node-runs")).json())["port"]
         assert (told["reportsWaiting"], told["rateLimitRemaining"]) == (2, 12)
         assert told["oldestReceivedAt"].startswith("2027-01-15T08:00:01")
         assert told["unreachableSince"].startswith("20")
+        assert (told["trouble"]["kind"], told["trouble"]["since"][:2]) == ("errors", "20")
         lines = (await (await client.get("/metrics")).text()).splitlines()
         [away] = (float(line.split()[-1]) for line in lines if line.startswith("port_runs_port_unreachable_seconds "))
         assert 90 <= away < 120
