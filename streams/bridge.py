@@ -25,6 +25,8 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
 from faust.types import TP
@@ -37,6 +39,7 @@ from port.signature import refusal
 from streams.beginning import begin, partitions_of
 from streams.cluster import Cluster, Identity
 from streams.consumers import new_consumer
+from streams.continuity import Continuity
 from streams.fitting import (
     REFUSALS,
     Form,
@@ -46,11 +49,13 @@ from streams.fitting import (
     why_refused,
     write_largest,
 )
+from streams.incidents import Incidents
 from streams.lag import Ends
+from streams.landmarks import digest_of
 from streams.message_text import json_bytes
 from streams.messages import NodeRunMessage, sort_out
 from streams.metrics import SOURCE_COPIED, SOURCE_CUT, SOURCE_LAG, SOURCE_UP
-from streams.offsets import LOG_APPEND_TIME
+from streams.offsets import LOG_APPEND_TIME, KafkaLog
 from streams.probe import ProbeError, probe
 from streams.producers import IDEMPOTENT, running
 from streams.records import DeadLetter, LeftOut, Source
@@ -125,17 +130,17 @@ def left_out_of(headers: Sequence[tuple[str, bytes]]) -> LeftOut | None:
 
 
 class _Joined(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Knows whether the group has taken the consumer in, be it without a partition."""
+    """Counts how often the group has taken the consumer in, be it without a partition."""
 
     def __init__(self) -> None:
-        self.yet = False
+        self.times = 0
 
     def on_partitions_revoked(self, revoked: object) -> None:
         """Do nothing: what is on its way is copied, and maybe copied again by the next owner."""
 
     def on_partitions_assigned(self, assigned: object) -> None:
         """Called by aiokafka at the end of a rebalance."""
-        self.yet = True
+        self.times += 1
 
 
 class Bridge(Service):
@@ -146,9 +151,10 @@ class Bridge(Service):
         topic: the name of the runs topic, on both clusters.
         client_id: how it calls itself at both clusters.
         port: where brokers and credentials come from, if the settings say so.
+        incidents: is told where the log of the source went back, and what was deleted there before it was read.
     """
 
-    def __init__(self, settings: Settings, topic: str, client_id: str, port: PortClient) -> None:
+    def __init__(self, settings: Settings, topic: str, client_id: str, port: PortClient, incidents: Incidents) -> None:
         super().__init__()
         if settings.source is None:
             raise ValueError("there is no source to copy from")
@@ -157,6 +163,7 @@ class Bridge(Service):
         self._topic = topic
         self._client_id = client_id
         self._port = port
+        self._incidents = incidents
         self.status = SourceState()
         self._ends = Ends()
         self._stuck = False
@@ -181,9 +188,11 @@ class Bridge(Service):
             async with contextlib.AsyncExitStack() as clients:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     consumer, producer = await self._connect(clients)
+                    log = KafkaLog(self._settings.app_id, self._source.client())
+                    await clients.enter_async_context(running(log))
                 joined = _Joined()
                 consumer.subscribe([self._topic], listener=joined)
-                await self._copy(consumer, producer, joined)
+                await self._copy(consumer, producer, joined, Continuity(log, self._incidents, " at the source"))
         except Exception as error:
             was_good, self._stuck = self.status.connected, isinstance(error, StuckError)
             level = logging.ERROR if self._stuck or _waits_for_a_person(error) else logging.WARNING
@@ -193,13 +202,17 @@ class Bridge(Service):
 
     async def _connect(self, clients: contextlib.AsyncExitStack) -> tuple[AIOKafkaConsumer, AIOKafkaProducer]:
         source = self._source = await self._cluster()
-        await begin(source.client(), self._settings.app_id, self._topic, self._settings.source_start)
+        if not self.status.was_connected:
+            # Whoever has begun, and finds no commit any more, reads a topic that was made again: all of it.
+            await begin(source.client(), self._settings.app_id, self._topic, self._settings.source_start)
         consumer = new_consumer(
             source.client(),
             client_id=self._client_id,
             group_id=self._settings.app_id,
             # The own cluster may be away for as long as it takes.
             max_poll_interval_ms=2_000_000_000,
+            # Out of range is told, and not passed over: see `_begin`.
+            auto_offset_reset="none",
         )
         await clients.enter_async_context(running(consumer))
         if not await partitions_of(consumer, self._topic):
@@ -233,19 +246,31 @@ class Bridge(Service):
             self._source, brokers=tuple(given.brokers), username=given.username, password=given.password
         )
 
-    async def _copy(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined) -> None:
-        looked = 0.0
+    async def _copy(
+        self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, joined: _Joined, source: Continuity
+    ) -> None:
+        looked, begun, expected = 0.0, 0, dict[TP, int]()
         while True:
             self.rounds += 1
-            if batch := await _next(consumer):
+            batch = await _next(consumer)
+            if batch is None or begun != joined.times:
+                # What was read meanwhile is read again, from where it is to begin.
+                begun = joined.times
+                expected = await _begin(consumer, source)
+            elif batch:
                 await self._pass_on(batch, producer)
                 self._stuck = False
-                await _commit(consumer, {tp: records[-1].offset + 1 for tp, records in batch.items()})
-            if joined.yet and not self.status.connected and not self._stuck:
+                _remember(source, batch)
+                read = {TP(*tp): records[-1].offset + 1 for tp, records in batch.items()}
+                expected |= read
+                await _commit(consumer, source, read)
+            if begun and not self.status.connected and not self._stuck:
                 self._went_well()
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 await self._look(consumer)
+                if await _look_back(consumer, source, expected):
+                    begun = -1
 
     async def _pass_on(
         self, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]], producer: AIOKafkaProducer
@@ -469,20 +494,54 @@ async def _identity_of(cluster: Cluster) -> Identity:
         await admin.close()
 
 
-async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
-    """Return the next records, none after a few seconds: left to itself aiokafka waits for the end of a rebalance."""
+async def _next(consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] | None:
+    """Return the next records, none after a few seconds: left to itself aiokafka waits for the end of a rebalance.
+
+    Returns None where it is not known where to read on, or the log is not there.
+    """
     batch: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LOOK_SECONDS):
-            batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
+            try:
+                batch = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
+            except (OffsetOutOfRangeError, NoOffsetForPartitionError):
+                return None
     return batch
 
 
-async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+async def _begin(consumer: AIOKafkaConsumer, source: Continuity) -> dict[TP, int]:
+    """Have all that is assigned read on from its commit, or from where its log is new since; returns the offsets."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        begun = await source.begin(TP(*tp) for tp in consumer.assignment())
+    for tp, offset in begun.expected.items():
+        with contextlib.suppress(IllegalStateError):  # it has just gone
+            consumer.seek(TopicPartition(*tp), offset)
+    if begun.back:
+        await _commit(consumer, source, begun.back)
+    return dict(begun.expected)
+
+
+async def _look_back(consumer: AIOKafkaConsumer, source: Continuity, expected: Mapping[TP, int]) -> bool:
+    """Tell whether a log went back; then it is committed from where it is new, and is to be begun there."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        back = await source.look(expected)
+    if back:
+        await _commit(consumer, source, back)
+    return bool(back)
+
+
+def _remember(source: Continuity, batch: Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]) -> None:
+    for tp, records in batch.items():
+        for record in records:
+            source.saw(TP(*tp), record.offset, digest_of(record.timestamp / 1000, record.key, record.value))
+
+
+async def _commit(consumer: AIOKafkaConsumer, source: Continuity, offsets: Mapping[TP, int]) -> None:
+    said = {TopicPartition(*tp): source.commit(tp, offset) for tp, offset in offsets.items()}
     try:
         # Left to itself aiokafka looks for the group's coordinator for ever.
         async with asyncio.timeout(ANSWER_SECONDS):
-            await consumer.commit(dict(offsets))
+            await consumer.commit(said)
     except (CommitFailedError, IllegalStateError) as gone:
         # The partition went to another worker meanwhile, which copies these records again.
         logger.info("source: not committed, a rebalance: %s", gone)

@@ -71,13 +71,13 @@ class Continuity:
     Args:
         log: tells what there is.
         incidents: is told what was found.
-        prefix: of the topics' names, for people.
+        place: where the topics are, for people; follows their names.
     """
 
-    def __init__(self, log: Standing, incidents: Incidents, prefix: str = "") -> None:
+    def __init__(self, log: Standing, incidents: Incidents, place: str = "") -> None:
         self._log = log
         self._incidents = incidents
-        self._prefix = prefix
+        self._place = place
         self._landmarks: dict[TP, Landmarks] = {}
         self._due: dict[TP, Landmark] = {}
         self._short: frozenset[TP] = frozenset()
@@ -216,7 +216,7 @@ class Continuity:
         return found
 
     def _named(self, tp: TP) -> TP:
-        return TP(f"{self._prefix}{tp.topic}", tp.partition)
+        return TP(f"{tp.topic}{self._place}", tp.partition)
 
 
 def _since_checked(said: Commit) -> tuple[Landmark, ...]:

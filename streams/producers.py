@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
     BrokerResponseError,
@@ -72,7 +72,19 @@ _NEVER_WRITTEN: Final = (
     TopicAuthorizationFailedError,
 )
 """By what a broker refuses a batch without having written anything of it."""
-C = TypeVar("C", AIOKafkaConsumer, AIOKafkaProducer)
+
+
+class Client(Protocol):
+    """Whatever is started, and stopped."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+
+C = TypeVar("C", bound=Client)
 
 
 class _ProduceHandler(aiokafka_sender.SendProduceReqHandler):  # type: ignore[misc]

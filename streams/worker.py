@@ -131,7 +131,7 @@ class Worker(faust.App):
         )
         runs = self.topic_specs.runs.name
         self.incidents = Incidents()
-        self.bridge = Bridge(settings, runs, self.incarnation, self.port) if settings.source else None
+        self.bridge = Bridge(settings, runs, self.incarnation, self.port, self.incidents) if settings.source else None
         self.log_reader = KafkaLog(settings.app_id, settings.own.client())
         self.transactions = OpenTransactions()
         self.offsets = EveryOffset(self.log_reader, self.incidents)

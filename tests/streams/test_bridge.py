@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata
 from pydantic import SecretStr
 from yarl import URL
 
@@ -19,6 +21,8 @@ from port.client import PortClient
 from streams.bridge import SOURCE_HEADER, Bridge, copied_from
 from streams.cluster import SecurityProtocol
 from streams.creation import ensure_topics
+from streams.incidents import Incidents
+from streams.metrics import REGISTRY
 from streams.settings import Settings
 from streams.topics import topics_of
 from tests.source_kafka import SourceKafka
@@ -36,6 +40,12 @@ async def eventually(check: Callable[[], object], what: str) -> None:
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"not within {WITHIN:g} s: {what}") from None
+
+
+async def eventually_gone(admin: AIOKafkaAdminClient, topic: str) -> None:
+    async with asyncio.timeout(WITHIN):
+        while topic in await admin.list_topics():
+            pass
 
 
 class Place:
@@ -62,7 +72,7 @@ class Place:
     async def bridge(self, port: PortClient = NOBODY, **more: str) -> AsyncIterator[Bridge]:
         settings = self.settings(**more)
         await ensure_topics(settings, topics_of(settings))
-        made = Bridge(settings, self.topic, "a-worker", port)
+        made = Bridge(settings, self.topic, "a-worker", port, Incidents())
         await made.start()
         try:
             yield made
@@ -242,6 +252,80 @@ class TestWaits:
             assert bridge.status.was_connected
             port_s.source.start()
             await self.recovers(port_s, bridge)
+
+
+class TestLogThatIsNotWhatItWas:
+    """The log of the source went back, or lacks what was not read yet."""
+
+    @asynccontextmanager
+    async def admin(self, place: Place) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=place.source.admin_bootstrap)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+    async def commit(self, place: Place, committed: OffsetAndMetadata) -> None:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=place.source.admin_bootstrap, group_id=f"{place.org}.port-runs", enable_auto_commit=False
+        ) as consumer:
+            consumer.assign([TopicPartition(place.topic, 0)])
+            await consumer.commit({TopicPartition(place.topic, 0): committed})
+
+    async def copy(self, place: Place, values: list[bytes]) -> None:
+        """Copy these and no more."""
+        place.source.publish(place.org, values)
+        group, there = f"{place.org}.port-runs", {(place.topic, 0): len(values)}
+        async with place.bridge():
+            await eventually(lambda: place.source.committed(group) == there, "it is committed")
+
+    def count(self, place: Place, name: str) -> float | None:
+        return REGISTRY.get_sample_value(f"port_runs_{name}_total", {"topic": f"{place.topic} at the source"})
+
+    async def test_an_offset_behind_the_end(self, port_s: Place, caplog: pytest.LogCaptureFixture) -> None:
+        port_s.source.publish(port_s.org, [b"1", b"2", b"3"])
+        await self.commit(port_s, OffsetAndMetadata(50, ""))
+        async with port_s.bridge():
+            assert [copy.value for copy in await port_s.copies(3)] == [b"1", b"2", b"3"]
+        assert self.count(port_s, "log_rewinds") == 1
+        assert f"The log of {port_s.topic} at the source[0] went back: it was read up to offset 50" in caplog.text
+
+    async def test_a_topic_of_an_older_or_another_life(self, port_s: Place) -> None:
+        await self.copy(port_s, [b"old %d" % n for n in range(10)])
+        new = [b"new %d" % n for n in range(12)]
+        async with self.admin(port_s) as admin:
+            committed = await admin.list_consumer_group_offsets(f"{port_s.org}.port-runs")
+            await admin.delete_topics([port_s.topic])
+            await eventually_gone(admin, port_s.topic)
+        port_s.source.add_topic(port_s.org)
+        port_s.source.publish(port_s.org, new)
+        await self.commit(port_s, committed[TopicPartition(port_s.topic, 0)])
+        async with port_s.bridge():
+            assert {copy.value for copy in await port_s.copies(22)} >= set(new)
+        assert self.count(port_s, "log_rewinds") == 1
+
+    async def test_while_it_is_copied(self, port_s: Place) -> None:
+        port_s.source.publish(port_s.org, [b"old %d" % n for n in range(10)])
+        new = [b"new %d" % n for n in range(12)]
+        async with port_s.bridge(), self.admin(port_s) as admin:
+            await port_s.copies(10)
+            await admin.delete_topics([port_s.topic])
+            await eventually_gone(admin, port_s.topic)
+            port_s.source.add_topic(port_s.org)
+            port_s.source.publish(port_s.org, new)
+            assert {copy.value for copy in await port_s.copies(22)} >= set(new)
+
+    async def test_records_deleted_before_they_were_read(self, port_s: Place, caplog: pytest.LogCaptureFixture) -> None:
+        await self.copy(port_s, [b"0", b"1"])
+        port_s.source.publish(port_s.org, [b"2", b"3", b"4", b"5", b"6"])
+        async with self.admin(port_s) as admin:
+            await admin.delete_records({TopicPartition(port_s.topic, 0): RecordsToDelete(5)})
+        async with port_s.bridge():
+            assert [copy.value for copy in await port_s.copies(4)] == [b"0", b"1", b"5", b"6"]
+        assert self.count(port_s, "deleted_records") == 3
+        assert f"Up to 3 records of {port_s.topic} at the source[0] from offset 2 on were deleted" in caplog.text
+        assert self.count(port_s, "log_rewinds") is None
 
 
 class TestCredentialsOfPort:

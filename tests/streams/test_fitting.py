@@ -23,6 +23,7 @@ from port.client import PortClient
 from streams.bridge import LEFT_OUT_HEADER, SOURCE_HEADER, Bridge, SourceError, copied_from, left_out_of
 from streams.cluster import Identity
 from streams.fitting import Form, NothingFitsError, letter_forms, sizes, write_largest
+from streams.incidents import Incidents
 from streams.producers import InvalidRecordError
 from streams.records import DeadLetter, Source
 from streams.settings import Settings
@@ -105,7 +106,7 @@ def record(offset: int, value: bytes | None, key: bytes | None = b"k", headers: 
 
 
 async def copy(topics: Topics, *records: Record) -> list[Form]:
-    bridge = Bridge(SETTINGS, RUNS, "a-worker", PortClient("http://127.0.0.1:1", "x", SecretStr("y")))
+    bridge = Bridge(SETTINGS, RUNS, "a-worker", PortClient("http://127.0.0.1:1", "x", SecretStr("y")), Incidents())
     producer: AIOKafkaProducer = topics
     await bridge._pass_on({TopicPartition(RUNS, 3): list(records)}, producer)
     return topics.written.get(RUNS, [])
