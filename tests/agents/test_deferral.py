@@ -94,7 +94,7 @@ class TestExecution:
 
 @handles("kit.deferred")
 async def kit_deferred(event: dict[str, object], ctx: Context) -> Deferred:
-    assert ctx.callback_url == "https://port-runs.invalid/callbacks/wfnr_test-0"
+    assert ctx.callback_url == "https://port-runs.invalid/callbacks/token-for-wfnr_test-0"
     return Deferred("90s")
 
 

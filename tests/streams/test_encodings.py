@@ -22,7 +22,7 @@ JSON = '{"context":{"nodeRunId":"wfnr_1"},"payload":{"name":"Jürgen"}}'
         (JSON.encode("utf-32"), "a byte order mark of UTF-32"),
         (JSON.encode("utf-32-be"), "it is text in UTF-32"),
         (JSON.encode("latin-1"), "byte 54 (FC) is no UTF-8, maybe Latin-1"),
-        (gzip.compress(JSON.encode()), "packed with gzip"),
+        (gzip.compress(JSON.encode(), mtime=0), "packed with gzip"),
         (b"\0\0\0\x01\x2c" + JSON.encode(), "a schema registry's prefix (00, schema 300) and JSON"),
         (b"\0\0\0\0\x07\x02\x0e", "a schema registry's prefix (00, schema 7) and Avro or Protobuf"),
         (b"Obj\x01\x04", "an Avro file"),
