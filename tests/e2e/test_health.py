@@ -133,7 +133,8 @@ def check_pause(cluster: Cluster, worker: Process) -> None:
             time.sleep(0.2)
         assert value(worker, arrivals) > 0
         assert value(worker, 'port_runs_queue_waiting{agent="handler-slow"}') > 0
-        assert value(worker, 'port_runs_queue_running{agent="reporter"}') > 0
+        # What Port has failed at waits with the retrier, and holds no place of the reporter.
+        assert value(worker, 'port_runs_queue_waiting{agent="retrier"}') > 0
         assert value(worker, 'port_runs_queue_oldest_seconds{agent="handler-slow"}') > 2 * LIMIT
         assert value(worker, "port_runs_port_unreachable_seconds") > 0
     call(cluster.emulator_port, "PUT", "/emulator/faults", body={})

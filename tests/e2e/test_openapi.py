@@ -47,12 +47,13 @@ def test_no_question_is_answered_with_a_server_error(new_cluster: NewCluster, tm
         assert probed.status == 0, probed.said
         assert probed.server_errors() == {}
         met = {name for name, counts in probed.answers.items() if counts[200]}
-        # The emulator's node runs have no callback, no letter here can be redriven as it is, and a payload at random is
-        # not of its handler's event type.
+        # The emulator's node runs have no callback, no letter here can be redriven as it is, no report waits for Port,
+        # and a payload at random is not of its handler's event type.
         assert probed.answers.keys() - met == {
             "POST /callbacks/{token}",
             "POST /api/dead-letters/{partition}/{offset}/redrive",
             "POST /api/handlers/{event_type}/publish",
+            "POST /api/node-runs/{node_run_id}/give-up",
         }
 
 
