@@ -70,6 +70,11 @@ class Retries(Feeder[W]):
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def waiting(self) -> int:
+        """How many pieces wait for their time, or for an actor."""
+        return super().waiting + self.kept
+
+    @property
     def kept(self) -> int:
         """How many pieces wait for their time."""
         return len(self._kept)

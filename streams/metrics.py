@@ -203,7 +203,10 @@ WAITING: Final = _gauge(
     ["agent"],
 )
 OLDEST: Final = _gauge(
-    "queue_oldest_seconds", "seconds", "how long the oldest of them has waited; 0 where none waits", ["agent"]
+    "queue_oldest_seconds",
+    "seconds",
+    "how long the oldest of them has waited for an actor; 0 where none does",
+    ["agent"],
 )
 RUNNING: Final = _gauge("queue_running", "pieces of work", "pieces of work that are being done, by agent", ["agent"])
 # Port.

@@ -157,8 +157,20 @@ def test_without_handlers_or_targets_nothing_succeeds(new_cluster: NewCluster) -
 ANY_FORM = """
 from agents import Fail, handles
 
-@handles("deployment.started", "service.deployed", "provision-infrastructure", "notification")
-async def seen(event: dict) -> dict:
+@handles("deployment.started")
+async def started(event: dict) -> dict:
+    return {"got": sorted(event)}
+
+@handles("service.deployed")
+async def deployed(event: dict) -> dict:
+    return {"got": sorted(event)}
+
+@handles("provision-infrastructure")
+async def provision(event: dict) -> dict:
+    return {"got": sorted(event)}
+
+@handles("notification")
+async def notify(event: dict) -> dict:
     return {"got": sorted(event)}
 
 @handles("fails")
