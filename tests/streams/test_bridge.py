@@ -27,7 +27,7 @@ from streams.settings import Settings
 from streams.topics import topics_of
 from tests.source_kafka import SourceKafka
 
-WITHIN = 60.0
+WITHIN = 180.0
 NOBODY = PortClient("http://127.0.0.1:1", "x", SecretStr("y"))
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 Make = Callable[..., Awaitable[Bridge]]

@@ -251,7 +251,7 @@ async def test_none_runs_in_what_was_done(seen: Seen, name: str) -> None:
     handler = seen.page.get_by_role("article").nth(sorted(ALL).index(SCRIPTS[name]))
     await handler.locator("summary").click()
     await handler.get_by_role("button").click()
-    await seen.page.get_by_role("heading", name="Applied").wait_for()
+    await seen.page.locator("#notice").get_by_text("Applied").wait_for()
     await check(seen)
     assert as_shown(SCRIPTS[name]) in await seen.page.evaluate(_TEXT)
 
