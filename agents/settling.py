@@ -119,11 +119,6 @@ class Settler:
             if index < 0 and tried.parked_at is not None and tried.answer is not None:
                 yield Parked(tried.partition, node_run_id, tried.parked_at, tried.answer)
 
-    def is_parked(self, node_run_id: str) -> bool:
-        """Tell whether the report of a node run is parked."""
-        tried = self._tried.get((node_run_id, -1))
-        return tried is not None and tried.parked_at is not None
-
     def forget(self, key: tuple[str, int]) -> None:
         """Forget the tries of a piece that is not tried again."""
         self._tried.pop(key, None)
